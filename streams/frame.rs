@@ -1,0 +1,113 @@
+//! The frame: a run of one lane, one JetStream message.
+//!
+//! What a fold needs is decoded by [`decode_for_fold`] into columns; what the archive and the judges need, by
+//! [`decode_events`] into whole events. A reader checks before it trusts; a writer never exceeds
+//! [`crate::names::FRAME_MAX_EVENTS`] and [`crate::names::FRAME_MAX_BYTES`].
+
+use std::sync::Arc;
+
+use crate::event::{Device, EdgeReason, Event, Flags, Kind};
+use crate::id::{Epoch, Id};
+use crate::money::{Currency, Micros};
+use crate::watermark::Watermark;
+
+/// What is known of a frame without its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The kind of all its events.
+    pub kind: Kind,
+    /// Who wrote it.
+    pub producer: Id,
+    /// Under which opening of its outbox.
+    pub epoch: Epoch,
+    /// Counter of its first event in the lane.
+    pub first: u64,
+    /// How many events it holds, at least one.
+    pub count: u32,
+    /// The producer's watermark when the frame was cut.
+    pub watermark: Watermark,
+}
+
+/// An event id as a frame stores it: canonical lower-case UUID text packs into 16 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EventId {
+    /// Canonical lower-case hyphenated UUID text, as its bytes.
+    Uuid([u8; 16]),
+    /// Any other id.
+    Text(Id),
+}
+
+/// One distinct (ad, campaign, advertiser, currency, offset) of a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AdEntry {
+    /// The ad; none for conversions.
+    pub ad_id: Option<Id>,
+    /// The campaign; none for conversions.
+    pub campaign_id: Option<Id>,
+    /// The advertiser, where known; always there for conversions.
+    pub advertiser_id: Option<Id>,
+    /// The currency, where known.
+    pub currency: Option<Currency>,
+    /// Seconds east of UTC of the advertiser's clock at the events' times.
+    pub utc_offset_s: i32,
+}
+
+/// What a fold needs of a frame: parallel columns of `header.count` values, and the dictionaries they index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldFrame {
+    /// The header.
+    pub header: Header,
+    /// Dictionary of `ad`.
+    pub ads: Vec<AdEntry>,
+    /// Dictionary of `creative`.
+    pub creatives: Vec<Arc<str>>,
+    /// Dictionary of `region`.
+    pub regions: Vec<Arc<str>>,
+    /// Index into `ads`.
+    pub ad: Vec<u32>,
+    /// Index into `creatives`.
+    pub creative: Vec<u32>,
+    /// Index into `regions`.
+    pub region: Vec<u32>,
+    /// Device class.
+    pub device: Vec<Device>,
+    /// The border's verdict.
+    pub verdict: Vec<Option<EdgeReason>>,
+    /// The border's remarks.
+    pub flags: Vec<Flags>,
+    /// When it happened, Unix milliseconds.
+    pub event_time_ms: Vec<i64>,
+    /// When it arrived, Unix milliseconds.
+    pub arrival_ms: Vec<i64>,
+    /// Cost of an impression or click, value of a conversion.
+    pub amount_micros: Vec<Micros>,
+    /// The event's id.
+    pub id: Vec<EventId>,
+    /// Hash of what the publisher gave.
+    pub content_hash: Vec<u64>,
+}
+
+/// A message of an EVENTS stream, decoded for a fold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoldMessage {
+    /// A frame of events.
+    Frame(Box<FoldFrame>),
+    /// A producer's announcement of its watermark, without events.
+    Announcement {
+        /// Who announces.
+        producer: Id,
+        /// Of which epoch.
+        epoch: Epoch,
+        /// What.
+        watermark: Watermark,
+    },
+}
+
+/// Whole events, as `events tail`, archive and judges read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventFrame {
+    /// The header.
+    pub header: Header,
+    /// Its events, in the order of their counters.
+    pub events: Vec<Event>,
+}

@@ -1,0 +1,10 @@
+//! What happened: event types, the border's decision, and the frames that carry events on the log.
+//!
+//! Pure code over plain data: no clock, no randomness, no IO.
+
+pub mod event;
+pub mod frame;
+pub mod id;
+pub mod money;
+pub mod names;
+pub mod watermark;

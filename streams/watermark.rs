@@ -1,0 +1,41 @@
+//! What a producer says of itself: how far everything it accepted has reached the broker.
+//!
+//! A lost tail is seen, and an offline edge is named, from the log alone: every frame's header carries its
+//! producer's watermark, and an idle lane announces it every few seconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Kind;
+
+/// The state of one producer's epoch with respect to one shard. Merged by maximum, field by field, so that
+/// order and repetition of announcements do not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// Every event that this epoch accepted with an arrival time up to this one, in any shard, is acknowledged
+    /// by the broker; milliseconds of the Unix epoch.
+    #[serde(rename = "t")]
+    pub through_ms: i64,
+    /// By [`Kind`]: every counter of the lane below this one is acknowledged by the broker. What a ledger lacks
+    /// below it is lost data.
+    #[serde(rename = "a")]
+    pub acked: [u64; Kind::ALL.len()],
+    /// By [`Kind`]: the next counter of the lane; those from `acked` to here are answered and on their way. What
+    /// stays missing here is lost with the producer's disk.
+    #[serde(rename = "h")]
+    pub heads: [u64; Kind::ALL.len()],
+    /// Nothing more will come from this epoch: it no longer holds back completeness.
+    #[serde(rename = "d", default)]
+    pub drained: bool,
+}
+
+impl Watermark {
+    /// Takes the later of both, field by field.
+    pub fn merge(&mut self, other: &Watermark) {
+        self.through_ms = self.through_ms.max(other.through_ms);
+        for k in 0..Kind::ALL.len() {
+            self.acked[k] = self.acked[k].max(other.acked[k]);
+            self.heads[k] = self.heads[k].max(other.heads[k]);
+        }
+        self.drained |= other.drained;
+    }
+}
