@@ -1,2 +1,3 @@
 //! x
+mod http;
 fn main(){}
