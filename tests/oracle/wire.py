@@ -1,0 +1,200 @@
+"""The wires: a small keep-alive HTTP/1.1 client on asyncio streams, and nats-py for JetStream."""
+
+import asyncio
+import json
+import time
+from urllib.parse import urlencode
+
+import nats
+
+from traffic import object_of, query_of
+
+
+class Http:
+    """One keep-alive connection; reconnects when it must."""
+
+    def __init__(self, host, port):
+        self.host, self.port = host, port
+        self.reader = self.writer = None
+
+    async def request(self, method, path, headers=None, body=b"", timeout=30):
+        """Status, headers (lower case) and body; raises OSError or TimeoutError when there was no whole answer."""
+        return await asyncio.wait_for(self._request(method, path, headers or {}, body), timeout)
+
+    async def _request(self, method, path, headers, body):
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
+            lines += [f"{k}: {v}" for k, v in headers.items()]
+            if body or method in ("POST", "PUT"):
+                lines.append(f"Content-Length: {len(body)}")
+            self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+            await self.writer.drain()
+            status = int((await self.reader.readuntil(b"\r\n")).split()[1])
+            got = {}
+            while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
+                name, _, value = line.decode("latin-1").partition(":")
+                got[name.strip().lower()] = value.strip()
+            content = b""
+            if method != "HEAD" and status not in (204, 304):
+                if got.get("transfer-encoding") == "chunked":
+                    while size := int(await self.reader.readuntil(b"\r\n"), 16):
+                        content += (await self.reader.readexactly(size + 2))[:-2]
+                    await self.reader.readuntil(b"\r\n")
+                else:
+                    content = await self.reader.readexactly(int(got.get("content-length", 0)))
+            return status, got, content
+        except asyncio.IncompleteReadError as e:
+            self.close()
+            raise ConnectionResetError("the server closed in the middle of an answer") from e
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Drops the connection."""
+        if self.writer is not None:
+            self.writer.close()
+        self.reader = self.writer = None
+
+
+RETRY = (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError)
+
+
+class Wires:
+    """Delivers sends and bad ones, again and again until each is answered, and remembers when."""
+
+    def __init__(self, targets, nats_url, tally, deadline_s=600, give_up=None):
+        self.targets = targets
+        self.nats_url = nats_url
+        self.tally = tally
+        self.deadline_s = deadline_s
+        # What is not answered goes here instead of being sent again, when given.
+        self.give_up = give_up
+        self.pools = None
+        self.nc = None
+        self.wrong = []
+        self.retries = 0
+
+    async def open(self, connections=24):
+        """Opens the pools."""
+        self.pools = []
+        for host, port in self.targets:
+            pool = asyncio.Queue()
+            for _ in range(connections):
+                pool.put_nowait(Http(host, port))
+            self.pools.append(pool)
+        self.nc = await nats.connect(self.nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.2, allow_reconnect=True)
+        self.js = self.nc.jetstream(timeout=5, publish_async_max_pending=4096)
+
+    async def close(self):
+        """Closes everything."""
+        for pool in self.pools:
+            while not pool.empty():
+                pool.get_nowait().close()
+        await self.nc.close()
+
+    async def http(self, target, *args, **kwargs):
+        """One request on a free connection of a target."""
+        conn = await self.pools[target].get()
+        try:
+            return await conn.request(*args, **kwargs)
+        finally:
+            self.pools[target].put_nowait(conn)
+
+    async def until_answered(self, attempt, resend=True):
+        """Calls `attempt` until it says that it was answered; False when that was given up."""
+        began = time.monotonic()
+        while True:
+            try:
+                if await attempt():
+                    return True
+            except RETRY + (nats.errors.Error,):
+                pass
+            if not resend:
+                return False
+            self.retries += 1
+            if time.monotonic() - began > self.deadline_s:
+                raise TimeoutError(f"not answered within {self.deadline_s} s")
+            await asyncio.sleep(0.05)
+
+    async def get(self, send):
+        """A browser's request."""
+        path, params, headers = query_of(send.event)
+        headers["X-Forwarded-For"] = f"10.{hash(send.event.get('user_id')) % 250}.{hash(send.event['ts']) % 250}.{send.event['ts'] % 250}"
+        want = {"impression": 200, "click": 302, "conversion": 204}[send.event["kind"]]
+
+        async def attempt():
+            status, _, body = await self.http(send.target, "GET", f"{path}?{urlencode(params)}", headers)
+            if status == 503:
+                return False
+            if status != want:
+                self.wrong.append(f"GET {path}: expected {want}, got {status} {body[:200]!r}")
+            return True
+
+        # An event without an id of its own must not be sent twice: nobody could tell the two apart.
+        resend = send.event["id"] is not None and self.give_up is None
+        if await self.until_answered(attempt, resend):
+            self.count(send)
+        else:
+            self.give_up.append(send) if self.give_up is not None else self.wrong.append(f"unanswered without id: {path}")
+
+    async def post(self, sends, bads, target):
+        """One batch over POST, each item judged by itself."""
+        items = [json.dumps(object_of(s.event, True)).encode() for s in sends] + [b.payload for b in bads]
+        body = b"[" + b",".join(items) + b"]" if len(items) % 2 else b"\n".join(items)
+        headers = {"Content-Type": "application/json" if len(items) % 2 else "application/x-ndjson"}
+
+        async def attempt():
+            status, _, content = await self.http(target, "POST", "/api/v1/events", headers, body)
+            if status == 503:
+                return False
+            if status != 202:
+                self.wrong.append(f"POST: expected 202, got {status} {content[:300]!r}")
+                return True
+            answer = json.loads(content)
+            reasons = {r["index"]: r["reason"] for r in answer["rejected"]}
+            expected = {len(sends) + i: b.reason for i, b in enumerate(bads)}
+            if reasons != expected or answer["accepted"] != len(sends):
+                self.wrong.append(f"POST: expected rejected {expected}, got {answer}"[:600])
+            return True
+
+        if await self.until_answered(attempt, self.give_up is None):
+            for send in sends:
+                self.count(send)
+            for bad in bads:
+                bad.answered = True
+        elif self.give_up is not None:
+            self.give_up.extend(sends)
+
+    async def publish(self, send, packer):
+        """One event over NATS; the message id is made anew for a twin, as after the broker's window."""
+        event = send.event
+        key = event.get("ad_id") or event["advertiser_id"]
+        message_id = f"{event['kind']}:{event['id']}" + (f":twin{send.target}" if send.twin else "")
+        payload = object_of(event, False)
+
+        async def attempt():
+            await self.js.publish(f"ads.{event['kind']}.{key}", packer(payload), headers={"Nats-Msg-Id": message_id})
+            return True
+
+        if await self.until_answered(attempt, self.give_up is None):
+            self.count(send)
+        elif self.give_up is not None:
+            self.give_up.append(send)
+
+    async def publish_bad(self, bad):
+        """A bad message over NATS: the broker takes it, adtally refuses it."""
+
+        async def attempt():
+            await self.js.publish(bad.subject, bad.payload)
+            return True
+
+        # Without an id a second try could be a second record, so only an answered one is expected.
+        bad.answered = await self.until_answered(attempt, False)
+
+    def count(self, send):
+        """Tells the tally of an answered send."""
+        send.answered = True
+        self.tally.add(send.event, int(time.time() * 1000))
