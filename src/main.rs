@@ -1,3 +1,3 @@
 //! x
 mod http;
-fn main(){}
+fn main() {}

@@ -55,7 +55,9 @@ impl fmt::Display for Kind {
 }
 
 /// Device class of the contract.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -72,8 +74,15 @@ pub enum Device {
 
 impl Device {
     /// Every class, in the order of their numbers.
-    pub const ALL: [Device; 7] =
-        [Device::Ios, Device::Android, Device::Mobile, Device::Tablet, Device::Desktop, Device::Tv, Device::Other];
+    pub const ALL: [Device; 7] = [
+        Device::Ios,
+        Device::Android,
+        Device::Mobile,
+        Device::Tablet,
+        Device::Desktop,
+        Device::Tv,
+        Device::Other,
+    ];
 
     /// The class's name.
     pub fn name(self) -> &'static str {
@@ -90,7 +99,10 @@ impl Device {
 
     /// The class of that name, in any case; anything else is [`Device::Other`].
     pub fn from_name(name: &str) -> Device {
-        Device::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(name)).unwrap_or_default()
+        Device::ALL
+            .into_iter()
+            .find(|d| d.name().eq_ignore_ascii_case(name))
+            .unwrap_or_default()
     }
 
     /// The class of that number.
@@ -116,8 +128,12 @@ pub enum EdgeReason {
 
 impl EdgeReason {
     /// Every reason, in the order of their numbers: where several apply, the first one stands.
-    pub const ALL: [EdgeReason; 4] =
-        [EdgeReason::KnownBot, EdgeReason::Prefetch, EdgeReason::CampaignInactive, EdgeReason::AddressLimit];
+    pub const ALL: [EdgeReason; 4] = [
+        EdgeReason::KnownBot,
+        EdgeReason::Prefetch,
+        EdgeReason::CampaignInactive,
+        EdgeReason::AddressLimit,
+    ];
 
     /// The contract's name of the rule.
     pub fn name(self) -> &'static str {

@@ -29,11 +29,17 @@ pub struct BadId {
 impl Id {
     /// Checks a text against the contract's rule.
     pub fn new(text: &str) -> Result<Self, BadId> {
-        let bad = |at| BadId { length: text.len(), at };
+        let bad = |at| BadId {
+            length: text.len(),
+            at,
+        };
         if text.is_empty() || text.len() > ID_MAX_BYTES {
             return Err(bad(None));
         }
-        match text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-'))) {
+        match text
+            .bytes()
+            .position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'-')))
+        {
             Some(at) => Err(bad(Some(at))),
             None => Ok(Self(Arc::from(text))),
         }

@@ -72,7 +72,9 @@ pub fn events_subjects(p: u16) -> String {
 
 /// 32-bit FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>): fixed forever, since it places every ad.
 pub fn fnv1a32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |h, b| {
+        (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The shard of an ad (or, for conversions, of an advertiser): `fnv1a32(key) % shards`.

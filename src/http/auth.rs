@@ -38,7 +38,13 @@ impl Access {
 
     /// Refuses all but admins. `what` completes "only an admin's key may ...".
     pub fn require_admin(&self, what: &str) -> Result<(), Problem> {
-        if self.is_admin() { Ok(()) } else { Err(Problem::forbidden(format!("only an admin's key may {what}"))) }
+        if self.is_admin() {
+            Ok(())
+        } else {
+            Err(Problem::forbidden(format!(
+                "only an admin's key may {what}"
+            )))
+        }
     }
 
     /// Refuses keys that see no data at all, and returns the one advertiser that an advertiser's key is
@@ -47,7 +53,9 @@ impl Access {
         match self {
             Access::Loopback | Access::Admin => Ok(None),
             Access::Advertiser(own) => Ok(Some(own)),
-            Access::Publisher => Err(Problem::forbidden("a publisher's key posts events and sees no data")),
+            Access::Publisher => Err(Problem::forbidden(
+                "a publisher's key posts events and sees no data",
+            )),
         }
     }
 
@@ -56,7 +64,9 @@ impl Access {
         match (self.sight()?, owner) {
             (None, _) => Ok(()),
             (Some(own), Some(owner)) if own == owner => Ok(()),
-            (Some(_), _) => Err(Problem::forbidden("this key sees its own advertiser's data only")),
+            (Some(_), _) => Err(Problem::forbidden(
+                "this key sees its own advertiser's data only",
+            )),
         }
     }
 
@@ -86,7 +96,9 @@ pub fn secret_text(random: [u8; 32]) -> String {
 
 /// The hash of the key in `Authorization: Bearer <key>`; none when there is no such header.
 pub fn bearer_hash(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Problem> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
     let unreadable = || Problem::unauthorized("the Authorization header must be `Bearer <key>`");
     if value.len() > AUTHORIZATION_MAX_BYTES {
         return Err(unreadable());
@@ -104,7 +116,11 @@ pub fn bearer_hash(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Problem> {
 /// `any_key_made` tells whether a key was ever made, revoked ones included: revoking the last one does not open
 /// the door again. `granted` is what the catalogue grants to the presented key's hash, `None` inside for a key
 /// that is unknown or revoked; `None` outside when no key was presented.
-pub fn decide(any_key_made: bool, granted: Option<Option<Access>>, peer: Option<IpAddr>) -> Result<Access, Problem> {
+pub fn decide(
+    any_key_made: bool,
+    granted: Option<Option<Access>>,
+    peer: Option<IpAddr>,
+) -> Result<Access, Problem> {
     if !any_key_made {
         return match peer {
             Some(ip) if ip.to_canonical().is_loopback() => Ok(Access::Loopback),
@@ -114,7 +130,9 @@ pub fn decide(any_key_made: bool, granted: Option<Option<Access>>, peer: Option<
         };
     }
     match granted {
-        None => Err(Problem::unauthorized("send a key as `Authorization: Bearer <key>`")),
+        None => Err(Problem::unauthorized(
+            "send a key as `Authorization: Bearer <key>`",
+        )),
         Some(None) => Err(Problem::forbidden("this key is unknown or revoked")),
         Some(Some(access)) => Ok(access),
     }
@@ -133,7 +151,10 @@ mod tests {
     #[test]
     fn without_any_key_only_this_machine_is_answered() {
         assert_eq!(decide(false, None, HERE).unwrap(), Access::Loopback);
-        assert_eq!(decide(false, None, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))).unwrap(), Access::Loopback);
+        assert_eq!(
+            decide(false, None, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))).unwrap(),
+            Access::Loopback
+        );
         let mapped = Some(IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped()));
         assert_eq!(decide(false, None, mapped).unwrap(), Access::Loopback);
         assert_eq!(decide(false, None, ELSEWHERE).unwrap_err().status(), 401);
@@ -144,7 +165,10 @@ mod tests {
     fn once_a_key_exists_everybody_needs_one() {
         assert_eq!(decide(true, None, HERE).unwrap_err().status(), 401);
         assert_eq!(decide(true, Some(None), HERE).unwrap_err().status(), 403);
-        assert_eq!(decide(true, Some(Some(Access::Admin)), ELSEWHERE).unwrap(), Access::Admin);
+        assert_eq!(
+            decide(true, Some(Some(Access::Admin)), ELSEWHERE).unwrap(),
+            Access::Admin
+        );
     }
 
     #[test]
@@ -152,11 +176,19 @@ mod tests {
         let (acme, other) = (Id::new("acme").unwrap(), Id::new("other").unwrap());
         let own = Access::Advertiser(acme.clone());
         assert!(own.require_sight_of(Some(&acme)).is_ok());
-        assert_eq!(own.require_sight_of(Some(&other)).unwrap_err().status(), 403);
+        assert_eq!(
+            own.require_sight_of(Some(&other)).unwrap_err().status(),
+            403
+        );
         assert_eq!(own.require_sight_of(None).unwrap_err().status(), 403);
         assert!(own.may_post_conversion_of("acme") && !own.may_post_conversion_of("other"));
         assert!(!own.may_post_events());
-        assert_eq!(own.require_admin("write the catalogue").unwrap_err().status(), 403);
+        assert_eq!(
+            own.require_admin("write the catalogue")
+                .unwrap_err()
+                .status(),
+            403
+        );
         assert_eq!(Access::Publisher.sight().unwrap_err().status(), 403);
         assert!(Access::Publisher.may_post_events());
         assert!(Access::Admin.require_sight_of(None).is_ok());

@@ -42,7 +42,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
             kind,
             title,
@@ -56,28 +61,53 @@ impl Problem {
 
     /// 400: the request cannot be understood.
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "urn:adtally:problem:bad-request", "Bad request", detail)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "urn:adtally:problem:bad-request",
+            "Bad request",
+            detail,
+        )
     }
 
     /// 400, and `parameter` is to blame.
     pub fn bad_parameter(parameter: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "urn:adtally:problem:bad-parameter", "Bad parameter", detail)
-            .blaming(parameter)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "urn:adtally:problem:bad-parameter",
+            "Bad parameter",
+            detail,
+        )
+        .blaming(parameter)
     }
 
     /// 401: no key was given and one is needed.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "urn:adtally:problem:no-key", "No key", detail)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "urn:adtally:problem:no-key",
+            "No key",
+            detail,
+        )
     }
 
     /// 403: the key given may not do this.
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "urn:adtally:problem:forbidden", "Forbidden", detail)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "urn:adtally:problem:forbidden",
+            "Forbidden",
+            detail,
+        )
     }
 
     /// 404: nothing such.
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "urn:adtally:problem:not-found", "Not found", detail)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "urn:adtally:problem:not-found",
+            "Not found",
+            detail,
+        )
     }
 
     /// 405: the path is known, the method is not one of its own. `allow` lists those that are.
@@ -98,7 +128,12 @@ impl Problem {
 
     /// 413: the body, or what was asked for, is larger than a limit.
     pub fn too_large(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "urn:adtally:problem:too-large", "Too large", detail)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "urn:adtally:problem:too-large",
+            "Too large",
+            detail,
+        )
     }
 
     /// 415: the body's media type is not one that is read here.
@@ -113,7 +148,12 @@ impl Problem {
 
     /// 422: well formed, but its content breaks a rule.
     pub fn unprocessable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "urn:adtally:problem:invalid", "Invalid content", detail)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "urn:adtally:problem:invalid",
+            "Invalid content",
+            detail,
+        )
     }
 
     /// 429: too many requests of one client.
@@ -154,7 +194,8 @@ impl Problem {
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).expect("every constructor takes its status from StatusCode")
+        StatusCode::from_u16(self.status)
+            .expect("every constructor takes its status from StatusCode")
     }
 
     /// What is wrong, in words.
@@ -170,8 +211,11 @@ impl Problem {
 
 /// A client's own text, cut and without control characters, fit to be repeated in a problem's words.
 pub fn quote(text: &str) -> String {
-    let mut out: String =
-        text.chars().take(QUOTE_MAX_CHARS).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut out: String = text
+        .chars()
+        .take(QUOTE_MAX_CHARS)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
     if text.chars().nth(QUOTE_MAX_CHARS).is_some() {
         out.push('…');
     }
@@ -184,11 +228,15 @@ impl IntoResponse for Problem {
         metrics::counter!("adtally_http_problems_total", "status" => self.status.to_string(), "type" => name)
             .increment(1);
         let body = serde_json::to_vec(&self).expect("a problem holds texts and a number only");
-        let mut response = (self.status(), [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        let mut response =
+            (self.status(), [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"adtally\""));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"adtally\""),
+            );
         }
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -217,7 +265,10 @@ mod tests {
         );
         let response = problem.into_response();
         assert_eq!(response.status(), 400);
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
     }
 
     #[test]
@@ -226,10 +277,22 @@ mod tests {
             Problem::unauthorized("x").into_response().headers()["www-authenticate"],
             "Bearer realm=\"adtally\""
         );
-        assert_eq!(Problem::unavailable("x").retry_after(7).into_response().headers()["retry-after"], "7");
+        assert_eq!(
+            Problem::unavailable("x")
+                .retry_after(7)
+                .into_response()
+                .headers()["retry-after"],
+            "7"
+        );
         let allow = HeaderValue::from_static("GET,HEAD");
         let response = Problem::method_not_allowed("PUT", Some(allow)).into_response();
-        assert_eq!((response.status().as_u16(), response.headers()["allow"].to_str().unwrap()), (405, "GET,HEAD"));
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                response.headers()["allow"].to_str().unwrap()
+            ),
+            (405, "GET,HEAD")
+        );
     }
 
     #[test]

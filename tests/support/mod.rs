@@ -21,7 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The nats-server that `make setup` brought, or the one on the PATH.
 pub fn nats_server() -> PathBuf {
-    std::env::var_os("ADTALLY_NATS_SERVER").map_or_else(|| PathBuf::from("nats-server"), PathBuf::from)
+    std::env::var_os("ADTALLY_NATS_SERVER")
+        .map_or_else(|| PathBuf::from("nats-server"), PathBuf::from)
 }
 
 /// A running `adtally serve`. Dropped, it is killed and its folder goes away.
@@ -70,10 +71,19 @@ impl Server {
 
     /// Starts one without waiting for more than its address.
     pub fn spawn(options: Options) -> Server {
-        let folder = options.data_dir.is_none().then(|| TempDir::with_prefix("adtally-test-").unwrap());
-        let data_dir = options.data_dir.unwrap_or_else(|| folder.as_ref().unwrap().path().to_path_buf());
+        let folder = options
+            .data_dir
+            .is_none()
+            .then(|| TempDir::with_prefix("adtally-test-").unwrap());
+        let data_dir = options
+            .data_dir
+            .unwrap_or_else(|| folder.as_ref().unwrap().path().to_path_buf());
         let _ = std::fs::remove_file(data_dir.join("http-url"));
-        let log = File::options().append(true).create(true).open(data_dir.join("serve.log")).unwrap();
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(data_dir.join("serve.log"))
+            .unwrap();
         let process = Command::new(ADTALLY)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data_dir)
@@ -85,7 +95,12 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Server { url: String::new(), data_dir, process, _folder: folder };
+        let mut server = Server {
+            url: String::new(),
+            data_dir,
+            process,
+            _folder: folder,
+        };
         server.url = wait_for("the address in http-url", || {
             server.still_runs();
             let url = std::fs::read_to_string(server.data_dir.join("http-url")).ok()?;
@@ -110,20 +125,28 @@ impl Server {
             if status == 200 {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "not ready: {status} {body}\n{}", self.log());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "not ready: {status} {body}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// The nats-server that it runs.
     pub fn nats_url(&self) -> String {
-        std::fs::read_to_string(self.data_dir.join("nats-url")).unwrap().trim().to_owned()
+        std::fs::read_to_string(self.data_dir.join("nats-url"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     /// Everything it has said.
     pub fn log(&self) -> String {
         let mut text = String::new();
-        let _ = File::open(self.data_dir.join("serve.log")).and_then(|mut f| f.read_to_string(&mut text));
+        let _ = File::open(self.data_dir.join("serve.log"))
+            .and_then(|mut f| f.read_to_string(&mut text));
         text
     }
 
@@ -172,7 +195,9 @@ impl Drop for Server {
             // A clean stop takes its nats-server along; a killed one leaves it to the next start of that folder.
             let _ = kill(self.pid(), Signal::SIGTERM);
             let began = Instant::now();
-            while began.elapsed() < Duration::from_secs(20) && self.process.try_wait().is_ok_and(|s| s.is_none()) {
+            while began.elapsed() < Duration::from_secs(20)
+                && self.process.try_wait().is_ok_and(|s| s.is_none())
+            {
                 std::thread::sleep(Duration::from_millis(20));
             }
             self.kill();
@@ -182,7 +207,13 @@ impl Drop for Server {
 
 /// Runs a subcommand with a data folder.
 pub fn cli(data_dir: &Path, args: &[&str]) -> Output {
-    Command::new(ADTALLY).args(args).arg("--data-dir").arg(data_dir).env_remove("NATS_URL").output().unwrap()
+    Command::new(ADTALLY)
+        .args(args)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .env_remove("NATS_URL")
+        .output()
+        .unwrap()
 }
 
 /// What a command printed, after checking that it went well.
@@ -211,19 +242,29 @@ pub fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 
 /// One runtime for the blocking helpers.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 /// A client that follows no redirect.
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap()
 }
 
 /// Status and body of a GET; status 0 where nothing answered.
 pub fn get(url: &str) -> (u16, String) {
     block_on(async {
         match client().get(url).send().await {
-            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Ok(answer) => (
+                answer.status().as_u16(),
+                answer.text().await.unwrap_or_default(),
+            ),
             Err(e) => (0, e.to_string()),
         }
     })
