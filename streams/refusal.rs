@@ -246,7 +246,10 @@ mod tests {
     fn every_name_is_its_serde_name_and_is_used_once() {
         let mut names: Vec<_> = Reason::ALL.iter().map(|r| r.name()).collect();
         for reason in Reason::ALL {
-            assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{}\"", reason.name()));
+            assert_eq!(
+                serde_json::to_string(&reason).unwrap(),
+                format!("\"{}\"", reason.name())
+            );
         }
         names.sort_unstable();
         names.dedup();
@@ -255,7 +258,9 @@ mod tests {
 
     #[test]
     fn a_record_is_the_json_of_the_contract() {
-        let bytes = record(b"{\"x\":\"\xc3\xa9\"}").from_stream("INTAKE", 42).to_json_bytes();
+        let bytes = record(b"{\"x\":\"\xc3\xa9\"}")
+            .from_stream("INTAKE", 42)
+            .to_json_bytes();
         assert_eq!(
             std::str::from_utf8(&bytes).unwrap(),
             r#"{"reason":"bad_id","detail":"ad_id: an id is 1 to 64 characters","subject":"ads.click.a1","stream":"INTAKE","sequence":42,"received_at":"2024-02-09T14:05:00.007Z","payload":"{\"x\":\"é\"}"}"#
@@ -271,15 +276,27 @@ mod tests {
     #[test]
     fn a_long_payload_is_cut_between_characters_and_says_so() {
         let whole = record("x".repeat(262_144).as_bytes());
-        assert_eq!((whole.payload.as_ref().unwrap().len(), whole.truncated), (262_144, false));
+        assert_eq!(
+            (whole.payload.as_ref().unwrap().len(), whole.truncated),
+            (262_144, false)
+        );
         let cut = record("x".repeat(262_145).as_bytes());
-        assert_eq!((cut.payload.as_ref().unwrap().len(), cut.truncated), (262_144, true));
+        assert_eq!(
+            (cut.payload.as_ref().unwrap().len(), cut.truncated),
+            (262_144, true)
+        );
         // 3-byte characters: 87,381 of them are 262,143 bytes, and the next one would pass the limit.
         let cut = record("€".repeat(100_000).as_bytes());
-        assert_eq!((cut.payload.as_ref().unwrap().len(), cut.truncated), (262_143, true));
+        assert_eq!(
+            (cut.payload.as_ref().unwrap().len(), cut.truncated),
+            (262_143, true)
+        );
         let cut = record(&vec![0xff; 300_000]);
         // ceil(262,144 / 3) * 4
-        assert_eq!((cut.payload_base64.as_ref().unwrap().len(), cut.truncated), (349_528, true));
+        assert_eq!(
+            (cut.payload_base64.as_ref().unwrap().len(), cut.truncated),
+            (349_528, true)
+        );
         let json: serde_json::Value = serde_json::from_slice(&cut.to_json_bytes()).unwrap();
         assert_eq!(json["truncated"], serde_json::Value::Bool(true));
     }
@@ -289,7 +306,10 @@ mod tests {
         for filler in ["\u{1}", "\"", "\\", "\u{7f}", "\n", "é", "\u{10ffff}"] {
             let record = record(filler.repeat(400_000).as_bytes());
             assert!(record.truncated);
-            assert!(record.to_json_bytes().len() < BROKER_MAX_MESSAGE * 3 / 4, "{filler:?}");
+            assert!(
+                record.to_json_bytes().len() < BROKER_MAX_MESSAGE * 3 / 4,
+                "{filler:?}"
+            );
         }
     }
 
@@ -297,6 +317,9 @@ mod tests {
     fn a_detail_is_cut_between_characters() {
         let refusal = Refusal::new(Reason::BadText, "é".repeat(400));
         assert_eq!(refusal.detail.len(), 512);
-        assert_eq!(Refusal::new(Reason::BadText, "€".repeat(400)).detail.len(), 510);
+        assert_eq!(
+            Refusal::new(Reason::BadText, "€".repeat(400)).detail.len(),
+            510
+        );
     }
 }

@@ -17,7 +17,9 @@ pub const SECONDS_BELOW: i64 = 100_000_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadTime {
     /// The text is not RFC 3339.
-    #[error("a time is RFC 3339, such as 2024-02-09T14:05:00Z, or an integer of seconds or milliseconds")]
+    #[error(
+        "a time is RFC 3339, such as 2024-02-09T14:05:00Z, or an integer of seconds or milliseconds"
+    )]
     Unreadable,
     /// The year is outside 0001 to 9999, UTC.
     #[error("the year of a time is 0001 to 9999, UTC")]
@@ -37,7 +39,11 @@ pub fn parse_rfc3339(text: &str) -> Result<i64, BadTime> {
 
 /// Reads a number by the contract's rule: seconds below 10^11 (by absolute value), else milliseconds.
 pub fn from_number(n: i64) -> Result<i64, BadTime> {
-    if n.unsigned_abs() < SECONDS_BELOW.unsigned_abs() { in_range(n * 1_000) } else { in_range(n) }
+    if n.unsigned_abs() < SECONDS_BELOW.unsigned_abs() {
+        in_range(n * 1_000)
+    } else {
+        in_range(n)
+    }
 }
 
 /// Reads a time that had to be written as a text, as in a URL: RFC 3339, or a number by [`from_number`].
@@ -50,7 +56,11 @@ pub fn parse_time_text(text: &str) -> Result<i64, BadTime> {
 }
 
 fn in_range(ms: i64) -> Result<i64, BadTime> {
-    if (MIN_TIME_MS..=MAX_TIME_MS).contains(&ms) { Ok(ms) } else { Err(BadTime::OutOfRange) }
+    if (MIN_TIME_MS..=MAX_TIME_MS).contains(&ms) {
+        Ok(ms)
+    } else {
+        Err(BadTime::OutOfRange)
+    }
 }
 
 /// Writes an instant as RFC 3339 in UTC with milliseconds; outside the accepted years, their nearest end.
@@ -61,7 +71,9 @@ pub fn to_rfc3339(ms: i64) -> String {
 /// The offset in force in `tz` at an instant, in seconds east of UTC; before standard time, the local mean time
 /// of the time zone database with its odd seconds.
 pub fn offset_at(tz: Tz, ms: i64) -> i32 {
-    tz.offset_from_utc_datetime(&utc(ms).naive_utc()).fix().local_minus_utc()
+    tz.offset_from_utc_datetime(&utc(ms).naive_utc())
+        .fix()
+        .local_minus_utc()
 }
 
 fn utc(ms: i64) -> DateTime<Utc> {

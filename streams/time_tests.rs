@@ -25,14 +25,33 @@ fn texts_are_rfc_3339() {
         assert_eq!(parse_rfc3339(text), Ok(ms), "{text}");
         assert_eq!(parse_time_text(text), Ok(ms), "{text}");
     }
-    let range = ["0000-12-31T23:59:59Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01", "9999-12-31T23:59:60Z"];
+    let range = [
+        "0000-12-31T23:59:59Z",
+        "0001-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-00:01",
+        "9999-12-31T23:59:60Z",
+    ];
     for text in range {
         assert_eq!(parse_rfc3339(text), Err(BadTime::OutOfRange), "{text}");
     }
-    for text in ["", "now", "2024-02-09", "2024-02-09T14:05", "2024-02-30T00:00:00Z", "2024-02-09T14:05:00", "10000-01-01T00:00:00Z", "2024-02-09T25:00:00Z", "Fri, 09 Feb 2024 14:05:00 GMT", "٢٠٢٤-02-09T14:05:00Z"] {
+    for text in [
+        "",
+        "now",
+        "2024-02-09",
+        "2024-02-09T14:05",
+        "2024-02-30T00:00:00Z",
+        "2024-02-09T14:05:00",
+        "10000-01-01T00:00:00Z",
+        "2024-02-09T25:00:00Z",
+        "Fri, 09 Feb 2024 14:05:00 GMT",
+        "٢٠٢٤-02-09T14:05:00Z",
+    ] {
         assert_eq!(parse_rfc3339(text), Err(BadTime::Unreadable), "{text}");
     }
-    assert_eq!(parse_rfc3339(&format!("2024-02-09T14:05:00.{}Z", "0".repeat(10_000))), Err(BadTime::Unreadable));
+    assert_eq!(
+        parse_rfc3339(&format!("2024-02-09T14:05:00.{}Z", "0".repeat(10_000))),
+        Err(BadTime::Unreadable)
+    );
 }
 
 #[test]
@@ -53,10 +72,20 @@ fn numbers_are_seconds_below_ten_to_the_eleventh() {
         assert_eq!(from_number(n), Ok(ms), "{n}");
         assert_eq!(parse_time_text(&n.to_string()), Ok(ms), "{n}");
     }
-    for n in [-62_135_596_801, -99_999_999_999, 253_402_300_800_000, -62_135_596_800_001, i64::MAX, i64::MIN] {
+    for n in [
+        -62_135_596_801,
+        -99_999_999_999,
+        253_402_300_800_000,
+        -62_135_596_800_001,
+        i64::MAX,
+        i64::MIN,
+    ] {
         assert_eq!(from_number(n), Err(BadTime::OutOfRange), "{n}");
     }
-    assert_eq!(parse_time_text("9223372036854775808"), Err(BadTime::OutOfRange));
+    assert_eq!(
+        parse_time_text("9223372036854775808"),
+        Err(BadTime::OutOfRange)
+    );
     for text in ["-", "+1", " 1", "1.5", "1e3", "0x10"] {
         assert_eq!(parse_time_text(text), Err(BadTime::Unreadable), "{text}");
     }
@@ -115,11 +144,31 @@ fn hours_and_days_are_those_of_the_clock_on_the_wall() {
         (new_york, 1_730_613_600, 1_730_613_600, 20_030),
         // Lord Howe goes back by half an hour at 15:00Z: 01:30..02:00 is lived twice. 01:59:59 +11:00 stands in the
         // hour that began at 14:00Z; 01:30:00 +10:30 in the hour whose label is 01:00 +10:30 = 14:30Z.
-        (Tz::Australia__Lord_Howe, 1_712_415_599, 1_712_412_000, 19_820),
-        (Tz::Australia__Lord_Howe, 1_712_415_600, 1_712_413_800, 19_820),
+        (
+            Tz::Australia__Lord_Howe,
+            1_712_415_599,
+            1_712_412_000,
+            19_820,
+        ),
+        (
+            Tz::Australia__Lord_Howe,
+            1_712_415_600,
+            1_712_413_800,
+            19_820,
+        ),
         // And forward at 15:30Z, 02:00 +10:30 -> 02:30 +11:00, whose hour is labelled 02:00 +11:00 = 15:00Z.
-        (Tz::Australia__Lord_Howe, 1_728_142_199, 1_728_138_600, 20_002),
-        (Tz::Australia__Lord_Howe, 1_728_142_200, 1_728_140_400, 20_002),
+        (
+            Tz::Australia__Lord_Howe,
+            1_728_142_199,
+            1_728_138_600,
+            20_002,
+        ),
+        (
+            Tz::Australia__Lord_Howe,
+            1_728_142_200,
+            1_728_140_400,
+            20_002,
+        ),
         // Kolkata's hours begin at the half hours of UTC: 05:30 of the new year is 05:00 there, labelled 23:30Z.
         (Tz::Asia__Kolkata, 1_704_067_200, 1_704_065_400, 19_723),
         (Tz::Asia__Kolkata, 1_704_047_400, 1_704_047_400, 19_723),
@@ -129,11 +178,18 @@ fn hours_and_days_are_those_of_the_clock_on_the_wall() {
     ];
     for (tz, seconds, hour, day) in table {
         let offset = offset_at(tz, seconds * 1_000);
-        assert_eq!(hour_bucket(seconds * 1_000, offset), (hour, offset), "{tz} {seconds}");
+        assert_eq!(
+            hour_bucket(seconds * 1_000, offset),
+            (hour, offset),
+            "{tz} {seconds}"
+        );
         assert_eq!(civil_day(seconds * 1_000, offset), day, "{tz} {seconds}");
     }
     // 1850-01-01 05:53:28 on Kolkata's own mean time; 1850-01-01 is day -43,829.
-    assert_eq!(hour_bucket(-3_786_825_600_000, 21_208), (-3_786_825_600 - 3_208, 21_208));
+    assert_eq!(
+        hour_bucket(-3_786_825_600_000, 21_208),
+        (-3_786_825_600 - 3_208, 21_208)
+    );
     assert_eq!(civil_day(-3_786_825_600_000, 21_208), -43_829);
     assert_eq!(civil_day(MIN_TIME_MS, 0), -719_162);
     assert_eq!(civil_day(MIN_TIME_MS, -17_762), -719_163);
