@@ -6,6 +6,7 @@ pub mod admit;
 pub mod event;
 pub mod frame;
 pub mod id;
+pub mod lane;
 pub mod money;
 pub mod names;
 pub mod parse;
