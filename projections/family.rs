@@ -1,0 +1,296 @@
+//! What a fold reads and writes: the families of rows of a shard's state, as plain data.
+//!
+//! Invariant: the fold touches state only through [`Reads`], [`Values`] and [`Changes`], so that the same code
+//! runs on RocksDB, in a test's map and in a replay, and nothing in this crate does IO.
+
+use crate::ids::IdRecord;
+
+/// The families of rows, each a column family of the shard's RocksDB. The id index is apart, since it has one
+/// family a log day: [`crate::ids::day_family`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Family {
+    /// The position, see [`crate::position`].
+    Meta,
+    /// Applied counters, see [`crate::ledger`].
+    Ledger,
+    /// Names and their numbers, see [`crate::symbols`].
+    Symbols,
+    /// Which names were seen together, see [`crate::directory`].
+    Directory,
+    /// Cells by UTC minute, see [`crate::cells`].
+    CellsMinute,
+    /// Cells by civil hour.
+    CellsHour,
+    /// Cells by civil day.
+    CellsDay,
+    /// Money by campaign and civil day, see [`crate::spend`].
+    Spend,
+    /// Sums of invalid clicks, see [`crate::verdicts`].
+    FraudSums,
+    /// Every invalid click.
+    FraudClicks,
+    /// Recorded conversions, see [`crate::conversions`].
+    Conversions,
+    /// Producers and their watermarks, see [`crate::completeness`].
+    Completeness,
+    /// Events whose id was taken by other content, see [`crate::incidents`].
+    Conflicts,
+    /// Messages that could not be applied, see [`crate::incidents`].
+    BadFrames,
+    /// Sums over everything, see [`crate::totals`].
+    Totals,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Family; 15] = [
+        Family::Meta,
+        Family::Ledger,
+        Family::Symbols,
+        Family::Directory,
+        Family::CellsMinute,
+        Family::CellsHour,
+        Family::CellsDay,
+        Family::Spend,
+        Family::FraudSums,
+        Family::FraudClicks,
+        Family::Conversions,
+        Family::Completeness,
+        Family::Conflicts,
+        Family::BadFrames,
+        Family::Totals,
+    ];
+
+    /// The column family's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Meta => "meta",
+            Family::Ledger => "ledger",
+            Family::Symbols => "symbols",
+            Family::Directory => "directory",
+            Family::CellsMinute => "cells_minute",
+            Family::CellsHour => "cells_hour",
+            Family::CellsDay => "cells_day",
+            Family::Spend => "spend",
+            Family::FraudSums => "fraud_sums",
+            Family::FraudClicks => "fraud_clicks",
+            Family::Conversions => "conversions",
+            Family::Completeness => "completeness",
+            Family::Conflicts => "conflicts",
+            Family::BadFrames => "bad_frames",
+            Family::Totals => "totals",
+        }
+    }
+
+    /// Whether the family's values are sums ([`crate::metrics::merge_sums`]) that are merged, never read first.
+    pub fn is_sum(self) -> bool {
+        matches!(
+            self,
+            Family::CellsMinute
+                | Family::CellsHour
+                | Family::CellsDay
+                | Family::Spend
+                | Family::FraudSums
+                | Family::Conversions
+                | Family::Totals
+        )
+    }
+}
+
+/// A list of byte strings in one allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Keys {
+    /// Appends a key that `write` writes, and says its place.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len() as u32);
+        self.ends.len() - 1
+    }
+
+    /// Appends a key.
+    pub fn push(&mut self, key: &[u8]) -> usize {
+        self.push_with(|out| out.extend_from_slice(key))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The key at a place below [`Keys::len`].
+    pub fn get(&self, at: usize) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        &self.bytes[start..self.ends[at] as usize]
+    }
+
+    /// All of them, in the order of their places.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        (0..self.len()).map(|at| self.get(at))
+    }
+
+    /// Forgets all, keeping the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+/// Rows that a fold wants to read next, at most once each.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// Rows of the families.
+    pub rows: Vec<(Family, Keys)>,
+    /// Keys of the id index, wanted from every day that exists, the latest day that has the key winning.
+    pub ids: Keys,
+}
+
+impl Reads {
+    /// Asks for a row; places count from 0 in each family, in the order of asking.
+    pub fn want(&mut self, family: Family, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let at = match self.rows.iter().position(|(f, _)| *f == family) {
+            Some(at) => at,
+            None => {
+                self.rows.push((family, Keys::default()));
+                self.rows.len() - 1
+            }
+        };
+        self.rows[at].1.push_with(write)
+    }
+
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.ids.is_empty()
+    }
+}
+
+/// What was read: parallel to a [`Reads`].
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    /// Values of the rows, family by family.
+    pub rows: Vec<(Family, Vec<Option<Vec<u8>>>)>,
+    /// Records of the id index.
+    pub ids: Vec<Option<IdRecord>>,
+}
+
+impl Values {
+    /// The values of one family, in the order of asking; none when nothing of it was asked for.
+    pub fn of(&self, family: Family) -> &[Option<Vec<u8>>] {
+        self.rows.iter().find(|(f, _)| *f == family).map(|(_, v)| v.as_slice()).unwrap_or_default()
+    }
+}
+
+/// What to do with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Store the value.
+    Put,
+    /// Add the sums to what is there.
+    Merge,
+    /// Remove the row.
+    Delete,
+}
+
+/// Where a change goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// One of the families.
+    Family(Family),
+    /// The id index of a log day, as a day number of the Unix epoch.
+    Ids(i32),
+}
+
+/// What a batch changes, in the order in which it is to be written, all of it or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    bytes: Vec<u8>,
+    list: Vec<(Target, Op, u32, u32)>,
+}
+
+/// One change of a [`Changes`].
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// Where.
+    pub target: Target,
+    /// What.
+    pub op: Op,
+    /// The row's key.
+    pub key: &'a [u8],
+    /// The value; empty for [`Op::Delete`].
+    pub value: &'a [u8],
+}
+
+impl Changes {
+    /// Appends a change whose key and value the two functions write.
+    pub fn push_with(
+        &mut self,
+        target: Target,
+        op: Op,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut Vec<u8>),
+    ) {
+        key(&mut self.bytes);
+        let middle = self.bytes.len() as u32;
+        value(&mut self.bytes);
+        self.list.push((target, op, middle, self.bytes.len() as u32));
+    }
+
+    /// Stores a row.
+    pub fn put(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
+        self.push_with(Target::Family(family), Op::Put, key, value);
+    }
+
+    /// Adds sums to a row.
+    pub fn add(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>), sums: &[i64]) {
+        self.push_with(Target::Family(family), Op::Merge, key, |out| crate::metrics::encode_sums(sums, out));
+    }
+
+    /// Removes a row.
+    pub fn delete(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>)) {
+        self.push_with(Target::Family(family), Op::Delete, key, |_| ());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Change<'_>> {
+        let mut start = 0;
+        self.list.iter().map(move |(target, op, middle, end)| {
+            let key = &self.bytes[start..*middle as usize];
+            let value = &self.bytes[*middle as usize..*end as usize];
+            start = *end as usize;
+            Change { target: *target, op: *op, key, value }
+        })
+    }
+
+    /// The log days whose id families are written to, each once.
+    pub fn id_days(&self) -> Vec<i32> {
+        let mut days: Vec<i32> = Vec::new();
+        for (target, ..) in &self.list {
+            if let Target::Ids(day) = target
+                && !days.contains(day)
+            {
+                days.push(*day);
+            }
+        }
+        days
+    }
+}

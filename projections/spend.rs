@@ -1,0 +1,101 @@
+//! Spend: what a campaign's events cost, by civil day of its advertiser and in all.
+//!
+//! Invariant: it is the sum of the campaign's cells over their dimensions; it exists so that budgets and pacing
+//! read one row. Gross is never decremented: an invalid event adds to what is not charged.
+
+use adtally_streams::event::Kind;
+use rustc_hash::FxHashMap;
+
+use crate::applied::{Applied, Projection};
+use crate::codec::{Damaged, Reader, put_i32, put_u32};
+use crate::family::{Changes, Family};
+use crate::metrics::add_sums;
+use crate::symbols::Symbol;
+
+const TOTAL: u8 = 0;
+const BY_DAY: u8 = 1;
+
+/// Money of a campaign, in micros of its advertiser's currency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spend {
+    /// Cost of all impressions and clicks as if all were valid.
+    pub gross_micros: i64,
+    /// The part that is not charged.
+    pub not_charged_micros: i64,
+}
+
+impl Spend {
+    /// What is charged.
+    pub fn cost_micros(&self) -> i64 {
+        self.gross_micros.saturating_sub(self.not_charged_micros)
+    }
+
+    /// Reads a row's value.
+    pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
+        let mut f = [0; 2];
+        add_sums(&mut f, value)?;
+        Ok(Self { gross_micros: f[0], not_charged_micros: f[1] })
+    }
+}
+
+/// Row in [`Family::Spend`]: all that a campaign ever cost.
+pub fn total_key(out: &mut Vec<u8>, campaign: Symbol) {
+    out.push(TOTAL);
+    put_u32(out, campaign);
+}
+
+/// Row: what it cost on a civil day (days from 1970-01-01 under the stamped offset).
+pub fn day_key(out: &mut Vec<u8>, campaign: Symbol, day: i32) {
+    out.push(BY_DAY);
+    put_u32(out, campaign);
+    put_i32(out, day);
+}
+
+/// A row's campaign, and its day unless it is the total.
+pub fn decode_key(key: &[u8]) -> Result<(Symbol, Option<i32>), Damaged> {
+    let mut r = Reader::new(key, "spend");
+    let by_day = match r.u8()? {
+        TOTAL => false,
+        BY_DAY => true,
+        _ => return Err(r.damaged()),
+    };
+    let campaign = r.u32()?;
+    let day = if by_day { Some(r.i32()?) } else { None };
+    r.end()?;
+    Ok((campaign, day))
+}
+
+/// The projection of impressions and clicks into spend.
+#[derive(Debug, Default)]
+pub struct Spends {
+    days: FxHashMap<(Symbol, i32), [i64; 2]>,
+}
+
+impl Projection for Spends {
+    fn apply(&mut self, frame: &Applied<'_>) {
+        if frame.kind() == Kind::Conversion {
+            return;
+        }
+        for event in frame.placed().filter(|e| e.cost_micros != 0) {
+            let day = (event.time_s + i64::from(event.ad.utc_offset_s)).div_euclid(86_400) as i32;
+            let sums = self.days.entry((event.ad.campaign, day)).or_default();
+            sums[0] = sums[0].saturating_add(event.cost_micros);
+            if event.verdict.is_some() {
+                sums[1] = sums[1].saturating_add(event.cost_micros);
+            }
+        }
+    }
+
+    fn finish(&mut self, out: &mut Changes) {
+        let mut days: Vec<_> = self.days.drain().collect();
+        days.sort_unstable();
+        for same in days.chunk_by(|a, b| a.0.0 == b.0.0) {
+            let campaign = same[0].0.0;
+            let total = same.iter().fold([0i64; 2], |t, (_, s)| [t[0].saturating_add(s[0]), t[1].saturating_add(s[1])]);
+            out.add(Family::Spend, |k| total_key(k, campaign), &total);
+            for ((_, day), sums) in same {
+                out.add(Family::Spend, |k| day_key(k, campaign, *day), sums);
+            }
+        }
+    }
+}
