@@ -74,20 +74,23 @@ impl Applied<'_> {
     /// The events that count.
     pub fn placed(&self) -> impl Iterator<Item = Placed> {
         let f = self.frame;
-        self.events.iter().zip(self.creatives).map(move |(at, creative)| {
-            let at = *at as usize;
-            Placed {
-                at,
-                ad: self.ads[f.ad[at] as usize],
-                creative: *creative,
-                region: self.regions[f.region[at] as usize],
-                device: f.device[at] as u8,
-                time_s: f.event_time_ms[at].div_euclid(1_000),
-                late: f.arrival_ms[at].saturating_sub(f.event_time_ms[at]) > LATE_AFTER_MS,
-                cost_micros: f.amount_micros[at],
-                verdict: f.verdict[at],
-            }
-        })
+        self.events
+            .iter()
+            .zip(self.creatives)
+            .map(move |(at, creative)| {
+                let at = *at as usize;
+                Placed {
+                    at,
+                    ad: self.ads[f.ad[at] as usize],
+                    creative: *creative,
+                    region: self.regions[f.region[at] as usize],
+                    device: f.device[at] as u8,
+                    time_s: f.event_time_ms[at].div_euclid(1_000),
+                    late: f.arrival_ms[at].saturating_sub(f.event_time_ms[at]) > LATE_AFTER_MS,
+                    cost_micros: f.amount_micros[at],
+                    verdict: f.verdict[at],
+                }
+            })
     }
 }
 

@@ -59,9 +59,10 @@ impl Bucket {
         let local = time_s + i64::from(offset_s);
         match grain {
             Grain::Minute => Bucket::Minute(time_s.div_euclid(60)),
-            Grain::Hour => {
-                Bucket::Hour { start_s: local.div_euclid(3_600) * 3_600 - i64::from(offset_s), offset_s }
-            }
+            Grain::Hour => Bucket::Hour {
+                start_s: local.div_euclid(3_600) * 3_600 - i64::from(offset_s),
+                offset_s,
+            },
             Grain::Day => Bucket::Day(local.div_euclid(86_400) as i32),
         }
     }
@@ -117,10 +118,20 @@ impl CellKey {
         let campaign = r.u32()?;
         let bucket = match grain {
             Grain::Minute => Bucket::Minute(r.i64()?),
-            Grain::Hour => Bucket::Hour { start_s: r.i64()?, offset_s: r.i32()? },
+            Grain::Hour => Bucket::Hour {
+                start_s: r.i64()?,
+                offset_s: r.i32()?,
+            },
             Grain::Day => Bucket::Day(r.i32()?),
         };
-        let key = Self { campaign, bucket, ad: r.u32()?, creative: r.u32()?, region: r.u32()?, device: r.u8()? };
+        let key = Self {
+            campaign,
+            bucket,
+            ad: r.u32()?,
+            creative: r.u32()?,
+            region: r.u32()?,
+            device: r.u8()?,
+        };
         r.end()?;
         Ok(key)
     }
@@ -133,7 +144,10 @@ pub fn range(grain: Grain, campaign: Symbol, from: i64, to: i64) -> (Vec<u8>, Ve
         let mut out = Vec::with_capacity(12);
         put_u32(&mut out, campaign);
         match grain {
-            Grain::Day => put_i32(&mut out, at.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32),
+            Grain::Day => put_i32(
+                &mut out,
+                at.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32,
+            ),
             Grain::Minute | Grain::Hour => put_i64(&mut out, at),
         }
         out
@@ -195,7 +209,11 @@ impl Projection for Cells {
                 region: event.region,
                 offset_s,
                 device: event.device,
-                second: if offset_s % 60 == 0 { 0 } else { event.time_s.rem_euclid(60) as u8 },
+                second: if offset_s % 60 == 0 {
+                    0
+                } else {
+                    event.time_s.rem_euclid(60) as u8
+                },
             };
             count(self.sums.entry(fine).or_default(), kind, &event);
         }
@@ -243,8 +261,20 @@ mod tests {
     fn hours_and_days_follow_the_offset() {
         // 2024-03-10 06:59:59 UTC is 01:59:59 in New York (-5 h); one second later the clock shows 03:00 (-4 h).
         let hour = |t, o| Bucket::of(Grain::Hour, t, o);
-        assert_eq!(hour(1_710_053_999, -18_000), Bucket::Hour { start_s: 1_710_050_400, offset_s: -18_000 });
-        assert_eq!(hour(1_710_054_000, -14_400), Bucket::Hour { start_s: 1_710_054_000, offset_s: -14_400 });
+        assert_eq!(
+            hour(1_710_053_999, -18_000),
+            Bucket::Hour {
+                start_s: 1_710_050_400,
+                offset_s: -18_000
+            }
+        );
+        assert_eq!(
+            hour(1_710_054_000, -14_400),
+            Bucket::Hour {
+                start_s: 1_710_054_000,
+                offset_s: -14_400
+            }
+        );
         // Kolkata is +5:30: 18:29:59 UTC is still 23:59:59 of the day, 18:30 UTC is the next one.
         assert_eq!(Bucket::of(Grain::Day, 66_599, 19_800), Bucket::Day(0));
         assert_eq!(Bucket::of(Grain::Day, 66_600, 19_800), Bucket::Day(1));
@@ -253,16 +283,32 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = CellKey> {
-        (any::<u32>(), any::<i64>(), any::<i32>(), any::<[u32; 3]>(), any::<u8>(), 0..3).prop_map(
-            |(campaign, n, o, [ad, creative, region], device, grain)| {
+        (
+            any::<u32>(),
+            any::<i64>(),
+            any::<i32>(),
+            any::<[u32; 3]>(),
+            any::<u8>(),
+            0..3,
+        )
+            .prop_map(|(campaign, n, o, [ad, creative, region], device, grain)| {
                 let bucket = match grain {
                     0 => Bucket::Minute(n),
-                    1 => Bucket::Hour { start_s: n, offset_s: o },
+                    1 => Bucket::Hour {
+                        start_s: n,
+                        offset_s: o,
+                    },
                     _ => Bucket::Day(o),
                 };
-                CellKey { campaign, bucket, ad, creative, region, device }
-            },
-        )
+                CellKey {
+                    campaign,
+                    bucket,
+                    ad,
+                    creative,
+                    region,
+                    device,
+                }
+            })
     }
 
     proptest! {

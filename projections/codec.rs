@@ -5,7 +5,9 @@
 
 /// A stored key or value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a stored {what} cannot be read; run `adtally verify`, then `adtally replay --from beginning` to rebuild the state from the log")]
+#[error(
+    "a stored {what} cannot be read; run `adtally verify`, then `adtally replay --from beginning` to rebuild the state from the log"
+)]
 pub struct Damaged {
     /// Which kind of row.
     pub what: &'static str,
@@ -152,7 +154,11 @@ impl<'a> Reader<'a> {
 
     /// That nothing is left.
     pub fn end(self) -> Result<(), Damaged> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.damaged()) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.damaged())
+        }
     }
 }
 

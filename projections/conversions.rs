@@ -51,7 +51,11 @@ impl ConversionKey {
             "" => None,
             code => Some(Currency::new(code).map_err(|_| r.damaged())?),
         };
-        Ok(Self { advertiser, day, currency })
+        Ok(Self {
+            advertiser,
+            day,
+            currency,
+        })
     }
 }
 
@@ -60,7 +64,10 @@ impl ConversionSum {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut f = [0; 2];
         add_sums(&mut f, value)?;
-        Ok(Self { conversions: f[0], value_micros: f[1] })
+        Ok(Self {
+            conversions: f[0],
+            value_micros: f[1],
+        })
     }
 }
 
@@ -88,7 +95,11 @@ impl Projection for Conversions {
         }
         for event in frame.placed() {
             let day = (event.time_s + i64::from(event.ad.utc_offset_s)).div_euclid(86_400) as i32;
-            let key = ConversionKey { advertiser: event.ad.advertiser, day, currency: event.ad.currency };
+            let key = ConversionKey {
+                advertiser: event.ad.advertiser,
+                day,
+                currency: event.ad.currency,
+            };
             let sums = self.sums.entry(key).or_default();
             sums[0] += 1;
             sums[1] = sums[1].saturating_add(event.cost_micros);

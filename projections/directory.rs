@@ -150,7 +150,9 @@ pub fn ad_of_creatives_key(key: &[u8]) -> Option<Symbol> {
 
 /// Writes an ad's creatives.
 pub fn encode_creatives(out: &mut Vec<u8>, creatives: &[Symbol]) {
-    creatives.iter().for_each(|c| put_varint(out, u64::from(*c)));
+    creatives
+        .iter()
+        .for_each(|c| put_varint(out, u64::from(*c)));
 }
 
 /// Reads an ad's creatives.
@@ -178,10 +180,16 @@ impl Projection for Directory {
         }
         self.seen.clear();
         self.seen.resize(frame.ads.len(), false);
-        frame.events.iter().for_each(|at| self.seen[frame.frame.ad[*at as usize] as usize] = true);
+        frame
+            .events
+            .iter()
+            .for_each(|at| self.seen[frame.frame.ad[*at as usize] as usize] = true);
         for (entry, _) in frame.ads.iter().zip(&self.seen).filter(|(_, seen)| **seen) {
             // The offset changes with the season and says nothing here.
-            let entry = AdSymbols { utc_offset_s: 0, ..*entry };
+            let entry = AdSymbols {
+                utc_offset_s: 0,
+                ..*entry
+            };
             if self.known.insert(entry) {
                 self.new.push(entry);
             }
@@ -190,7 +198,14 @@ impl Projection for Directory {
 
     fn finish(&mut self, out: &mut Changes) {
         let mut fact = |fact: Fact| out.put(Family::Directory, |k| fact.encode(k), |_| ());
-        for AdSymbols { ad, campaign, advertiser, currency, .. } in self.new.drain(..) {
+        for AdSymbols {
+            ad,
+            campaign,
+            advertiser,
+            currency,
+            ..
+        } in self.new.drain(..)
+        {
             fact(Fact::Campaign(campaign));
             fact(Fact::CampaignOfAd(ad, campaign));
             fact(Fact::AdOfCampaign(campaign, ad));

@@ -130,7 +130,11 @@ impl Keys {
 
     /// The key at a place below [`Keys::len`].
     pub fn get(&self, at: usize) -> &[u8] {
-        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        let start = if at == 0 {
+            0
+        } else {
+            self.ends[at - 1] as usize
+        };
         &self.bytes[start..self.ends[at] as usize]
     }
 
@@ -186,7 +190,11 @@ pub struct Values {
 impl Values {
     /// The values of one family, in the order of asking; none when nothing of it was asked for.
     pub fn of(&self, family: Family) -> &[Option<Vec<u8>>] {
-        self.rows.iter().find(|(f, _)| *f == family).map(|(_, v)| v.as_slice()).unwrap_or_default()
+        self.rows
+            .iter()
+            .find(|(f, _)| *f == family)
+            .map(|(_, v)| v.as_slice())
+            .unwrap_or_default()
     }
 }
 
@@ -242,17 +250,25 @@ impl Changes {
         key(&mut self.bytes);
         let middle = self.bytes.len() as u32;
         value(&mut self.bytes);
-        self.list.push((target, op, middle, self.bytes.len() as u32));
+        self.list
+            .push((target, op, middle, self.bytes.len() as u32));
     }
 
     /// Stores a row.
-    pub fn put(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
+    pub fn put(
+        &mut self,
+        family: Family,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut Vec<u8>),
+    ) {
         self.push_with(Target::Family(family), Op::Put, key, value);
     }
 
     /// Adds sums to a row.
     pub fn add(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>), sums: &[i64]) {
-        self.push_with(Target::Family(family), Op::Merge, key, |out| crate::metrics::encode_sums(sums, out));
+        self.push_with(Target::Family(family), Op::Merge, key, |out| {
+            crate::metrics::encode_sums(sums, out)
+        });
     }
 
     /// Removes a row.
@@ -277,7 +293,12 @@ impl Changes {
             let key = &self.bytes[start..*middle as usize];
             let value = &self.bytes[*middle as usize..*end as usize];
             start = *end as usize;
-            Change { target: *target, op: *op, key, value }
+            Change {
+                target: *target,
+                op: *op,
+                key,
+                value,
+            }
         })
     }
 

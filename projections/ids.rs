@@ -87,7 +87,11 @@ impl IdRecord {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(value, "id");
         let content_hash = r.u64()?;
-        let record = Self { content_hash, log_time_ms: r.varint()? as i64, sequence: r.varint()? };
+        let record = Self {
+            content_hash,
+            log_time_ms: r.varint()? as i64,
+            sequence: r.varint()?,
+        };
         r.end()?;
         Ok(record)
     }
@@ -100,7 +104,9 @@ impl IdRecord {
 
 /// The log day (day number of the Unix epoch) whose family takes what is applied at that log time.
 pub fn log_day(log_time_ms: i64) -> i32 {
-    log_time_ms.div_euclid(DAY_MS).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+    log_time_ms
+        .div_euclid(DAY_MS)
+        .clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
 }
 
 /// Whether every record of that day is past the horizon by a day, so that its family may be dropped.
@@ -125,7 +131,9 @@ pub fn day_of_family(name: &str) -> Option<i32> {
     let rest = name.strip_prefix(FAMILY_PREFIX)?;
     match rest.strip_prefix("day") {
         Some(number) => number.parse().ok(),
-        None => chrono::NaiveDate::parse_from_str(rest, "%Y%m%d").ok().map(|date| date.to_epoch_days()),
+        None => chrono::NaiveDate::parse_from_str(rest, "%Y%m%d")
+            .ok()
+            .map(|date| date.to_epoch_days()),
     }
 }
 
@@ -157,8 +165,16 @@ mod tests {
     #[test]
     fn a_packed_uuid_is_its_text() {
         let mut out = Vec::new();
-        pack(&mut out, &EventId::Uuid([0x01, 0x8f, 2, 3, 4, 5, 0x76, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]));
-        assert_eq!(unpack(&out).unwrap(), "018f0203-0405-7607-0809-0a0b0c0d0eff");
+        pack(
+            &mut out,
+            &EventId::Uuid([
+                0x01, 0x8f, 2, 3, 4, 5, 0x76, 7, 8, 9, 10, 11, 12, 13, 14, 0xff,
+            ]),
+        );
+        assert_eq!(
+            unpack(&out).unwrap(),
+            "018f0203-0405-7607-0809-0a0b0c0d0eff"
+        );
         assert_eq!(day_family(19_762), "ids_20240209");
     }
 

@@ -11,9 +11,15 @@ pub const MAX_FIELDS: usize = 64;
 
 /// Appends a stored sum of `fields`, at most [`MAX_FIELDS`].
 pub fn encode_sums(fields: &[i64], out: &mut Vec<u8>) {
-    let mask = fields.iter().enumerate().fold(0u64, |m, (i, n)| m | (u64::from(*n != 0) << i));
+    let mask = fields
+        .iter()
+        .enumerate()
+        .fold(0u64, |m, (i, n)| m | (u64::from(*n != 0) << i));
     put_varint(out, mask);
-    fields.iter().filter(|n| **n != 0).for_each(|n| put_signed(out, *n));
+    fields
+        .iter()
+        .filter(|n| **n != 0)
+        .for_each(|n| put_signed(out, *n));
 }
 
 /// Adds a stored sum to `fields`, saturating; fields that `fields` has no room for are passed over.
@@ -36,7 +42,10 @@ pub fn add_sums(fields: &mut [i64], bytes: &[u8]) -> Result<(), Damaged> {
 
 /// The merge of RocksDB's operands: the stored sum of all of them; none when one is damaged, which RocksDB then
 /// reports as corruption instead of counting something else.
-pub fn merge_sums<'a>(existing: Option<&'a [u8]>, operands: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+pub fn merge_sums<'a>(
+    existing: Option<&'a [u8]>,
+    operands: impl Iterator<Item = &'a [u8]>,
+) -> Option<Vec<u8>> {
     let mut fields = [0i64; MAX_FIELDS];
     for bytes in existing.into_iter().chain(operands) {
         add_sums(&mut fields, bytes).ok()?;
@@ -118,13 +127,16 @@ impl Metrics {
     /// Adds other counters, saturating.
     pub fn add(&mut self, other: &Metrics) {
         let (mut sum, other) = (self.fields(), other.fields());
-        sum.iter_mut().zip(other).for_each(|(a, b)| *a = a.saturating_add(b));
+        sum.iter_mut()
+            .zip(other)
+            .for_each(|(a, b)| *a = a.saturating_add(b));
         *self = Self::from_fields(sum);
     }
 
     /// Clicks invalid under any rule.
     pub fn invalid_clicks(&self) -> i64 {
-        self.general_invalid_clicks.saturating_add(self.sophisticated_invalid_clicks)
+        self.general_invalid_clicks
+            .saturating_add(self.sophisticated_invalid_clicks)
     }
 
     /// Valid, billed clicks.
@@ -134,7 +146,8 @@ impl Metrics {
 
     /// What is charged.
     pub fn cost_micros(&self) -> i64 {
-        self.gross_cost_micros.saturating_sub(self.cost_not_charged_micros)
+        self.gross_cost_micros
+            .saturating_sub(self.cost_not_charged_micros)
     }
 }
 
@@ -153,7 +166,13 @@ mod tests {
     #[test]
     fn a_stored_sum_names_its_fields() {
         assert_eq!(stored(&[1, 0, -1]), [0b101, 2, 1]);
-        assert_eq!(merge_sums(None, [stored(&[5]), stored(&[-5])].iter().map(Vec::as_slice)), Some(vec![0]));
+        assert_eq!(
+            merge_sums(
+                None,
+                [stored(&[5]), stored(&[-5])].iter().map(Vec::as_slice)
+            ),
+            Some(vec![0])
+        );
         assert_eq!(merge_sums(None, [&[1u8][..]].into_iter()), None);
     }
 

@@ -34,7 +34,10 @@ impl Spend {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut f = [0; 2];
         add_sums(&mut f, value)?;
-        Ok(Self { gross_micros: f[0], not_charged_micros: f[1] })
+        Ok(Self {
+            gross_micros: f[0],
+            not_charged_micros: f[1],
+        })
     }
 }
 
@@ -91,7 +94,9 @@ impl Projection for Spends {
         days.sort_unstable();
         for same in days.chunk_by(|a, b| a.0.0 == b.0.0) {
             let campaign = same[0].0.0;
-            let total = same.iter().fold([0i64; 2], |t, (_, s)| [t[0].saturating_add(s[0]), t[1].saturating_add(s[1])]);
+            let total = same.iter().fold([0i64; 2], |t, (_, s)| {
+                [t[0].saturating_add(s[0]), t[1].saturating_add(s[1])]
+            });
             out.add(Family::Spend, |k| total_key(k, campaign), &total);
             for ((_, day), sums) in same {
                 out.add(Family::Spend, |k| day_key(k, campaign, *day), sums);

@@ -35,7 +35,13 @@ pub enum Space {
 
 impl Space {
     /// Every space.
-    pub const ALL: [Space; 5] = [Space::Campaign, Space::Ad, Space::Advertiser, Space::Creative, Space::Region];
+    pub const ALL: [Space; 5] = [
+        Space::Campaign,
+        Space::Ad,
+        Space::Advertiser,
+        Space::Creative,
+        Space::Region,
+    ];
 
     /// The space's name, as a dump writes it.
     pub fn name(self) -> &'static str {

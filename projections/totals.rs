@@ -50,16 +50,54 @@ impl Totals {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut f = [0; FIELDS];
         add_sums(&mut f, value)?;
-        let [frames, events, applied, duplicates_ledger, duplicates_id, conflicts, refused, judged_invalid] = f;
-        Ok(Self { frames, events, applied, duplicates_ledger, duplicates_id, conflicts, refused, judged_invalid })
+        let [
+            frames,
+            events,
+            applied,
+            duplicates_ledger,
+            duplicates_id,
+            conflicts,
+            refused,
+            judged_invalid,
+        ] = f;
+        Ok(Self {
+            frames,
+            events,
+            applied,
+            duplicates_ledger,
+            duplicates_id,
+            conflicts,
+            refused,
+            judged_invalid,
+        })
     }
 
     /// Adds other counters.
     pub fn add(&mut self, other: &Totals) {
         let (mut f, other) = (self.fields(), other.fields());
-        f.iter_mut().zip(other).for_each(|(a, b)| *a = a.saturating_add(b));
-        let [frames, events, applied, duplicates_ledger, duplicates_id, conflicts, refused, judged_invalid] = f;
-        *self = Self { frames, events, applied, duplicates_ledger, duplicates_id, conflicts, refused, judged_invalid };
+        f.iter_mut()
+            .zip(other)
+            .for_each(|(a, b)| *a = a.saturating_add(b));
+        let [
+            frames,
+            events,
+            applied,
+            duplicates_ledger,
+            duplicates_id,
+            conflicts,
+            refused,
+            judged_invalid,
+        ] = f;
+        *self = Self {
+            frames,
+            events,
+            applied,
+            duplicates_ledger,
+            duplicates_id,
+            conflicts,
+            refused,
+            judged_invalid,
+        };
     }
 }
 

@@ -33,7 +33,9 @@ impl Class {
     }
 
     fn from_number(n: u8) -> Option<Class> {
-        [Class::General, Class::Sophisticated].into_iter().find(|c| *c as u8 == n)
+        [Class::General, Class::Sophisticated]
+            .into_iter()
+            .find(|c| *c as u8 == n)
     }
 }
 
@@ -78,7 +80,12 @@ impl FraudSumKey {
         let mut r = Reader::new(key, "fraud sum");
         let (campaign, minute) = (r.u32()?, r.i64()?);
         let reason = EdgeReason::from_number(r.u8()?).ok_or(r.damaged())?;
-        let key = Self { campaign, minute, reason, revision: r.u32()? };
+        let key = Self {
+            campaign,
+            minute,
+            reason,
+            revision: r.u32()?,
+        };
         r.end()?;
         Ok(key)
     }
@@ -89,7 +96,10 @@ impl FraudSum {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut f = [0; 2];
         add_sums(&mut f, value)?;
-        Ok(Self { invalid_clicks: f[0], cost_micros: f[1] })
+        Ok(Self {
+            invalid_clicks: f[0],
+            cost_micros: f[1],
+        })
     }
 }
 
@@ -179,9 +189,16 @@ impl Projection for Verdicts {
             return;
         }
         for event in frame.placed() {
-            let Some(reason) = event.verdict else { continue };
+            let Some(reason) = event.verdict else {
+                continue;
+            };
             let minute = event.time_s.div_euclid(60);
-            let sum = FraudSumKey { campaign: event.ad.campaign, minute, reason, revision: 0 };
+            let sum = FraudSumKey {
+                campaign: event.ad.campaign,
+                minute,
+                reason,
+                revision: 0,
+            };
             let sums = self.sums.entry(sum).or_default();
             sums[0] += 1;
             sums[1] = sums[1].saturating_add(event.cost_micros);
@@ -211,7 +228,11 @@ impl Projection for Verdicts {
         // Stable, so that of two rows of one key the later one stands, as it would in two batches.
         self.clicks.sort_by(|a, b| a.0.cmp(&b.0));
         for (key, value) in self.clicks.drain(..) {
-            out.put(Family::FraudClicks, |k| k.extend_from_slice(&key), |v| v.extend_from_slice(&value));
+            out.put(
+                Family::FraudClicks,
+                |k| k.extend_from_slice(&key),
+                |v| v.extend_from_slice(&value),
+            );
         }
     }
 }
