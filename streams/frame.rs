@@ -6,10 +6,48 @@
 
 use std::sync::Arc;
 
-use crate::event::{Device, EdgeReason, Event, Flags, Kind};
+use crate::event::{Body, Device, EdgeReason, Event, Flags, Kind, Placement};
+pub use crate::frame_error::FrameError;
+pub use crate::frame_reader::{decode_events, decode_for_fold, decode_header};
+pub use crate::frame_writer::{encode, encode_announcement};
 use crate::id::{Epoch, Id};
 use crate::money::{Currency, Micros};
 use crate::watermark::Watermark;
+
+/// The layout that this program writes and reads.
+pub const VERSION: u8 = 1;
+/// The most bytes that a reader unpacks for a fold.
+pub const HOT_MAX_BYTES: usize = 1024 * 1024;
+/// The most bytes that a reader unpacks besides, for whole events.
+pub const COLD_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// The most bytes of a frame's envelope: its header and the names and lengths of its parts.
+pub const ENVELOPE_MAX_BYTES: usize = 320;
+
+/// The checksum (CRC-32C) of a whole message, by which a position recognises the message that it stands on.
+pub fn frame_crc(message: &[u8]) -> u32 {
+    crc32c::crc32c(message)
+}
+
+/// The most bytes that an event takes in a frame. A run of events whose bounds add up to at most
+/// [`crate::names::FRAME_MAX_BYTES`] less [`ENVELOPE_MAX_BYTES`] fits a message of [`crate::names::FRAME_MAX_BYTES`].
+pub fn event_bound(event: &Event) -> usize {
+    let id = |id: &Option<Id>| id.as_ref().map_or(0, |id| id.as_str().len());
+    let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+    let body = match &event.body {
+        Body::Impression(p) => placement_bytes(p),
+        Body::Click(p, c) => placement_bytes(p) + id(&c.impression_id) + text(&c.landing_url),
+        Body::Conversion(c) => id(&c.click_id) + id(&c.order_id),
+    };
+    let ids = event.id.as_str().len() + id(&event.advertiser_id) + id(&event.user_id);
+    EVENT_FIXED_BYTES + ids + text(&event.user_agent) + text(&event.referrer) + body
+}
+
+/// What an event takes at most besides its texts: symbols, times, amounts, hashes, dictionary lengths.
+const EVENT_FIXED_BYTES: usize = 128;
+
+fn placement_bytes(p: &Placement) -> usize {
+    p.ad_id.as_str().len() + p.campaign_id.as_str().len() + p.creative.len() + p.region.len()
+}
 
 /// What is known of a frame without its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,4 +148,20 @@ pub struct EventFrame {
     pub header: Header,
     /// Its events, in the order of their counters.
     pub events: Vec<Event>,
+}
+
+/// A message of an EVENTS stream, decoded into whole events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventMessage {
+    /// A frame of events.
+    Frame(EventFrame),
+    /// A producer's announcement of its watermark, without events.
+    Announcement {
+        /// Who announces.
+        producer: Id,
+        /// Of which epoch.
+        epoch: Epoch,
+        /// What.
+        watermark: Watermark,
+    },
 }

@@ -3,13 +3,23 @@
 //! Pure code over plain data: no clock, no randomness, no IO.
 
 pub mod admit;
+mod columns;
+mod envelope;
 pub mod event;
 pub mod frame;
+mod frame_error;
+mod frame_reader;
+#[cfg(test)]
+mod frame_tests;
+mod frame_writer;
 pub mod id;
+mod id_column;
 pub mod lane;
 pub mod money;
 pub mod names;
 pub mod parse;
 pub mod refusal;
+#[cfg(any(test, feature = "testing"))]
+pub mod strategies;
 pub mod time;
 pub mod watermark;

@@ -1,0 +1,154 @@
+//! The frame codec against what it promises: every field comes back, nothing else is believed.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use crate::event::{Body, Event};
+use crate::frame::{
+    ENVELOPE_MAX_BYTES, EventFrame, EventMessage, FoldFrame, FoldMessage, decode_events,
+    decode_for_fold, decode_header, encode, encode_announcement, event_bound, frame_crc,
+};
+use crate::id::Epoch;
+use crate::strategies;
+
+fn events_of(message: &[u8]) -> EventFrame {
+    match decode_events(message).unwrap() {
+        EventMessage::Frame(frame) => frame,
+        EventMessage::Announcement { .. } => panic!("an announcement"),
+    }
+}
+
+fn fold_of(message: &[u8]) -> FoldFrame {
+    match decode_for_fold(message).unwrap() {
+        FoldMessage::Frame(frame) => *frame,
+        FoldMessage::Announcement { .. } => panic!("an announcement"),
+    }
+}
+
+/// What the fold sees of event `i`, put beside the event itself.
+fn assert_same(fold: &FoldFrame, i: usize, event: &Event) {
+    let ad = &fold.ads[fold.ad[i] as usize];
+    assert_eq!(ad.advertiser_id, event.advertiser_id);
+    assert_eq!(ad.currency, event.currency);
+    assert_eq!(ad.utc_offset_s, event.utc_offset_s);
+    assert_eq!(fold.flags[i], event.flags);
+    assert_eq!(fold.event_time_ms[i], event.event_time_ms);
+    assert_eq!(fold.arrival_ms[i], event.arrival_ms);
+    assert_eq!(fold.id[i].to_id(), event.id);
+    assert_eq!(fold.content_hash[i], event.content_hash);
+    match &event.body {
+        Body::Impression(p) | Body::Click(p, _) => {
+            assert_eq!(ad.ad_id.as_ref(), Some(&p.ad_id));
+            assert_eq!(ad.campaign_id.as_ref(), Some(&p.campaign_id));
+            assert_eq!(fold.creatives[fold.creative[i] as usize], p.creative);
+            assert_eq!(fold.regions[fold.region[i] as usize], p.region);
+            assert_eq!(fold.device[i], p.device);
+            assert_eq!(fold.verdict[i], p.verdict);
+            assert_eq!(fold.amount_micros[i], p.cost_micros);
+        }
+        Body::Conversion(c) => {
+            assert_eq!((&ad.ad_id, &ad.campaign_id), (&None, &None));
+            assert_eq!(fold.amount_micros[i], c.value_micros);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_field_comes_back((header, events) in strategies::frame(40)) {
+        let message = encode(&header, &events);
+        prop_assert_eq!(events_of(&message), EventFrame { header: header.clone(), events: events.clone() });
+        prop_assert_eq!(decode_header(&message).unwrap(), Some(header.clone()));
+        let fold = fold_of(&message);
+        prop_assert_eq!(&fold.header, &header);
+        for (i, event) in events.iter().enumerate() {
+            assert_same(&fold, i, event);
+        }
+    }
+
+    #[test]
+    fn a_frame_is_no_larger_than_its_events_are_bound_to((header, events) in strategies::frame(20)) {
+        let bound: usize = events.iter().map(event_bound).sum();
+        prop_assert!(encode(&header, &events).len() <= bound + ENVELOPE_MAX_BYTES);
+    }
+
+    #[test]
+    fn announcements_come_back(producer in strategies::id(), epoch: u64, watermark in strategies::watermark()) {
+        let epoch = Epoch(epoch);
+        let message = encode_announcement(&producer, epoch, &watermark);
+        prop_assert_eq!(
+            decode_for_fold(&message).unwrap(),
+            FoldMessage::Announcement { producer: producer.clone(), epoch, watermark }
+        );
+        prop_assert_eq!(decode_header(&message).unwrap(), None);
+        prop_assert_eq!(decode_events(&message).unwrap(), EventMessage::Announcement { producer, epoch, watermark });
+    }
+
+    #[test]
+    fn no_prefix_is_a_frame((header, events) in strategies::frame(6)) {
+        let message = encode(&header, &events);
+        for length in 0..message.len() {
+            prop_assert!(decode_for_fold(&message[..length]).is_err());
+            prop_assert!(decode_events(&message[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(decode_events(&resealed(bytes.clone())).is_err());
+        prop_assert!(decode_events(&bytes).is_err());
+    }
+
+    /// Past the checksum, as a writer with a defect would: nothing panics, and what is read agrees with itself.
+    #[test]
+    fn mutations_under_a_right_checksum_do_not_panic(
+        (header, events) in strategies::frame(12),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut message = encode(&header, &events);
+        let body = message.len() - 4;
+        for (at, byte) in changes {
+            message[at.index(body)] = byte;
+        }
+        let message = resealed_in_place(message);
+        let fold = decode_for_fold(&message);
+        if let Ok(EventMessage::Frame(frame)) = decode_events(&message) {
+            let Ok(FoldMessage::Frame(fold)) = fold else { panic!("events without a fold") };
+            prop_assert_eq!(frame.events.len(), fold.id.len());
+            for (i, event) in frame.events.iter().enumerate() {
+                assert_same(&fold, i, event);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_seen((header, events) in strategies::frame(6), at: prop::sample::Index, bit in 0u8..8) {
+        let mut message = encode(&header, &events);
+        let at = at.index(message.len());
+        message[at] ^= 1 << bit;
+        prop_assert_eq!(decode_for_fold(&message).unwrap_err().name(), "bad_checksum");
+    }
+}
+
+/// Those bytes with a right checksum behind them.
+fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let crc = frame_crc(&bytes);
+    bytes.extend(crc.to_be_bytes());
+    bytes
+}
+
+/// Those bytes with their last four made right.
+fn resealed_in_place(mut message: Vec<u8>) -> Vec<u8> {
+    message.truncate(message.len() - 4);
+    resealed(message)
+}
+
+#[test]
+fn the_checksum_is_crc32c() {
+    // RFC 3720, appendix B.4, and the check value of the CRC catalogue.
+    assert_eq!(frame_crc(&[0; 32]), 0x8a91_36aa);
+    assert_eq!(frame_crc(b"123456789"), 0xe306_9283);
+}
