@@ -1,0 +1,140 @@
+//! How commands talk to the HTTP API of a deployment.
+//!
+//! A problem document becomes an error that says what the server said; nothing else of the API is known here.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long one question may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Not an address of an HTTP API.
+    #[error("`{url}` is not an http:// address: {detail}")]
+    BadUrl {
+        /// What was given.
+        url: String,
+        /// Why.
+        detail: String,
+    },
+    /// Nothing answered, or not in HTTP.
+    #[error("the API at {url} did not answer: {detail}; is `adtally serve` running there?")]
+    Unreachable {
+        /// The URL asked.
+        url: String,
+        /// The client's error.
+        detail: String,
+    },
+    /// It answered with an error.
+    #[error("the API answered {status} to {url}: {detail}{}", hint(*.status))]
+    Refused {
+        /// The URL asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// Title and detail of the problem document, or the body.
+        detail: String,
+    },
+    /// It answered with what is not JSON.
+    #[error("the API's answer to {url} is not JSON: {detail}")]
+    NotJson {
+        /// The URL asked.
+        url: String,
+        /// The parser's error.
+        detail: String,
+    },
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 => "; name a key with --key or ADTALLY_HTTP_KEY",
+        _ => "",
+    }
+}
+
+/// The API of one deployment.
+#[derive(Clone, Debug)]
+pub struct Api {
+    base: String,
+    key: Option<String>,
+    client: reqwest::Client,
+}
+
+impl Api {
+    /// The API at `url`, asked with `key` where there is one.
+    pub fn new(url: &str, key: Option<String>) -> Result<Self, ApiError> {
+        let bad = |detail: String| ApiError::BadUrl { url: url.into(), detail };
+        let parsed = url::Url::parse(url).map_err(|e| bad(e.to_string()))?;
+        if parsed.scheme() != "http" || parsed.host_str().is_none() {
+            return Err(bad("this client speaks plain HTTP; behind TLS, use the address behind the proxy".into()));
+        }
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(Self { base: url.trim_end_matches('/').into(), key, client })
+    }
+
+    /// Where it is, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The key it is asked with.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// JSON of a GET.
+    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, ApiError> {
+        self.send(self.client.get(format!("{}{path}", self.base)).query(query)).await
+    }
+
+    /// JSON of a PUT.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
+        self.send(self.client.put(format!("{}{path}", self.base)).json(body)).await
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<Value, ApiError> {
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let unreachable =
+            |e: reqwest::Error| ApiError::Unreachable { url: self.base.clone(), detail: root_cause(&e) };
+        let answer = request.send().await.map_err(unreachable)?;
+        let url = answer.url().to_string();
+        let status = answer.status().as_u16();
+        let body = answer.text().await.map_err(unreachable)?;
+        if status >= 300 {
+            return Err(ApiError::Refused { url, status, detail: problem_text(&body) });
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&body).map_err(|e| ApiError::NotJson { url, detail: e.to_string() })
+    }
+}
+
+/// The innermost error: the outer ones of an HTTP client only say that there was one.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+fn problem_text(body: &str) -> String {
+    let Ok(problem) = serde_json::from_str::<Value>(body) else {
+        return body.chars().take(300).collect();
+    };
+    let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
+    match (text("detail"), text("parameter")) {
+        (detail, parameter) if parameter.is_empty() => detail,
+        (detail, parameter) => format!("{parameter}: {detail}"),
+    }
+}

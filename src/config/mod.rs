@@ -1,0 +1,375 @@
+//! Configuration: flag over environment over TOML file over default; what is set where is said in every error.
+//!
+//! Layers are merged as one TOML table and read once, so a setting cannot exist in one layer and be missing in
+//! another. An unknown key is refused with the nearest known one: a misspelt limit must not be a silent default.
+
+pub mod settings;
+pub mod units;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use units::{Bytes, Span};
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("configuration file {path}: {source}; name another one with --config")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("configuration file {path}: {detail}")]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        detail: String,
+    },
+    /// A key that is no setting.
+    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
+    UnknownKey {
+        /// The file.
+        place: String,
+        /// The key.
+        key: String,
+        /// The known key that is most like it.
+        nearest: &'static str,
+    },
+    /// A value that its setting cannot take.
+    #[error("{place}: {detail}")]
+    BadValue {
+        /// File, variable or flag.
+        place: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// What a process can do; several at once by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves the collector's paths and `POST /api/v1/events`.
+    Collector,
+    /// Takes single events from INTAKE.
+    Intake,
+    /// Folds the EVENTS streams.
+    Projector,
+    /// Answers queries.
+    Api,
+}
+
+impl Role {
+    /// Every role of this version.
+    pub const ALL: [Role; 4] = [Role::Collector, Role::Intake, Role::Projector, Role::Api];
+
+    /// The role's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Collector => "collector",
+            Role::Intake => "intake",
+            Role::Projector => "projector",
+            Role::Api => "api",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.trim();
+        Role::ALL.into_iter().find(|r| r.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
+            format!("there is no role `{name}` in this version; the roles are {}", known.join(", "))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Role {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folder of everything that this deployment keeps.
+    pub data_dir: PathBuf,
+    /// Address of the HTTP server.
+    pub listen: SocketAddr,
+    /// What this process does.
+    pub roles: Vec<Role>,
+    /// Log filter.
+    pub log: String,
+    /// How long a stop waits for the outboxes to empty.
+    pub drain_timeout: Span,
+    /// Machine-readable output and logs.
+    pub json: bool,
+    /// Where NATS is; empty: a server of one's own.
+    pub nats: Nats,
+    /// How the streams are made.
+    pub streams: Streams,
+    /// The collector.
+    pub collector: Collector,
+    /// The outboxes of collector and intake, each.
+    pub outbox: Outbox,
+    /// The shards' store.
+    pub store: Store,
+    /// The HTTP server, and how commands reach it.
+    pub http: Http,
+}
+
+/// Where NATS is and who we are there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nats {
+    /// URL, or several by comma.
+    pub server: Option<String>,
+    /// Context of the nats CLI.
+    pub context: Option<String>,
+    /// Credentials file.
+    pub creds: Option<PathBuf>,
+    /// User name.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// Certificate authority.
+    pub tlsca: Option<PathBuf>,
+    /// Client certificate.
+    pub tlscert: Option<PathBuf>,
+    /// Client key.
+    pub tlskey: Option<PathBuf>,
+}
+
+/// How the streams are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streams {
+    /// EVENTS streams.
+    pub shards: u16,
+    /// Copies of each.
+    pub replicas: u8,
+    /// Size of each EVENTS stream.
+    pub events_max_bytes: Bytes,
+    /// Size of INTAKE.
+    pub intake_max_bytes: Bytes,
+    /// Size of QUARANTINE.
+    pub quarantine_max_bytes: Bytes,
+}
+
+/// The collector's rules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Collector {
+    /// Secret of signed landing URLs.
+    pub signing_secret: Option<String>,
+    /// Networks whose X-Forwarded-For is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// How old a `ts` is believed.
+    pub oldest_event: Span,
+    /// Valid clicks of one address in a minute.
+    pub clicks_per_minute: u32,
+    /// MaxMind database.
+    pub geoip_database: Option<PathBuf>,
+}
+
+/// Reads networks; a bare address is a network of one.
+fn networks<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<ipnet::IpNet>, D::Error> {
+    Vec::<String>::deserialize(d)?
+        .iter()
+        .map(|text| {
+            let text = text.trim();
+            let alone = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+            text.parse().or_else(|_| alone()).map_err(|_| {
+                serde::de::Error::custom(format!("`{text}` is not a network: write 10.0.0.0/8 or 192.0.2.7"))
+            })
+        })
+        .collect()
+}
+
+/// Limits of one outbox.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbox {
+    /// Unsent bytes before new events get 503.
+    pub capacity: Bytes,
+    /// Sent bytes kept for a resend.
+    pub keep_sent: Bytes,
+}
+
+/// Memory of the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Block cache.
+    pub cache: Bytes,
+    /// Writes not yet in files.
+    pub write_buffers: Bytes,
+}
+
+/// The HTTP server, and how commands reach it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Where commands find the API.
+    pub url: Option<String>,
+    /// API key that commands send.
+    pub key: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("adtally-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            roles: Role::ALL.to_vec(),
+            log: "info".into(),
+            drain_timeout: Span(Duration::from_secs(30)),
+            json: false,
+            nats: Nats::default(),
+            streams: Streams::default(),
+            collector: Collector::default(),
+            outbox: Outbox::default(),
+            store: Store::default(),
+            http: Http::default(),
+        }
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            shards: adtally_streams::names::DEFAULT_SHARDS,
+            replicas: 1,
+            events_max_bytes: Bytes(8 << 30),
+            intake_max_bytes: Bytes(2 << 30),
+            quarantine_max_bytes: Bytes(1 << 30),
+        }
+    }
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self {
+            signing_secret: None,
+            trusted_proxies: Vec::new(),
+            oldest_event: Span(Duration::from_secs(7 * 86_400)),
+            clicks_per_minute: 100,
+            geoip_database: None,
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { capacity: Bytes(4 << 30), keep_sent: Bytes(1 << 30) }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { cache: Bytes(256 << 20), write_buffers: Bytes(256 << 20) }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { max_connections: 10_000, url: None, key: None }
+    }
+}
+
+/// A value given by a flag: dotted key, flag as the user wrote it, value.
+pub struct FlagValue {
+    /// Dotted key of the setting.
+    pub key: &'static str,
+    /// The flag, for errors.
+    pub flag: &'static str,
+    /// Its value.
+    pub value: toml::Value,
+}
+
+/// Reads the configuration: `file`, then the environment by `env`, then `flags`.
+pub fn load(
+    file: Option<&Path>,
+    env: impl Fn(&str) -> Option<String>,
+    flags: Vec<FlagValue>,
+) -> Result<Config, ConfigError> {
+    let mut table = match file {
+        Some(path) => read_file(path)?,
+        None => toml::Table::new(),
+    };
+    for setting in settings::SETTINGS {
+        for variable in setting.variables() {
+            if let Some(text) = env(&variable) {
+                settings::put(&mut table, setting.key, settings::value_of(setting, &variable, &text)?);
+                parse(&table, &variable)?;
+            }
+        }
+    }
+    for given in flags {
+        settings::put(&mut table, given.key, given.value);
+        parse(&table, given.flag)?;
+    }
+    let config = parse(&table, "configuration")?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| ConfigError::NotToml { path: path.into(), detail: e.to_string() })?;
+    settings::refuse_unknown(&table, &path.display().to_string())?;
+    parse(&table, &path.display().to_string())?;
+    Ok(table)
+}
+
+/// Reads the merged table; an error is `place`'s, since all that was merged before it could be read.
+fn parse(table: &toml::Table, place: &str) -> Result<Config, ConfigError> {
+    Config::deserialize(toml::Value::Table(table.clone()))
+        .map_err(|e| ConfigError::BadValue { place: place.into(), detail: e.to_string().trim_end().replace('\n', " ") })
+}
+
+/// Limits that concern several values, or that a type cannot say.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let refuse = |key: &str, detail: String| Err(ConfigError::BadValue { place: key.into(), detail });
+    if config.streams.shards == 0 || config.streams.shards > adtally_streams::names::MAX_SHARDS {
+        let most = adtally_streams::names::MAX_SHARDS;
+        return refuse("streams.shards", format!("{} is not between 1 and {most}", config.streams.shards));
+    }
+    if ![1, 3, 5].contains(&config.streams.replicas) {
+        return refuse("streams.replicas", format!("{} is not 1, 3 or 5", config.streams.replicas));
+    }
+    if config.roles.is_empty() {
+        return refuse("roles", "no role is left: name at least one".into());
+    }
+    if config.http.max_connections == 0 {
+        return refuse("http.max_connections", "0 would let nobody in".into());
+    }
+    if config.outbox.capacity < MIN_OUTBOX {
+        return refuse("outbox.capacity", format!("{} is under the least, {MIN_OUTBOX}", config.outbox.capacity));
+    }
+    Ok(())
+}
+
+/// The least capacity of an outbox: some full frames of every lane.
+const MIN_OUTBOX: Bytes = Bytes(1 << 20);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let f = file("listen = '127.0.0.1:1001'\nlog = 'debug'\n[streams]\nshards = 4\n");
+    let env = |name: &str| match name {
+        "ADTALLY_LISTEN" => Some("127.0.0.1:1002".to_string()),
+        "ADTALLY_STREAMS_SHARDS" => Some("2".to_string()),
+        _ => None,
+    };
+    let flags = vec![FlagValue {
+        key: "listen",
+        flag: "--listen",
+        value: toml::Value::String("127.0.0.1:1003".into()),
+    }];
+    let config = load(Some(f.path()), env, flags).unwrap();
+    assert_eq!(config.listen.port(), 1003);
+    assert_eq!(config.streams.shards, 2);
+    assert_eq!(config.log, "debug");
+    assert_eq!(config.http, Http::default());
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    for (text, key, nearest) in [
+        ("[collector]\nsigning_secrt = 'x'", "collector.signing_secrt", "collector.signing_secret"),
+        ("lisen = 'x'", "lisen", "listen"),
+        ("[http]\nclicks_per_minute = 1", "http.clicks_per_minute", "collector.clicks_per_minute"),
+    ] {
+        let error = load(Some(file(text).path()), no_env, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(&format!("unknown key `{key}`")), "{error}");
+        assert!(error.contains(&format!("did you mean `{nearest}`?")), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_place() {
+    let env = |name: &str| (name == "ADTALLY_OUTBOX_CAPACITY").then(|| "much".to_string());
+    let error = load(None, env, Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("ADTALLY_OUTBOX_CAPACITY") && error.contains("`much`"), "{error}");
+    let env = |name: &str| (name == "ADTALLY_ROLES").then(|| "collector,judge".to_string());
+    let error = load(None, env, Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("no role `judge`") && error.contains("collector, intake, projector, api"), "{error}");
+    let error = load(Some(file("[streams]\nshards = 0").path()), no_env, Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("streams.shards"), "{error}");
+}
+
+#[test]
+fn every_setting_is_listed_and_every_listed_one_exists() {
+    let mut full = Config::default();
+    let text = || Some("x".to_string());
+    let path = || Some(PathBuf::from("x"));
+    full.nats = Nats {
+        server: text(),
+        context: text(),
+        creds: path(),
+        user: text(),
+        password: text(),
+        tlsca: path(),
+        tlscert: path(),
+        tlskey: path(),
+    };
+    full.collector.signing_secret = text();
+    full.collector.geoip_database = path();
+    full.http.url = text();
+    full.http.key = text();
+    let table = toml::Table::try_from(&full).unwrap();
+    let mut found = Vec::new();
+    for (name, value) in &table {
+        match value.as_table() {
+            Some(inner) => found.extend(inner.keys().map(|k| format!("{name}.{k}"))),
+            None => found.push(name.clone()),
+        }
+    }
+    let mut listed: Vec<String> = settings::SETTINGS.iter().map(|s| s.key.to_string()).collect();
+    found.sort();
+    listed.sort();
+    assert_eq!(found, listed);
+    let mut variables: Vec<String> = settings::SETTINGS.iter().flat_map(|s| s.variables()).collect();
+    variables.sort_unstable();
+    let all = variables.len();
+    variables.dedup();
+    assert_eq!(variables.len(), all);
+}
+
+#[test]
+fn the_contracts_own_variable_names_are_read() {
+    let env = |name: &str| match name {
+        "ADTALLY_SIGNING_SECRET" => Some("s".to_string()),
+        "ADTALLY_COLLECTOR_TRUSTED_PROXIES" => Some("127.0.0.1, 10.0.0.0/8".to_string()),
+        "NATS_URL" => Some("nats://here:4222".to_string()),
+        _ => None,
+    };
+    let config = load(None, env, Vec::new()).unwrap();
+    assert_eq!(config.collector.signing_secret.as_deref(), Some("s"));
+    assert_eq!(config.collector.trusted_proxies.len(), 2);
+    assert_eq!(config.nats.server.as_deref(), Some("nats://here:4222"));
+}
