@@ -1,3 +1,14 @@
-//! x
+//! The binary `adtally`: records every impression, click and conversion once, and answers how many there were.
+//!
+//! The rooms: a request meets the *border* (facts about it), is *admitted* by the crate `adtally-streams`, waits in
+//! an *outbox* until the *log* (NATS JetStream) has it, is folded by the *projector* with the crate
+//! `adtally-projections` into the *store*, and is asked for by *query* behind *http*. The command line, the *runner*
+//! that wires the roles, the *demo* and *simulate* stand around them.
+
+mod api_client;
+mod config;
 mod http;
+mod simulate;
+mod telemetry;
+
 fn main() {}

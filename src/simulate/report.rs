@@ -169,7 +169,7 @@ fn row(name: &str, ours: &Counts, theirs: &Counts, cost: [String; 2]) -> Vec<Str
 
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
     table
 }
 

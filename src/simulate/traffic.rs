@@ -213,8 +213,8 @@ impl Traffic {
     fn impression(&mut self, now_ms: i64) -> Event {
         let ad = self.zipf.draw(&mut self.rng);
         let bot = self.rng.chance(BOTS_PER_MILLE);
-        let (device, browser) = *self.rng.pick(&BROWSERS);
-        let user_agent = if bot { *self.rng.pick(&BOTS) } else { browser };
+        let (device, browser) = self.rng.pick(&BROWSERS);
+        let user_agent = if bot { self.rng.pick(&BOTS) } else { browser };
         let mut event = Event {
             kind: Kind::Impression,
             id: self.mint(now_ms),
@@ -243,7 +243,7 @@ impl Traffic {
             event.ts_ms = Some(now_ms - back as i64);
         }
         if self.rng.chance(BROKEN_PER_MILLE) {
-            event.fault = Some(*self.rng.pick(&FAULTS));
+            event.fault = Some(self.rng.pick(&FAULTS));
         }
     }
 
