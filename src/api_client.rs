@@ -66,17 +66,27 @@ pub struct Api {
 impl Api {
     /// The API at `url`, asked with `key` where there is one.
     pub fn new(url: &str, key: Option<String>) -> Result<Self, ApiError> {
-        let bad = |detail: String| ApiError::BadUrl { url: url.into(), detail };
+        let bad = |detail: String| ApiError::BadUrl {
+            url: url.into(),
+            detail,
+        };
         let parsed = url::Url::parse(url).map_err(|e| bad(e.to_string()))?;
         if parsed.scheme() != "http" || parsed.host_str().is_none() {
-            return Err(bad("this client speaks plain HTTP; behind TLS, use the address behind the proxy".into()));
+            return Err(bad(
+                "this client speaks plain HTTP; behind TLS, use the address behind the proxy"
+                    .into(),
+            ));
         }
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT)
             .build()
             .map_err(|e| bad(e.to_string()))?;
-        Ok(Self { base: url.trim_end_matches('/').into(), key, client })
+        Ok(Self {
+            base: url.trim_end_matches('/').into(),
+            key,
+            client,
+        })
     }
 
     /// Where it is, without a slash at the end.
@@ -91,31 +101,42 @@ impl Api {
 
     /// JSON of a GET.
     pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, ApiError> {
-        self.send(self.client.get(format!("{}{path}", self.base)).query(query)).await
+        self.send(self.client.get(format!("{}{path}", self.base)).query(query))
+            .await
     }
 
     /// JSON of a PUT.
     pub async fn put(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
-        self.send(self.client.put(format!("{}{path}", self.base)).json(body)).await
+        self.send(self.client.put(format!("{}{path}", self.base)).json(body))
+            .await
     }
 
     async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<Value, ApiError> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
-        let unreachable =
-            |e: reqwest::Error| ApiError::Unreachable { url: self.base.clone(), detail: root_cause(&e) };
+        let unreachable = |e: reqwest::Error| ApiError::Unreachable {
+            url: self.base.clone(),
+            detail: root_cause(&e),
+        };
         let answer = request.send().await.map_err(unreachable)?;
         let url = answer.url().to_string();
         let status = answer.status().as_u16();
         let body = answer.text().await.map_err(unreachable)?;
         if status >= 300 {
-            return Err(ApiError::Refused { url, status, detail: problem_text(&body) });
+            return Err(ApiError::Refused {
+                url,
+                status,
+                detail: problem_text(&body),
+            });
         }
         if body.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&body).map_err(|e| ApiError::NotJson { url, detail: e.to_string() })
+        serde_json::from_str(&body).map_err(|e| ApiError::NotJson {
+            url,
+            detail: e.to_string(),
+        })
     }
 }
 
@@ -132,7 +153,13 @@ fn problem_text(body: &str) -> String {
     let Ok(problem) = serde_json::from_str::<Value>(body) else {
         return body.chars().take(300).collect();
     };
-    let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
+    let text = |name: &str| {
+        problem
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_string()
+    };
     match (text("detail"), text("parameter")) {
         (detail, parameter) if parameter.is_empty() => detail,
         (detail, parameter) => format!("{parameter}: {detail}"),

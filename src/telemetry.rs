@@ -6,11 +6,14 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 /// Upper bounds of latency histograms, in seconds: from a fast fsync to a slow query.
-const SECONDS_BUCKETS: [f64; 14] =
-    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+];
 
 /// Upper bounds of the sizes of frames and batches, in events.
-const EVENTS_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
+const EVENTS_BUCKETS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
+];
 
 /// Why there are no logs or metrics.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +33,13 @@ pub enum TelemetryError {
 
 /// Sends logs that pass `filter` to stderr.
 pub fn logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|e| TelemetryError::Filter { filter: filter.into(), detail: e.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let parsed = EnvFilter::try_new(filter).map_err(|e| TelemetryError::Filter {
+        filter: filter.into(),
+        detail: e.to_string(),
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr);
     let set = if json {
         builder.json().flatten_event(true).try_init()
     } else {
@@ -46,7 +53,9 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
     let twice = |e: metrics_exporter_prometheus::BuildError| TelemetryError::Twice(e.to_string());
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)
-        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_frame_events".into()), &EVENTS_BUCKETS))
+        .and_then(|b| {
+            b.set_buckets_for_metric(Matcher::Suffix("_frame_events".into()), &EVENTS_BUCKETS)
+        })
         .map_err(twice)?
         .install_recorder()
         .map_err(twice)

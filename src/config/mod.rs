@@ -87,16 +87,24 @@ impl std::str::FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.trim();
-        Role::ALL.into_iter().find(|r| r.name() == name).ok_or_else(|| {
-            let known: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
-            format!("there is no role `{name}` in this version; the roles are {}", known.join(", "))
-        })
+        Role::ALL
+            .into_iter()
+            .find(|r| r.name() == name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
+                format!(
+                    "there is no role `{name}` in this version; the roles are {}",
+                    known.join(", ")
+                )
+            })
     }
 }
 
 impl<'de> Deserialize<'de> for Role {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -193,7 +201,9 @@ fn networks<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<ipnet::IpNet>,
             let text = text.trim();
             let alone = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
             text.parse().or_else(|_| alone()).map_err(|_| {
-                serde::de::Error::custom(format!("`{text}` is not a network: write 10.0.0.0/8 or 192.0.2.7"))
+                serde::de::Error::custom(format!(
+                    "`{text}` is not a network: write 10.0.0.0/8 or 192.0.2.7"
+                ))
             })
         })
         .collect()
@@ -276,19 +286,29 @@ impl Default for Collector {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { capacity: Bytes(4 << 30), keep_sent: Bytes(1 << 30) }
+        Self {
+            capacity: Bytes(4 << 30),
+            keep_sent: Bytes(1 << 30),
+        }
     }
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { cache: Bytes(256 << 20), write_buffers: Bytes(256 << 20) }
+        Self {
+            cache: Bytes(256 << 20),
+            write_buffers: Bytes(256 << 20),
+        }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { max_connections: 10_000, url: None, key: None }
+        Self {
+            max_connections: 10_000,
+            url: None,
+            key: None,
+        }
     }
 }
 
@@ -315,7 +335,11 @@ pub fn load(
     for setting in settings::SETTINGS {
         for variable in setting.variables() {
             if let Some(text) = env(&variable) {
-                settings::put(&mut table, setting.key, settings::value_of(setting, &variable, &text)?);
+                settings::put(
+                    &mut table,
+                    setting.key,
+                    settings::value_of(setting, &variable, &text)?,
+                );
                 parse(&table, &variable)?;
             }
         }
@@ -330,11 +354,16 @@ pub fn load(
 }
 
 fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.into(),
+        source,
+    })?;
     let table: toml::Table = text
         .parse()
-        .map_err(|e: toml::de::Error| ConfigError::NotToml { path: path.into(), detail: e.to_string() })?;
+        .map_err(|e: toml::de::Error| ConfigError::NotToml {
+            path: path.into(),
+            detail: e.to_string(),
+        })?;
     settings::refuse_unknown(&table, &path.display().to_string())?;
     parse(&table, &path.display().to_string())?;
     Ok(table)
@@ -342,19 +371,32 @@ fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
 
 /// Reads the merged table; an error is `place`'s, since all that was merged before it could be read.
 fn parse(table: &toml::Table, place: &str) -> Result<Config, ConfigError> {
-    Config::deserialize(toml::Value::Table(table.clone()))
-        .map_err(|e| ConfigError::BadValue { place: place.into(), detail: e.to_string().trim_end().replace('\n', " ") })
+    Config::deserialize(toml::Value::Table(table.clone())).map_err(|e| ConfigError::BadValue {
+        place: place.into(),
+        detail: e.to_string().trim_end().replace('\n', " "),
+    })
 }
 
 /// Limits that concern several values, or that a type cannot say.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let refuse = |key: &str, detail: String| Err(ConfigError::BadValue { place: key.into(), detail });
+    let refuse = |key: &str, detail: String| {
+        Err(ConfigError::BadValue {
+            place: key.into(),
+            detail,
+        })
+    };
     if config.streams.shards == 0 || config.streams.shards > adtally_streams::names::MAX_SHARDS {
         let most = adtally_streams::names::MAX_SHARDS;
-        return refuse("streams.shards", format!("{} is not between 1 and {most}", config.streams.shards));
+        return refuse(
+            "streams.shards",
+            format!("{} is not between 1 and {most}", config.streams.shards),
+        );
     }
     if ![1, 3, 5].contains(&config.streams.replicas) {
-        return refuse("streams.replicas", format!("{} is not 1, 3 or 5", config.streams.replicas));
+        return refuse(
+            "streams.replicas",
+            format!("{} is not 1, 3 or 5", config.streams.replicas),
+        );
     }
     if config.roles.is_empty() {
         return refuse("roles", "no role is left: name at least one".into());
@@ -363,7 +405,13 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         return refuse("http.max_connections", "0 would let nobody in".into());
     }
     if config.outbox.capacity < MIN_OUTBOX {
-        return refuse("outbox.capacity", format!("{} is under the least, {MIN_OUTBOX}", config.outbox.capacity));
+        return refuse(
+            "outbox.capacity",
+            format!(
+                "{} is under the least, {MIN_OUTBOX}",
+                config.outbox.capacity
+            ),
+        );
     }
     Ok(())
 }

@@ -43,13 +43,20 @@ const ALIASES: [(&str, &str); 3] = [
 impl Setting {
     /// Its environment variable: `ADTALLY_` and the key in capitals, with `_` for the dot.
     pub fn env(&self) -> String {
-        format!("ADTALLY_{}", self.key.replace('.', "_").to_ascii_uppercase())
+        format!(
+            "ADTALLY_{}",
+            self.key.replace('.', "_").to_ascii_uppercase()
+        )
     }
 
     /// Every variable that sets it, the strongest last.
     pub fn variables(&self) -> Vec<String> {
         let alias = ALIASES.iter().find(|(key, _)| *key == self.key);
-        alias.map(|(_, name)| (*name).to_string()).into_iter().chain([self.env()]).collect()
+        alias
+            .map(|(_, name)| (*name).to_string())
+            .into_iter()
+            .chain([self.env()])
+            .collect()
     }
 }
 
@@ -57,12 +64,36 @@ use Shape::{Flag, Integer, List, Text};
 
 /// Every setting there is, in the order of the documentation.
 pub const SETTINGS: &[Setting] = &[
-    s("data_dir", Text, "folder of everything this deployment keeps"),
-    s("listen", Text, "address and port of the HTTP server; port 0 takes a free one"),
-    s("roles", List, "what this process does: collector, intake, projector, api"),
-    s("log", Text, "what is logged, as tracing's filters: info, adtally=debug"),
-    s("drain_timeout", Text, "how long a stop waits for outboxes to empty"),
-    s("nats.server", Text, "URL of a NATS server, or several by comma (or NATS_URL)"),
+    s(
+        "data_dir",
+        Text,
+        "folder of everything this deployment keeps",
+    ),
+    s(
+        "listen",
+        Text,
+        "address and port of the HTTP server; port 0 takes a free one",
+    ),
+    s(
+        "roles",
+        List,
+        "what this process does: collector, intake, projector, api",
+    ),
+    s(
+        "log",
+        Text,
+        "what is logged, as tracing's filters: info, adtally=debug",
+    ),
+    s(
+        "drain_timeout",
+        Text,
+        "how long a stop waits for outboxes to empty",
+    ),
+    s(
+        "nats.server",
+        Text,
+        "URL of a NATS server, or several by comma (or NATS_URL)",
+    ),
     s("nats.context", Text, "context of the nats CLI"),
     s("nats.creds", Text, "credentials file (or NATS_CREDS)"),
     s("nats.user", Text, "user name"),
@@ -70,22 +101,82 @@ pub const SETTINGS: &[Setting] = &[
     s("nats.tlsca", Text, "certificate authority of the server"),
     s("nats.tlscert", Text, "certificate of this client"),
     s("nats.tlskey", Text, "key of this client"),
-    s("streams.shards", Integer, "EVENTS streams when they are made; fixed from then on"),
-    s("streams.replicas", Integer, "copies of each stream in a cluster: 1, 3 or 5"),
-    s("streams.events_max_bytes", Text, "size of each EVENTS stream before it refuses"),
-    s("streams.intake_max_bytes", Text, "size of INTAKE before it refuses"),
-    s("streams.quarantine_max_bytes", Text, "size of QUARANTINE, oldest dropped"),
-    s("collector.signing_secret", Text, "secret of signed landing URLs; none refuses url="),
-    s("collector.trusted_proxies", List, "networks whose X-Forwarded-For is believed"),
-    s("collector.oldest_event", Text, "how old a ts the collector believes"),
-    s("collector.clicks_per_minute", Integer, "valid clicks of one address in a minute"),
-    s("collector.geoip_database", Text, "MaxMind database for events that name no geo"),
-    s("outbox.capacity", Text, "unsent bytes an outbox holds before it answers 503"),
-    s("outbox.keep_sent", Text, "sent bytes an outbox keeps for a resend"),
+    s(
+        "streams.shards",
+        Integer,
+        "EVENTS streams when they are made; fixed from then on",
+    ),
+    s(
+        "streams.replicas",
+        Integer,
+        "copies of each stream in a cluster: 1, 3 or 5",
+    ),
+    s(
+        "streams.events_max_bytes",
+        Text,
+        "size of each EVENTS stream before it refuses",
+    ),
+    s(
+        "streams.intake_max_bytes",
+        Text,
+        "size of INTAKE before it refuses",
+    ),
+    s(
+        "streams.quarantine_max_bytes",
+        Text,
+        "size of QUARANTINE, oldest dropped",
+    ),
+    s(
+        "collector.signing_secret",
+        Text,
+        "secret of signed landing URLs; none refuses url=",
+    ),
+    s(
+        "collector.trusted_proxies",
+        List,
+        "networks whose X-Forwarded-For is believed",
+    ),
+    s(
+        "collector.oldest_event",
+        Text,
+        "how old a ts the collector believes",
+    ),
+    s(
+        "collector.clicks_per_minute",
+        Integer,
+        "valid clicks of one address in a minute",
+    ),
+    s(
+        "collector.geoip_database",
+        Text,
+        "MaxMind database for events that name no geo",
+    ),
+    s(
+        "outbox.capacity",
+        Text,
+        "unsent bytes an outbox holds before it answers 503",
+    ),
+    s(
+        "outbox.keep_sent",
+        Text,
+        "sent bytes an outbox keeps for a resend",
+    ),
     s("store.cache", Text, "block cache shared by all shards"),
-    s("store.write_buffers", Text, "memory of writes not yet in files, all shards"),
-    s("http.max_connections", Integer, "connections at once; more wait"),
-    s("http.url", Text, "where commands find the API; default: as the deployment says"),
+    s(
+        "store.write_buffers",
+        Text,
+        "memory of writes not yet in files, all shards",
+    ),
+    s(
+        "http.max_connections",
+        Integer,
+        "connections at once; more wait",
+    ),
+    s(
+        "http.url",
+        Text,
+        "where commands find the API; default: as the deployment says",
+    ),
     s("http.key", Text, "API key that commands send"),
     s("json", Flag, "machine-readable output and logs"),
 ];
@@ -100,7 +191,9 @@ fn nearest(key: &str) -> &'static str {
     let likeness = |known: &str| {
         let whole = strsim::normalized_damerau_levenshtein(known, key);
         let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_string();
-        whole.max(strsim::normalized_damerau_levenshtein(&last(known), &last(key)) * SAME_NAME_ELSEWHERE)
+        whole.max(
+            strsim::normalized_damerau_levenshtein(&last(known), &last(key)) * SAME_NAME_ELSEWHERE,
+        )
     };
     SETTINGS
         .iter()
@@ -119,7 +212,11 @@ pub fn refuse_unknown(table: &toml::Table, place: &str) -> Result<(), ConfigErro
 
 fn walk(table: &toml::Table, prefix: &str, place: &str) -> Result<(), ConfigError> {
     for (name, value) in table {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let key = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         let section = format!("{key}.");
         match value {
             toml::Value::Table(inner) if SETTINGS.iter().any(|s| s.key.starts_with(&section)) => {
@@ -127,7 +224,11 @@ fn walk(table: &toml::Table, prefix: &str, place: &str) -> Result<(), ConfigErro
             }
             _ if by_key(&key).is_some() => {}
             _ => {
-                return Err(ConfigError::UnknownKey { place: place.into(), nearest: nearest(&key), key });
+                return Err(ConfigError::UnknownKey {
+                    place: place.into(),
+                    nearest: nearest(&key),
+                    key,
+                });
             }
         }
     }
@@ -142,7 +243,9 @@ pub fn value_of(setting: &Setting, variable: &str, text: &str) -> Result<toml::V
     };
     Ok(match setting.shape {
         Shape::Text => toml::Value::String(text.into()),
-        Shape::Integer => toml::Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?),
+        Shape::Integer => {
+            toml::Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?)
+        }
         Shape::Flag => match text.trim() {
             "1" | "true" | "yes" => toml::Value::Boolean(true),
             "0" | "false" | "no" | "" => toml::Value::Boolean(false),
@@ -162,7 +265,9 @@ pub fn put(table: &mut toml::Table, key: &str, value: toml::Value) {
             table.insert(key.into(), value);
         }
         Some((section, rest)) => {
-            let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let entry = table
+                .entry(section)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
             if let toml::Value::Table(inner) = entry {
                 put(inner, rest, value);
             }

@@ -35,13 +35,26 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     for (text, key, nearest) in [
-        ("[collector]\nsigning_secrt = 'x'", "collector.signing_secrt", "collector.signing_secret"),
+        (
+            "[collector]\nsigning_secrt = 'x'",
+            "collector.signing_secrt",
+            "collector.signing_secret",
+        ),
         ("lisen = 'x'", "lisen", "listen"),
-        ("[http]\nclicks_per_minute = 1", "http.clicks_per_minute", "collector.clicks_per_minute"),
+        (
+            "[http]\nclicks_per_minute = 1",
+            "http.clicks_per_minute",
+            "collector.clicks_per_minute",
+        ),
     ] {
-        let error = load(Some(file(text).path()), no_env, Vec::new()).unwrap_err().to_string();
+        let error = load(Some(file(text).path()), no_env, Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&format!("unknown key `{key}`")), "{error}");
-        assert!(error.contains(&format!("did you mean `{nearest}`?")), "{error}");
+        assert!(
+            error.contains(&format!("did you mean `{nearest}`?")),
+            "{error}"
+        );
     }
 }
 
@@ -49,11 +62,23 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
 fn a_bad_value_is_named_with_its_place() {
     let env = |name: &str| (name == "ADTALLY_OUTBOX_CAPACITY").then(|| "much".to_string());
     let error = load(None, env, Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("ADTALLY_OUTBOX_CAPACITY") && error.contains("`much`"), "{error}");
+    assert!(
+        error.contains("ADTALLY_OUTBOX_CAPACITY") && error.contains("`much`"),
+        "{error}"
+    );
     let env = |name: &str| (name == "ADTALLY_ROLES").then(|| "collector,judge".to_string());
     let error = load(None, env, Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("no role `judge`") && error.contains("collector, intake, projector, api"), "{error}");
-    let error = load(Some(file("[streams]\nshards = 0").path()), no_env, Vec::new()).unwrap_err().to_string();
+    assert!(
+        error.contains("no role `judge`") && error.contains("collector, intake, projector, api"),
+        "{error}"
+    );
+    let error = load(
+        Some(file("[streams]\nshards = 0").path()),
+        no_env,
+        Vec::new(),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("streams.shards"), "{error}");
 }
 
@@ -84,11 +109,17 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
             None => found.push(name.clone()),
         }
     }
-    let mut listed: Vec<String> = settings::SETTINGS.iter().map(|s| s.key.to_string()).collect();
+    let mut listed: Vec<String> = settings::SETTINGS
+        .iter()
+        .map(|s| s.key.to_string())
+        .collect();
     found.sort();
     listed.sort();
     assert_eq!(found, listed);
-    let mut variables: Vec<String> = settings::SETTINGS.iter().flat_map(|s| s.variables()).collect();
+    let mut variables: Vec<String> = settings::SETTINGS
+        .iter()
+        .flat_map(|s| s.variables())
+        .collect();
     variables.sort_unstable();
     let all = variables.len();
     variables.dedup();

@@ -20,10 +20,14 @@ pub struct Span(pub Duration);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUnit {
     /// Not a size.
-    #[error("`{0}` is not a size: write a whole number and a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as 512MiB")]
+    #[error(
+        "`{0}` is not a size: write a whole number and a unit of B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as 512MiB"
+    )]
     Size(String),
     /// Not a span.
-    #[error("`{0}` is not a span of time: write a whole number and a unit of ms, s, m, h or d, such as 30s or 7d")]
+    #[error(
+        "`{0}` is not a span of time: write a whole number and a unit of ms, s, m, h or d, such as 30s or 7d"
+    )]
     Span(String),
 }
 
@@ -40,12 +44,20 @@ const SIZE_UNITS: [(&str, u64); 10] = [
     ("tib", 1 << 40),
 ];
 
-const SPAN_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const SPAN_UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 /// Splits `12MiB` into its number and its unit's factor; none when either is unreadable or the product overflows.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let unit = unit.trim().to_ascii_lowercase();
     let factor = units.iter().find(|(name, _)| *name == unit)?.1;
@@ -75,10 +87,14 @@ impl FromStr for Span {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let best = SIZE_UNITS[6..].iter().rev().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+        let best = SIZE_UNITS[6..]
+            .iter()
+            .rev()
+            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
         match best {
             Some((_, factor)) => {
-                let name = ["KiB", "MiB", "GiB", "TiB"][(factor.trailing_zeros() / 10 - 1) as usize];
+                let name =
+                    ["KiB", "MiB", "GiB", "TiB"][(factor.trailing_zeros() / 10 - 1) as usize];
                 write!(f, "{}{name}", self.0 / factor)
             }
             None => write!(f, "{}B", self.0),
@@ -89,8 +105,12 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis() as u64;
-        let (name, factor) =
-            SPAN_UNITS.iter().rev().find(|(_, factor)| ms > 0 && ms % factor == 0).copied().unwrap_or(("ms", 1));
+        let (name, factor) = SPAN_UNITS
+            .iter()
+            .rev()
+            .find(|(_, factor)| ms > 0 && ms % factor == 0)
+            .copied()
+            .unwrap_or(("ms", 1));
         write!(f, "{}{name}", ms / factor)
     }
 }
@@ -142,11 +162,27 @@ mod tests {
 
     #[test]
     fn sizes_and_spans_mean_what_people_write() {
-        for (text, bytes) in [("512", 512), ("4 KiB", 4_096), ("2GB", 2_000_000_000), ("1gib", 1 << 30), ("0", 0)] {
+        for (text, bytes) in [
+            ("512", 512),
+            ("4 KiB", 4_096),
+            ("2GB", 2_000_000_000),
+            ("1gib", 1 << 30),
+            ("0", 0),
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(bytes), "{text}");
         }
-        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("24h", 86_400_000), ("7d", 604_800_000)] {
-            assert_eq!(text.parse::<Span>().unwrap(), Span(Duration::from_millis(ms)), "{text}");
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(
+                text.parse::<Span>().unwrap(),
+                Span(Duration::from_millis(ms)),
+                "{text}"
+            );
         }
     }
 

@@ -87,9 +87,17 @@ pub async fn compare(
 }
 
 /// What the API says of every ad of the sample, and whether it says that all up to `through_ms` is counted.
-async fn ask(api: &Api, sample: &Sample, through_ms: i64) -> Result<(BTreeMap<String, Counts>, bool), ApiError> {
+async fn ask(
+    api: &Api,
+    sample: &Sample,
+    through_ms: i64,
+) -> Result<(BTreeMap<String, Counts>, bool), ApiError> {
     let now = Utc::now().timestamp_millis();
-    let at = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap_or_default().to_rfc3339();
+    let at = |ms: i64| {
+        DateTime::from_timestamp_millis(ms)
+            .unwrap_or_default()
+            .to_rfc3339()
+    };
     let (start, end) = (at(now - BACK_MS), at(now + AHEAD_MS));
     let mut by_ad = BTreeMap::new();
     let mut complete = true;
@@ -103,9 +111,21 @@ async fn ask(api: &Api, sample: &Sample, through_ms: i64) -> Result<(BTreeMap<St
         ];
         let answer = api.get("/api/v1/analytics", &query).await?;
         complete &= is_complete(&answer, through_ms);
-        for row in answer.get("rows").and_then(Value::as_array).into_iter().flatten() {
-            let ad = row.get("ad_id").and_then(Value::as_str).unwrap_or_default().to_string();
-            by_ad.entry(ad).or_insert_with(Counts::default).add(&counts_of(row));
+        for row in answer
+            .get("rows")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let ad = row
+                .get("ad_id")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_string();
+            by_ad
+                .entry(ad)
+                .or_insert_with(Counts::default)
+                .add(&counts_of(row));
         }
     }
     Ok((by_ad, complete))
@@ -113,7 +133,9 @@ async fn ask(api: &Api, sample: &Sample, through_ms: i64) -> Result<(BTreeMap<St
 
 fn is_complete(answer: &Value, through_ms: i64) -> bool {
     let through = answer.get("complete_through").and_then(Value::as_str);
-    through.and_then(|t| DateTime::parse_from_rfc3339(t).ok()).is_some_and(|t| t.timestamp_millis() >= through_ms)
+    through
+        .and_then(|t| DateTime::parse_from_rfc3339(t).ok())
+        .is_some_and(|t| t.timestamp_millis() >= through_ms)
 }
 
 fn counts_of(row: &Value) -> Counts {
@@ -145,7 +167,8 @@ fn beside(sample: &Sample, expected: &[Counts], answered: &BTreeMap<String, Coun
         let line = &mut lines[ad.campaign];
         line.expected.add(&expected[index]);
         line.answered.add(&theirs);
-        for ((metric, ours), (_, theirs)) in expected[index].named().into_iter().zip(theirs.named()) {
+        for ((metric, ours), (_, theirs)) in expected[index].named().into_iter().zip(theirs.named())
+        {
             if ours != theirs {
                 differences.push(Difference {
                     campaign_id: line.campaign_id.clone(),
@@ -157,7 +180,12 @@ fn beside(sample: &Sample, expected: &[Counts], answered: &BTreeMap<String, Coun
             }
         }
     }
-    Comparison { campaigns: lines, differences, complete: false, visible_after_ms: None }
+    Comparison {
+        campaigns: lines,
+        differences,
+        complete: false,
+        visible_after_ms: None,
+    }
 }
 
 #[cfg(test)]
@@ -169,12 +197,21 @@ mod tests {
         let sample = Sample::new("");
         let mut expected = vec![Counts::default(); sample.ads.len()];
         expected[2].clicks = 4;
-        let answered = BTreeMap::from([(sample.ads[2].ad_id.clone(), Counts { clicks: 5, ..Counts::default() })]);
+        let answered = BTreeMap::from([(
+            sample.ads[2].ad_id.clone(),
+            Counts {
+                clicks: 5,
+                ..Counts::default()
+            },
+        )]);
         let comparison = beside(&sample, &expected, &answered);
         let [difference] = comparison.differences.as_slice() else {
             panic!("{:?}", comparison.differences);
         };
-        assert_eq!((difference.metric, difference.expected, difference.answered), ("clicks", 4, 5));
+        assert_eq!(
+            (difference.metric, difference.expected, difference.answered),
+            ("clicks", 4, 5)
+        );
         assert_eq!(difference.ad_id, sample.ads[2].ad_id);
         expected[2].clicks = 5;
         assert!(beside(&sample, &expected, &answered).differences.is_empty());

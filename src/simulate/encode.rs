@@ -67,8 +67,16 @@ pub fn object(event: &Event, sample: &Sample, now_ms: i64) -> Map<String, Value>
 }
 
 fn break_it(map: &mut Map<String, Value>, kind: Kind, fault: Fault, now_ms: i64) {
-    let key = if kind == Kind::Conversion { "advertiser_id" } else { "ad_id" };
-    let amount = if kind == Kind::Conversion { "value_micros" } else { "cost_micros" };
+    let key = if kind == Kind::Conversion {
+        "advertiser_id"
+    } else {
+        "ad_id"
+    };
+    let amount = if kind == Kind::Conversion {
+        "value_micros"
+    } else {
+        "cost_micros"
+    };
     match fault {
         // An unknown advertiser's conversion is taken, so a conversion is broken by naming nobody who converted.
         Fault::UnknownAd if kind == Kind::Conversion => {
@@ -130,9 +138,14 @@ pub fn path(event: &Event, sample: &Sample, now_ms: i64) -> Option<String> {
         Kind::Impression => "/i".to_string(),
         Kind::Conversion => "/conversion".to_string(),
         // Half of the clicks take the short form; the id decides, so that a retry takes the same one.
-        Kind::Click if event.fault.is_none() && event.id.ends_with(|c: char| c.is_ascii_digit()) => {
+        Kind::Click
+            if event.fault.is_none() && event.id.ends_with(|c: char| c.is_ascii_digit()) =>
+        {
             let ad = map.remove("ad_id");
-            format!("/c/{}", ad.as_ref().and_then(Value::as_str).unwrap_or_default())
+            format!(
+                "/c/{}",
+                ad.as_ref().and_then(Value::as_str).unwrap_or_default()
+            )
         }
         Kind::Click => "/click".to_string(),
     };
@@ -140,7 +153,9 @@ pub fn path(event: &Event, sample: &Sample, now_ms: i64) -> Option<String> {
         path.push(if n == 0 { '?' } else { '&' });
         path.push_str(name);
         path.push('=');
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_string);
         path.extend(utf8_percent_encode(&text, NON_ALPHANUMERIC));
     }
     Some(path)
@@ -164,9 +179,17 @@ mod tests {
                 continue;
             }
             let map = object(&event, &sample, 0);
-            assert!(map[id_field(event.kind)].as_str().is_some_and(|id| id.len() == 36));
+            assert!(
+                map[id_field(event.kind)]
+                    .as_str()
+                    .is_some_and(|id| id.len() == 36)
+            );
             let subject = subject(&event, &sample);
-            let key = if event.kind == Kind::Conversion { "advertiser_id" } else { "ad_id" };
+            let key = if event.kind == Kind::Conversion {
+                "advertiser_id"
+            } else {
+                "ad_id"
+            };
             assert!(subject.ends_with(map[key].as_str().unwrap()), "{subject}");
             let path = path(&event, &sample, 0).unwrap();
             assert!(path.is_ascii() && !path.contains(' '), "{path}");

@@ -137,14 +137,18 @@ impl Ledger {
 
     /// Notes that `event` was refused for good.
     pub fn refused(&self, event: &Event) {
-        let counter =
-            if event.fault.is_some() { &self.others.broken_refused } else { &self.others.wrongly_refused };
+        let counter = if event.fault.is_some() {
+            &self.others.broken_refused
+        } else {
+            &self.others.wrongly_refused
+        };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a send of `event` was acknowledged at `now_ms`.
     pub fn acknowledged(&self, event: &Event, sample: &Sample, now_ms: i64) {
-        self.last_acknowledged_ms.fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
+        self.last_acknowledged_ms
+            .fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
         if event.fault.is_some() {
             self.others.broken_accepted.fetch_add(1, Ordering::Relaxed);
             return;
@@ -155,13 +159,17 @@ impl Ledger {
         }
         self.kinds[event.kind as usize][2].fetch_add(1, Ordering::Relaxed);
         let counts = expected(event, sample);
-        let mut by_ad = self.by_ad.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut by_ad = self
+            .by_ad
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         by_ad[event.ad].add(&counts);
     }
 
     /// Notes that the broker has a broken event of which the refusal comes later and elsewhere.
     pub fn broken_published(&self, now_ms: i64) {
-        self.last_acknowledged_ms.fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
+        self.last_acknowledged_ms
+            .fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
     }
 
     /// Notes `n` refusals that were found in QUARANTINE.
@@ -176,12 +184,18 @@ impl Ledger {
 
     /// Events acknowledged so far, of all kinds.
     pub fn total_acknowledged(&self) -> u64 {
-        self.kinds.iter().map(|k| k[1].load(Ordering::Relaxed)).sum()
+        self.kinds
+            .iter()
+            .map(|k| k[1].load(Ordering::Relaxed))
+            .sum()
     }
 
     /// What every ad must show, by its index in the sample.
     pub fn expected_by_ad(&self) -> Vec<Counts> {
-        self.by_ad.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.by_ad
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// The sums.
@@ -191,7 +205,14 @@ impl Ledger {
             .into_iter()
             .map(|k| {
                 let [sent, acknowledged, distinct] = &self.kinds[k as usize];
-                (k.name(), Sends { sent: load(sent), acknowledged: load(acknowledged), distinct: load(distinct) })
+                (
+                    k.name(),
+                    Sends {
+                        sent: load(sent),
+                        acknowledged: load(acknowledged),
+                        distinct: load(distinct),
+                    },
+                )
             })
             .collect();
         Summary {
@@ -256,10 +277,17 @@ mod tests {
         assert_eq!((counts.clicks, counts.cost_micros), (1, 350_000));
         let clicks = ledger.summary().kinds["click"];
         assert_eq!((clicks.acknowledged, clicks.distinct), (2, 1));
-        let paused = Event { ad: 59, counted: Arc::default(), ..event };
+        let paused = Event {
+            ad: 59,
+            counted: Arc::default(),
+            ..event
+        };
         ledger.acknowledged(&paused, &sample, 7);
         let counts = ledger.expected_by_ad()[59];
-        assert_eq!((counts.clicks, counts.invalid_clicks, counts.cost_micros), (0, 1, 0));
+        assert_eq!(
+            (counts.clicks, counts.invalid_clicks, counts.cost_micros),
+            (0, 1, 0)
+        );
         assert_eq!(ledger.last_acknowledged_ms(), 7);
     }
 }

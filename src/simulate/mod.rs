@@ -119,17 +119,27 @@ impl Run {
     pub async fn prepare(&mut self) -> anyhow::Result<()> {
         let catalogue = self.sample.catalogue();
         for (list, kind, id) in DOCUMENTS {
-            for document in catalogue.get(list).and_then(Value::as_array).into_iter().flatten() {
+            for document in catalogue
+                .get(list)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 let name = document.get(id).and_then(Value::as_str).unwrap_or_default();
                 match &self.way {
                     Way::Http => {
-                        self.api.put(&format!("/api/v1/catalog/{list}/{name}"), document).await?;
+                        self.api
+                            .put(&format!("/api/v1/catalog/{list}/{name}"), document)
+                            .await?;
                     }
                     Way::Nats(jetstream) => {
-                        let subject = format!("{}.{kind}.{name}", adtally_streams::names::CATALOG_PREFIX);
+                        let subject =
+                            format!("{}.{kind}.{name}", adtally_streams::names::CATALOG_PREFIX);
                         let payload = document.to_string().into();
                         let ack = jetstream.publish(subject.clone(), payload).await;
-                        ack.context("publishing the sample catalogue")?.await.with_context(|| subject)?;
+                        ack.context("publishing the sample catalogue")?
+                            .await
+                            .with_context(|| subject)?;
                     }
                 }
             }
@@ -166,8 +176,15 @@ impl Run {
         bar.finish_and_clear();
         if let Way::Nats(jetstream) = &self.way {
             let expected = self.ledger.summary().broken_sent;
-            let found = over_nats::count_quarantined(jetstream, self.quarantine_before, &self.tag, expected).await?;
-            self.ledger.quarantined(found.saturating_sub(self.ledger.summary().broken_refused));
+            let found = over_nats::count_quarantined(
+                jetstream,
+                self.quarantine_before,
+                &self.tag,
+                expected,
+            )
+            .await?;
+            self.ledger
+                .quarantined(found.saturating_sub(self.ledger.summary().broken_refused));
         }
         Ok(())
     }
@@ -209,7 +226,8 @@ impl Run {
     /// Compares ledger and API.
     pub async fn report(&self) -> anyhow::Result<Report> {
         let sending = self.began.elapsed();
-        let comparison = compare::compare(&self.api, &self.sample, &self.ledger, VISIBLE_WITHIN).await?;
+        let comparison =
+            compare::compare(&self.api, &self.sample, &self.ledger, VISIBLE_WITHIN).await?;
         Ok(Report::new(self, self.made, sending, comparison))
     }
 }
@@ -224,7 +242,9 @@ pub const DOCUMENTS: [(&str, &str, &str); 3] = [
 /// The socket address and Host header of an http URL.
 pub async fn resolve(base: &str) -> anyhow::Result<(SocketAddr, String)> {
     let url = url::Url::parse(base).with_context(|| format!("`{base}` is not a URL"))?;
-    let host = url.host_str().with_context(|| format!("`{base}` names no host"))?;
+    let host = url
+        .host_str()
+        .with_context(|| format!("`{base}` names no host"))?;
     let port = url.port_or_known_default().unwrap_or(80);
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let address = tokio::net::lookup_host((name, port))
@@ -241,8 +261,14 @@ mod tests {
 
     #[test]
     fn tags_of_different_starts_differ_and_leave_room_for_ids() {
-        let (a, b) = (unique_tag(1, 1_760_000_000_000), unique_tag(1, 1_760_000_000_001));
+        let (a, b) = (
+            unique_tag(1, 1_760_000_000_000),
+            unique_tag(1, 1_760_000_000_001),
+        );
         assert_ne!(a, b);
-        assert!(a.len() <= 16 && a.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{a}");
+        assert!(
+            a.len() <= 16 && a.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
+            "{a}"
+        );
     }
 }

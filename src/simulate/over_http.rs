@@ -53,7 +53,15 @@ impl Target {
         ledger: Arc<Ledger>,
         patience: Duration,
     ) -> Self {
-        Self { address, host, key, sample, ledger, patience, next_address: AtomicU32::new(0) }
+        Self {
+            address,
+            host,
+            key,
+            sample,
+            ledger,
+            patience,
+            next_address: AtomicU32::new(0),
+        }
     }
 
     /// Another address of this machine, where the target is on it: 127.1.0.1 and on.
@@ -69,12 +77,19 @@ impl Target {
 
 /// Whether the collector's own paths take this event as it is meant.
 pub fn direct(event: &Event) -> bool {
-    matches!(event.fault, None | Some(super::traffic::Fault::UnknownAd | super::traffic::Fault::NoKey))
+    matches!(
+        event.fault,
+        None | Some(super::traffic::Fault::UnknownAd | super::traffic::Fault::NoKey)
+    )
 }
 
 /// One sender: takes jobs until the queue ends.
 pub async fn sender(target: Arc<Target>, queue: Queue) {
-    let mut link = Link { target: &target, open: None, clicks: 0 };
+    let mut link = Link {
+        target: &target,
+        open: None,
+        clicks: 0,
+    };
     loop {
         let job = queue.lock().await.recv().await;
         match job {
@@ -123,7 +138,9 @@ impl Link<'_> {
         let bytes = request("GET", &path, &target.host, &extra, b"");
         match self.until_answered(&bytes).await {
             None => target.ledger.gave_up(event),
-            Some(answer) if answer.status < 400 => target.ledger.acknowledged(event, &target.sample, now_ms()),
+            Some(answer) if answer.status < 400 => {
+                target.ledger.acknowledged(event, &target.sample, now_ms())
+            }
             Some(answer) => self.refused(event, &answer, ""),
         }
     }
@@ -144,7 +161,13 @@ impl Link<'_> {
         if let Some(key) = &target.key {
             extra.push_str(&format!("Authorization: Bearer {key}\r\n"));
         }
-        let bytes = request("POST", "/api/v1/events", &target.host, &extra, body.as_bytes());
+        let bytes = request(
+            "POST",
+            "/api/v1/events",
+            &target.host,
+            &extra,
+            body.as_bytes(),
+        );
         let Some(answer) = self.until_answered(&bytes).await else {
             events.iter().for_each(|e| target.ledger.gave_up(e));
             return;
@@ -153,7 +176,9 @@ impl Link<'_> {
             events.iter().for_each(|e| self.refused(e, &answer, ""));
             return;
         }
-        let posted: Posted = serde_json::from_slice(&answer.body).unwrap_or(Posted { rejected: Vec::new() });
+        let posted: Posted = serde_json::from_slice(&answer.body).unwrap_or(Posted {
+            rejected: Vec::new(),
+        });
         for (index, event) in events.iter().enumerate() {
             match posted.rejected.iter().find(|r| r.index == index) {
                 Some(rejected) => self.refused(event, &answer, &rejected.reason),
@@ -165,7 +190,10 @@ impl Link<'_> {
     fn refused(&self, event: &Event, answer: &Answer, reason: &str) {
         self.target.ledger.refused(event);
         if event.fault.is_none() {
-            let body = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
+            let body = String::from_utf8_lossy(&answer.body)
+                .chars()
+                .take(200)
+                .collect::<String>();
             tracing::warn!(kind = %event.kind, id = %event.id, status = answer.status, reason, body, "a sound event was refused");
         }
     }
@@ -177,7 +205,9 @@ impl Link<'_> {
         loop {
             match self.exchange(bytes).await {
                 Ok(answer) if answer.status < 500 && answer.status != 429 => return Some(answer),
-                Ok(answer) => tracing::debug!(status = answer.status, "not taken now; sending again"),
+                Ok(answer) => {
+                    tracing::debug!(status = answer.status, "not taken now; sending again")
+                }
                 Err(error) => tracing::debug!(%error, "no answer; sending again"),
             }
             if began.elapsed() >= self.target.patience {

@@ -90,7 +90,11 @@ impl Target {
         payload: &bytes::Bytes,
     ) -> anyhow::Result<()> {
         tokio::time::timeout(ACK_TIMEOUT, async {
-            let ack = self.jetstream.publish_with_headers(subject.to_string(), headers.clone(), payload.clone());
+            let ack = self.jetstream.publish_with_headers(
+                subject.to_string(),
+                headers.clone(),
+                payload.clone(),
+            );
             ack.await?.await?;
             Ok(())
         })
@@ -114,7 +118,9 @@ pub async fn count_quarantined(
     let stream = jetstream.get_stream(names::QUARANTINE_STREAM).await?;
     let consumer = stream
         .create_consumer(consumer::pull::OrderedConfig {
-            deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
+            deliver_policy: consumer::DeliverPolicy::ByStartSequence {
+                start_sequence: position + 1,
+            },
             ..Default::default()
         })
         .await?;

@@ -103,7 +103,10 @@ impl Report {
                 &line.campaign_id,
                 &line.expected,
                 &line.answered,
-                [money(line.expected.cost_micros), money(line.answered.cost_micros)],
+                [
+                    money(line.expected.cost_micros),
+                    money(line.answered.cost_micros),
+                ],
             ));
         }
         // Money of different currencies has no sum.
@@ -113,7 +116,11 @@ impl Report {
 
     fn findings(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let rate = if self.seconds > 0.0 { self.events as f64 / self.seconds } else { 0.0 };
+        let rate = if self.seconds > 0.0 {
+            self.events as f64 / self.seconds
+        } else {
+            0.0
+        };
         lines.push(format!(
             "{} events by {} in {:.1} s ({rate:.0} a second), seed {}, {} sends repeated.",
             grouped(self.events as i64),
@@ -123,24 +130,44 @@ impl Report {
             self.sends.retries
         ));
         if self.sends.given_up > 0 {
-            lines.push(format!("{} events were never acknowledged: whether they count is unknown.", self.sends.given_up));
+            lines.push(format!(
+                "{} events were never acknowledged: whether they count is unknown.",
+                self.sends.given_up
+            ));
         }
         if self.sends.wrongly_refused > 0 {
-            lines.push(format!("{} sound events were refused.", self.sends.wrongly_refused));
+            lines.push(format!(
+                "{} sound events were refused.",
+                self.sends.wrongly_refused
+            ));
         }
         if self.sends.broken_accepted > 0 {
-            lines.push(format!("{} broken events were accepted.", self.sends.broken_accepted));
+            lines.push(format!(
+                "{} broken events were accepted.",
+                self.sends.broken_accepted
+            ));
         }
         if self.sends.broken_refused != self.sends.broken_sent {
             let (sent, refused) = (self.sends.broken_sent, self.sends.broken_refused);
-            lines.push(format!("{sent} broken events were sent and {refused} refused."));
+            lines.push(format!(
+                "{sent} broken events were sent and {refused} refused."
+            ));
         }
         for d in self.comparison.differences.iter().take(SHOWN_DIFFERENCES) {
-            lines.push(format!("{}: {} sent {}, API {}.", d.ad_id, d.metric, d.expected, d.answered));
+            lines.push(format!(
+                "{}: {} sent {}, API {}.",
+                d.ad_id, d.metric, d.expected, d.answered
+            ));
         }
-        let hidden = self.comparison.differences.len().saturating_sub(SHOWN_DIFFERENCES);
+        let hidden = self
+            .comparison
+            .differences
+            .len()
+            .saturating_sub(SHOWN_DIFFERENCES);
         if hidden > 0 {
-            lines.push(format!("And {hidden} more differences; --report FILE has them all."));
+            lines.push(format!(
+                "And {hidden} more differences; --report FILE has them all."
+            ));
         }
         if !self.comparison.complete {
             lines.push("The API does not yet say that everything acknowledged is counted (complete_through).".into());
@@ -169,7 +196,9 @@ fn row(name: &str, ours: &Counts, theirs: &Counts, cost: [String; 2]) -> Vec<Str
 
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(header.iter().copied());
     table
 }
 
@@ -202,7 +231,11 @@ pub fn amount(micros: i64) -> String {
     let all = micros.unsigned_abs();
     let fraction = format!("{:06}", all % 1_000_000);
     let kept = fraction.trim_end_matches('0').len().max(2);
-    format!("{sign}{}.{}", grouped((all / 1_000_000) as i64), &fraction[..kept])
+    format!(
+        "{sign}{}.{}",
+        grouped((all / 1_000_000) as i64),
+        &fraction[..kept]
+    )
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -212,8 +245,14 @@ pub fn progress(plan: Plan) -> ProgressBar {
         _ => None,
     });
     let (bar, template) = match expected {
-        Some(n) => (ProgressBar::new(n), "{wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta} left"),
-        None => (ProgressBar::new_spinner(), "{spinner} {human_pos} events, {per_sec}"),
+        Some(n) => (
+            ProgressBar::new(n),
+            "{wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta} left",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {human_pos} events, {per_sec}",
+        ),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -227,7 +266,18 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!([grouped(0), grouped(999), grouped(1_234_567), grouped(-1_000)], ["0", "999", "1,234,567", "-1,000"]);
-        assert_eq!([amount(350_000), amount(1_234_500_001), amount(-5)], ["0.35", "1,234.500001", "-0.000005"]);
+        assert_eq!(
+            [
+                grouped(0),
+                grouped(999),
+                grouped(1_234_567),
+                grouped(-1_000)
+            ],
+            ["0", "999", "1,234,567", "-1,000"]
+        );
+        assert_eq!(
+            [amount(350_000), amount(1_234_500_001), amount(-5)],
+            ["0.35", "1,234.500001", "-0.000005"]
+        );
     }
 }

@@ -85,7 +85,11 @@ pub const CREATIVES: [&str; 3] = ["a", "b", "c"];
 impl Sample {
     /// The sample with `prefix` before every id.
     pub fn new(prefix: &str) -> Self {
-        let mut sample = Self { advertisers: Vec::new(), campaigns: Vec::new(), ads: Vec::new() };
+        let mut sample = Self {
+            advertisers: Vec::new(),
+            campaigns: Vec::new(),
+            ads: Vec::new(),
+        };
         for (short, name, currency, time_zone) in ADVERTISERS {
             let advertiser = sample.advertisers.len();
             sample.advertisers.push(Advertiser {
@@ -99,9 +103,17 @@ impl Sample {
                 let paused = (short, what) == PAUSED;
                 let campaign_id = format!("{prefix}{short}-{what}");
                 for n in 1..=ADS_PER_CAMPAIGN {
-                    sample.ads.push(Ad { ad_id: format!("{campaign_id}-{n}"), campaign });
+                    sample.ads.push(Ad {
+                        ad_id: format!("{campaign_id}-{n}"),
+                        campaign,
+                    });
                 }
-                sample.campaigns.push(Campaign { campaign_id, advertiser, pricing, paused });
+                sample.campaigns.push(Campaign {
+                    campaign_id,
+                    advertiser,
+                    pricing,
+                    paused,
+                });
             }
         }
         sample
@@ -163,9 +175,21 @@ mod tests {
     #[test]
     fn the_sample_is_what_its_description_says() {
         let sample = Sample::new("x-");
-        assert_eq!((sample.advertisers.len(), sample.campaigns.len(), sample.ads.len()), (4, 12, 60));
+        assert_eq!(
+            (
+                sample.advertisers.len(),
+                sample.campaigns.len(),
+                sample.ads.len()
+            ),
+            (4, 12, 60)
+        );
         assert_eq!(sample.campaigns.iter().filter(|c| c.paused).count(), 1);
-        assert!(sample.ads.iter().all(|a| a.ad_id.starts_with("x-") && a.ad_id.len() <= 64));
+        assert!(
+            sample
+                .ads
+                .iter()
+                .all(|a| a.ad_id.starts_with("x-") && a.ad_id.len() <= 64)
+        );
         for campaign in &sample.campaigns {
             if let Pricing::PerThousand(price) = campaign.pricing {
                 assert_eq!(price % 1_000, 0);

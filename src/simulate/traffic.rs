@@ -56,7 +56,10 @@ const BROWSERS: [(&str, &str); 7] = [
         "desktop",
         "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/605.1.15",
     ),
-    ("desktop", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    (
+        "desktop",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    ),
     (
         "tablet",
         "Mozilla/5.0 (iPad; CPU OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1",
@@ -73,9 +76,15 @@ const BOTS: [&str; 3] = [
     "Mozilla/5.0 (compatible; AhrefsBot/7.0; +http://ahrefs.com/robot/)",
 ];
 
-const REGIONS: [&str; 10] = ["US-NY", "US-CA", "US-TX", "IN-WB", "IN-KA", "AU-NSW", "DE", "FR", "GB", "JP"];
-const REFERRERS: [&str; 4] =
-    ["https://news.example/", "https://video.example/watch", "https://blog.example/post/42", "https://mail.example/"];
+const REGIONS: [&str; 10] = [
+    "US-NY", "US-CA", "US-TX", "IN-WB", "IN-KA", "AU-NSW", "DE", "FR", "GB", "JP",
+];
+const REFERRERS: [&str; 4] = [
+    "https://news.example/",
+    "https://video.example/watch",
+    "https://blog.example/post/42",
+    "https://mail.example/",
+];
 
 /// What is wrong with a broken event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +188,13 @@ impl Traffic {
     /// The traffic of `seed` over the ads of `sample`.
     pub fn new(seed: u64, sample: Arc<Sample>) -> Self {
         let zipf = Zipf::new(sample.ads.len());
-        Self { rng: Rng::new(seed), sample, zipf, step: 0, due: VecDeque::new() }
+        Self {
+            rng: Rng::new(seed),
+            sample,
+            zipf,
+            step: 0,
+            due: VecDeque::new(),
+        }
     }
 
     /// The next event, as of `now_ms` (Unix milliseconds).
@@ -207,7 +222,9 @@ impl Traffic {
 
     fn mint(&mut self, now_ms: i64) -> String {
         let bytes = self.rng.ten_bytes();
-        uuid::Builder::from_unix_timestamp_millis(now_ms.max(0) as u64, &bytes).into_uuid().to_string()
+        uuid::Builder::from_unix_timestamp_millis(now_ms.max(0) as u64, &bytes)
+            .into_uuid()
+            .to_string()
     }
 
     fn impression(&mut self, now_ms: i64) -> Event {
@@ -258,14 +275,26 @@ impl Traffic {
             Kind::Conversion => 0,
         };
         let next = match event.kind {
-            Kind::Impression if self.rng.chance(if event.bot { BOT_CTR_PER_MILLE } else { CTR_PER_MILLE }) => {
+            Kind::Impression
+                if self.rng.chance(if event.bot {
+                    BOT_CTR_PER_MILLE
+                } else {
+                    CTR_PER_MILLE
+                }) =>
+            {
                 Some(Kind::Click)
             }
             Kind::Click if self.rng.chance(CONVERSION_PER_MILLE) => Some(Kind::Conversion),
             _ => None,
         };
         if let Some(kind) = next {
-            let mut child = Event { kind, id: String::new(), ts_ms: None, counted: Arc::default(), ..event.clone() };
+            let mut child = Event {
+                kind,
+                id: String::new(),
+                ts_ms: None,
+                counted: Arc::default(),
+                ..event.clone()
+            };
             child.parent_id = Some(event.id.clone());
             if kind == Kind::Conversion {
                 child.value_micros = 1_000_000 * (1 + self.rng.below(200) as i64);
@@ -274,7 +303,13 @@ impl Traffic {
             self.queue(wait, child);
         }
         if self.rng.chance(twice) {
-            self.queue(DOUBLE_AFTER, Event { second_send: true, ..event.clone() });
+            self.queue(
+                DOUBLE_AFTER,
+                Event {
+                    second_send: true,
+                    ..event.clone()
+                },
+            );
         }
     }
 
@@ -305,7 +340,12 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_traffic_every_time_and_another_seed_another() {
-        let texts = |seed| run(seed, 5_000).iter().map(|e| format!("{} {} {}", e.id, e.ad, e.visitor)).collect();
+        let texts = |seed| {
+            run(seed, 5_000)
+                .iter()
+                .map(|e| format!("{} {} {}", e.id, e.ad, e.visitor))
+                .collect()
+        };
         let (a, b, c): (Vec<String>, Vec<String>, Vec<String>) = (texts(7), texts(7), texts(8));
         assert_eq!(a, b);
         assert_ne!(a, c);
@@ -318,9 +358,18 @@ mod tests {
             events.iter().filter(|e| f(e)).count() as f64 / events.len() as f64
         };
         let clicks = share(&|e| e.kind == Kind::Click) / share(&|e| e.kind == Kind::Impression);
-        assert!((0.018..0.028).contains(&clicks), "clicks per impression: {clicks}");
-        assert!((0.008..0.012).contains(&share(&|e| e.ts_ms.is_some())), "late");
-        assert!((0.003..0.007).contains(&share(&|e| e.fault.is_some())), "broken");
+        assert!(
+            (0.018..0.028).contains(&clicks),
+            "clicks per impression: {clicks}"
+        );
+        assert!(
+            (0.008..0.012).contains(&share(&|e| e.ts_ms.is_some())),
+            "late"
+        );
+        assert!(
+            (0.003..0.007).contains(&share(&|e| e.fault.is_some())),
+            "broken"
+        );
         assert!(share(&|e| e.kind == Kind::Conversion) > 0.0005);
         let mut sends: HashMap<&str, u32> = HashMap::new();
         for event in &events {
@@ -335,7 +384,8 @@ mod tests {
     fn what_is_sent_twice_is_counted_once() {
         let events = run(3, 50_000);
         let counted = events.iter().filter(|e| e.count_once()).count();
-        let distinct: std::collections::HashSet<&str> = events.iter().map(|e| e.id.as_str()).collect();
+        let distinct: std::collections::HashSet<&str> =
+            events.iter().map(|e| e.id.as_str()).collect();
         assert_eq!(counted, distinct.len());
         assert!(counted < events.len());
     }

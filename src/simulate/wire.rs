@@ -37,13 +37,22 @@ pub struct Answer {
 impl Connection {
     /// Connects, from `local` where one is given.
     pub async fn open(to: SocketAddr, local: Option<IpAddr>) -> io::Result<Self> {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         if let Some(ip) = local {
             socket.bind(SocketAddr::new(ip, 0))?;
         }
-        let stream = tokio::time::timeout(EXCHANGE_TIMEOUT, socket.connect(to)).await.map_err(|_| timeout())??;
+        let stream = tokio::time::timeout(EXCHANGE_TIMEOUT, socket.connect(to))
+            .await
+            .map_err(|_| timeout())??;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(1_024) })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(1_024),
+        })
     }
 
     /// Sends a whole request and reads its answer. After an error the connection must not be used again.
@@ -67,7 +76,8 @@ impl Connection {
             }
             self.fill().await?;
         };
-        let head = std::str::from_utf8(&self.buffer[..head_end]).map_err(|_| bad("the head is not text"))?;
+        let head = std::str::from_utf8(&self.buffer[..head_end])
+            .map_err(|_| bad("the head is not text"))?;
         let status: u16 = head
             .split(' ')
             .nth(1)
@@ -85,12 +95,19 @@ impl Connection {
         while self.buffer.len() < head_end + length {
             self.fill().await?;
         }
-        Ok(Answer { status, body: self.buffer[head_end..head_end + length].to_vec(), closes })
+        Ok(Answer {
+            status,
+            body: self.buffer[head_end..head_end + length].to_vec(),
+            closes,
+        })
     }
 
     async fn fill(&mut self) -> io::Result<()> {
         if self.stream.read_buf(&mut self.buffer).await? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ));
         }
         Ok(())
     }
@@ -118,8 +135,14 @@ fn timeout() -> io::Error {
 /// A request's bytes. `extra` is whole header lines, each with its CR LF.
 pub fn request(method: &str, path: &str, host: &str, extra: &str, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len() + extra.len() + body.len() + 128);
-    let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-    out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}{extra}\r\n").as_bytes());
+    let length = if method == "POST" {
+        format!("Content-Length: {}\r\n", body.len())
+    } else {
+        String::new()
+    };
+    out.extend_from_slice(
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}{extra}\r\n").as_bytes(),
+    );
     out.extend_from_slice(body);
     out
 }
@@ -151,10 +174,22 @@ mod tests {
             eprintln!("skipped: this system has only one loopback address");
             return;
         };
-        let first = connection.exchange(&request("GET", "/click", "h", "", b"")).await.unwrap();
-        assert_eq!((first.status, first.body.len(), first.closes), (302, 0, false));
-        let second = connection.exchange(&request("POST", "/x", "h", "", b"[]")).await.unwrap();
-        assert_eq!((second.status, second.body.as_slice(), second.closes), (202, &b"{}"[..], true));
+        let first = connection
+            .exchange(&request("GET", "/click", "h", "", b""))
+            .await
+            .unwrap();
+        assert_eq!(
+            (first.status, first.body.len(), first.closes),
+            (302, 0, false)
+        );
+        let second = connection
+            .exchange(&request("POST", "/x", "h", "", b"[]"))
+            .await
+            .unwrap();
+        assert_eq!(
+            (second.status, second.body.as_slice(), second.closes),
+            (202, &b"{}"[..], true)
+        );
         assert_eq!(server.await.unwrap(), local);
     }
 }
