@@ -1,0 +1,56 @@
+# `make` lists what can be made. Everything goes through tools/setup, which brings what the machine lacks and
+# writes env.sh, so cargo finds it. Plain `cargo build` works too where libclang and a C++ compiler are
+# installed; RocksDB then takes about 15 minutes instead of 4.
+
+SHELL := /bin/sh
+ADTALLY_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/adtally
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export ADTALLY_CACHE CARGO_TARGET_DIR
+
+# Read anew by every recipe line, because make starts a new shell for each.
+env := . "$(ADTALLY_CACHE)/env.sh" &&
+adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests first-build build demo lint checks test bench clean-cache
+# What is to be made first stands first in each list; cargo uses all cores by itself.
+.NOTPARALLEL:
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  ARGS=... is handed to adtally by demo and bench."
+	@echo "  CARGO_TARGET_DIR=... and ADTALLY_CACHE=... say where the artifacts and the cache lie."
+
+setup: ## brings nats-server, libclang and a quickly built RocksDB into the cache folder
+	@tools/setup
+
+setup-tests:
+	@tools/setup --tests
+
+# Said before the wait, not after it; cargo's own bar counts the crates.
+first-build:
+	@test -d "$(CARGO_TARGET_DIR)/debug/deps" || \
+		echo "first build: 300 crates, about 4 min on 2 cores (once); cargo shows how far it is" >&2
+
+build: setup first-build ## builds adtally
+	@$(env) cargo build --workspace --locked
+
+demo: build ## builds adtally and shows it at work
+	@$(env) $(adtally) demo $(ARGS)
+
+lint: setup first-build checks ## checks the format and runs clippy, warnings are errors
+
+checks:
+	@cargo fmt --all --check
+	@$(env) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# --all-targets leaves out documentation tests: each would be linked with RocksDB by itself.
+test: setup-tests first-build checks ## checks the format, runs clippy and all tests against real nats-servers
+	@$(env) cargo test --workspace --all-targets --locked
+
+bench: build ## runs the benchmarks
+	@$(env) tools/bench $(ARGS)
+
+clean-cache: ## removes the cache folder: RocksDB, nats-server, libclang, test clients, CI artifacts
+	rm -rf "$(ADTALLY_CACHE)"
