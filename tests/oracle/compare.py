@@ -44,20 +44,37 @@ class Comparison:
         self.questions += 1
         return answer
 
+    async def between(self, least, most, timeout_s=120):
+        """Waits until the sum of all campaigns is at least `least` and holds still; it must not pass `most`."""
+        began, last = time.monotonic(), None
+        while time.monotonic() - began < timeout_s:
+            got = sum(await self.sums())
+            if got >= least and got == last:
+                break
+            last = got
+            await asyncio.sleep(2)
+        if not least <= got <= most:
+            self.differences.append(f"while some were unanswered: expected {least} to {most} events, got {got}")
+        return got
+
+    async def sums(self):
+        """Impressions, invalid impressions and clicks over all campaigns, as the service answers them now."""
+        got = [0, 0, 0]
+        for campaign in sorted({k[0] for k in self.tally.cells}):
+            path = f"/api/v1/analytics?campaign_id={campaign}&start=2020-01-01T00:00Z&end=2027-06-01T00:00Z&granularity=total&time_zone=UTC"
+            status, _, body = await self.http.request("GET", path, self.headers)
+            if status == 200:
+                totals = json.loads(body)["totals"]
+                got = [a + totals[n] for a, n in zip(got, ("impressions", "invalid_impressions", "gross_clicks"))]
+        return got
+
     async def visible(self, timeout_s=120):
         """Waits until every counted event is visible, as a sum over all campaigns."""
-        campaigns = sorted({k[0] for k in self.tally.cells})
         want = [sum(c[i] for c in self.tally.cells.values()) for i in range(3)]
         began = time.monotonic()
         got = None
         while time.monotonic() - began < timeout_s:
-            got = [0, 0, 0]
-            for campaign in campaigns:
-                path = f"/api/v1/analytics?campaign_id={campaign}&start=2020-01-01T00:00Z&end=2027-06-01T00:00Z&granularity=total&time_zone=UTC"
-                status, _, body = await self.http.request("GET", path, self.headers)
-                if status == 200:
-                    totals = json.loads(body)["totals"]
-                    got = [a + totals[n] for a, n in zip(got, ("impressions", "invalid_impressions", "gross_clicks"))]
+            got = await self.sums()
             if got == want:
                 return True
             if all(a >= b for a, b in zip(got, want)):

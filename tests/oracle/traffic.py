@@ -61,7 +61,7 @@ def changes_of_clock():
 class Traffic:
     """The plan of one run."""
 
-    def __init__(self, catalogue, seed, events, ways=(("post", 60), ("get", 30), ("nats", 10)), collectors=2):
+    def __init__(self, catalogue, seed, events, ways=(("post", 60), ("get", 30), ("nats", 10)), collectors=2, minted=True):
         self.rng = random.Random(seed)
         self.catalogue = catalogue
         self.ads = list(catalogue.ads)
@@ -72,6 +72,7 @@ class Traffic:
         self.ways = [w for w, _ in ways]
         self.way_weights = [n for _, n in ways]
         self.collectors = collectors
+        self.minted = minted
         self.changes = changes_of_clock()
         self.picked = iter(())
         self.sequence = 0
@@ -133,7 +134,7 @@ class Traffic:
             event["bot"] = True
         elif way == "get" and rng.random() < 0.02:
             event["prefetch"] = True
-        if way == "get" and kind == "impression" and rng.random() < 0.5:
+        if way == "get" and kind == "impression" and self.minted and rng.random() < 0.5:
             event["id"] = None
         return event
 
