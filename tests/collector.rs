@@ -1,72 +1,13 @@
 //! The collector's answers, to the letter of the contract, and what each of them leaves in the numbers.
 
-use std::time::Duration;
-
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::header::{HeaderMap, LOCATION};
-use serde_json::Value;
+use reqwest::header::LOCATION;
 use sha2::Sha256;
 
-use crate::support::{Options, Server, block_on, client, small_catalogue, wait_for};
+use crate::support::http::{BROWSER, ask, ask_as, wait_totals};
+use crate::support::{Options, Server, get, small_catalogue, wait_for};
 
-const BROWSER: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
 const SECRET: &str = "a secret of the test";
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
-    }
-
-    fn problem(&self) -> Value {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{}", String::from_utf8_lossy(&self.body));
-        let problem: Value = serde_json::from_slice(&self.body).unwrap();
-        for name in ["type", "title", "status", "detail"] {
-            assert!(problem.get(name).is_some(), "{name} is missing in {problem}");
-        }
-        assert_eq!(problem["status"], self.status);
-        problem
-    }
-}
-
-fn ask_as(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-    block_on(async {
-        let mut request = client().request(method.parse().unwrap(), format!("{}{path}", server.url));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let answer = request.send().await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
-    })
-}
-
-fn ask(server: &Server, path: &str) -> Answer {
-    ask_as(server, "GET", path, &[("user-agent", BROWSER)])
-}
-
-fn totals(server: &Server, campaign: &str) -> Value {
-    server.json(&format!("/api/v1/analytics?campaign_id={campaign}&granularity=total"))["totals"].clone()
-}
-
-/// Waits until a campaign's totals hold these values.
-pub(crate) fn wait_totals(server: &Server, campaign: &str, expected: &[(&str, i64)]) {
-    let mut last = Value::Null;
-    let began = std::time::Instant::now();
-    while began.elapsed() < Duration::from_secs(15) {
-        last = totals(server, campaign);
-        if expected.iter().all(|(name, value)| last[*name] == *value) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("expected {expected:?}, got {last}");
-}
 
 fn started() -> Server {
     let server = Server::start(Options::default().env("ADTALLY_SIGNING_SECRET", SECRET));
@@ -137,7 +78,7 @@ fn a_conversion_answers_204_or_a_gif() {
     assert_eq!(ask(&server, "/conversion?advertiser_id=acme&click_id=c-1&value_micros=many").status, 400);
     // Three deliveries of one conversion are one.
     wait_for("the conversion to be folded once", || {
-        let (_, text) = crate::support::get(&format!("{}/metrics", server.url));
+        let (_, text) = get(&format!("{}/metrics", server.url));
         let sum: f64 = text
             .lines()
             .filter(|l| l.starts_with("adtally_shard_events_total{") && l.contains("kind=\"conversion\""))

@@ -1,6 +1,15 @@
 //! How we know: one integration binary against real nats-servers, real files, real HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
 mod collector;
+mod commands;
+mod faults;
+mod intake;
+mod keys;
+mod openapi;
 mod oracle;
+mod queries;
+mod rooms;
+mod streams;
 mod support;

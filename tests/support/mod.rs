@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+pub mod http;
+
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,85 @@
+//! Requests of the tests, and what every answer must look like.
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+use super::{Server, block_on, client};
+
+/// A browser that no bot list knows.
+pub const BROWSER: &str =
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
+
+/// A whole answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// The body as an RFC 9457 problem document of this status.
+    pub fn problem(&self) -> Value {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{} {}", self.status, self.text());
+        let problem = self.json();
+        for name in ["type", "title", "status", "detail"] {
+            assert!(problem.get(name).is_some(), "{name} is missing in {problem}");
+        }
+        assert_eq!(problem["status"], self.status);
+        problem
+    }
+}
+
+/// One request with a body.
+pub fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    block_on(async {
+        let mut request = client().request(method.parse().unwrap(), format!("{}{path}", server.url)).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+    })
+}
+
+/// One request without a body.
+pub fn ask_as(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    send(server, method, path, headers, Vec::new())
+}
+
+/// A browser's GET.
+pub fn ask(server: &Server, path: &str) -> Answer {
+    ask_as(server, "GET", path, &[("user-agent", BROWSER)])
+}
+
+/// A POST of JSON.
+pub fn post_json(server: &Server, path: &str, body: &Value) -> Answer {
+    send(server, "POST", path, &[("content-type", "application/json")], body.to_string().into_bytes())
+}
+
+/// Waits until a campaign's totals, over all time, hold these values.
+pub fn wait_totals(server: &Server, campaign: &str, expected: &[(&str, i64)]) {
+    let path = format!("/api/v1/analytics?campaign_id={campaign}&granularity=total&start=2001-01-01T00:00Z&end=2100-01-01T00:00Z");
+    let began = std::time::Instant::now();
+    let mut last = Value::Null;
+    while began.elapsed() < std::time::Duration::from_secs(20) {
+        last = server.json(&path)["totals"].clone();
+        if expected.iter().all(|(name, value)| last[*name] == *value) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("expected {expected:?}, got {last}\n{}", server.log());
+}
