@@ -26,15 +26,34 @@ fn bad_questions_are_answered_with_what_is_wrong() {
         ("campaign_id", "campaign_id=has%20space".to_owned()),
         ("campaign_id", format!("campaign_id={long}")),
         ("campaign_id", "campaign_id=%ff%fe".to_owned()),
-        ("start", "campaign_id=spring&start=yesterday&end=2026-01-01T00:00Z".to_owned()),
-        ("end", "campaign_id=spring&start=2026-01-02T00:00Z&end=2026-01-01T00:00Z".to_owned()),
-        ("granularity", "campaign_id=spring&granularity=second".to_owned()),
+        (
+            "start",
+            "campaign_id=spring&start=yesterday&end=2026-01-01T00:00Z".to_owned(),
+        ),
+        (
+            "end",
+            "campaign_id=spring&start=2026-01-02T00:00Z&end=2026-01-01T00:00Z".to_owned(),
+        ),
+        (
+            "granularity",
+            "campaign_id=spring&granularity=second".to_owned(),
+        ),
         ("group_by", "campaign_id=spring&group_by=colour".to_owned()),
-        ("time_zone", "campaign_id=spring&time_zone=Mars/Olympus".to_owned()),
+        (
+            "time_zone",
+            "campaign_id=spring&time_zone=Mars/Olympus".to_owned(),
+        ),
         ("fill", "campaign_id=spring&fill=maybe".to_owned()),
         ("format", "campaign_id=spring&format=xml".to_owned()),
-        ("campain_id", "campain_id=spring&campaign_id=spring".to_owned()),
-        ("", "campaign_id=spring&granularity=minute&start=1926-01-01T00:00Z&end=2026-01-01T00:00Z".to_owned()),
+        (
+            "campain_id",
+            "campain_id=spring&campaign_id=spring".to_owned(),
+        ),
+        (
+            "",
+            "campaign_id=spring&granularity=minute&start=1926-01-01T00:00Z&end=2026-01-01T00:00Z"
+                .to_owned(),
+        ),
     ] {
         let answer = ask(&server, &format!("/api/v1/analytics?{query}"));
         assert_eq!(answer.status, 400, "{query}: {}", answer.text());
@@ -72,8 +91,12 @@ fn bad_items_do_not_lose_their_neighbours() {
     assert_eq!(answer.status, 202, "{}", answer.text());
     let answer = answer.json();
     assert_eq!(answer["accepted"], 2);
-    let reasons: Vec<_> =
-        answer["rejected"].as_array().unwrap().iter().map(|r| (r["index"].as_u64().unwrap(), r["reason"].as_str().unwrap())).collect();
+    let reasons: Vec<_> = answer["rejected"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["index"].as_u64().unwrap(), r["reason"].as_str().unwrap()))
+        .collect();
     assert_eq!(
         reasons,
         [
@@ -90,7 +113,12 @@ fn bad_items_do_not_lose_their_neighbours() {
     );
     wait_totals(&server, "spring", &[("clicks", 1), ("impressions", 1)]);
     let (_, metrics) = get(&format!("{}/metrics", server.url));
-    assert!(metrics.lines().any(|l| l.starts_with("adtally_events_refused_total{") && l.contains("unknown_ad")), "{metrics}");
+    assert!(
+        metrics
+            .lines()
+            .any(|l| l.starts_with("adtally_events_refused_total{") && l.contains("unknown_ad")),
+        "{metrics}"
+    );
     still_whole(&server);
 }
 
@@ -100,20 +128,62 @@ fn bodies_that_are_no_events_are_refused_whole() {
     let deep = "[".repeat(100_000);
     for (what, headers, body, expected) in [
         ("nothing", vec![], Vec::new(), vec![400]),
-        ("no JSON", vec![("content-type", "application/json")], b"hello".to_vec(), vec![400, 422]),
-        ("cut off", vec![("content-type", "application/json")], b"[{\"kind\":\"click\"".to_vec(), vec![400, 422]),
-        ("not UTF-8", vec![("content-type", "application/json")], vec![b'[', 0xff, 0xfe, b']'], vec![400, 422]),
-        ("deeply nested", vec![("content-type", "application/json")], deep.into_bytes(), vec![400, 422]),
-        ("10 MB", vec![("content-type", "application/json")], vec![b' '; 10 << 20], vec![413]),
+        (
+            "no JSON",
+            vec![("content-type", "application/json")],
+            b"hello".to_vec(),
+            vec![400, 422],
+        ),
+        (
+            "cut off",
+            vec![("content-type", "application/json")],
+            b"[{\"kind\":\"click\"".to_vec(),
+            vec![400, 422],
+        ),
+        (
+            "not UTF-8",
+            vec![("content-type", "application/json")],
+            vec![b'[', 0xff, 0xfe, b']'],
+            vec![400, 422],
+        ),
+        (
+            "deeply nested",
+            vec![("content-type", "application/json")],
+            deep.into_bytes(),
+            vec![400, 422],
+        ),
+        (
+            "10 MB",
+            vec![("content-type", "application/json")],
+            vec![b' '; 10 << 20],
+            vec![413],
+        ),
     ] {
         let answer = send(&server, "POST", "/api/v1/events", &headers, body);
-        assert!(expected.contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
+        assert!(
+            expected.contains(&answer.status),
+            "{what}: {} {}",
+            answer.status,
+            answer.text()
+        );
         answer.problem();
     }
     let lines = "{\"kind\":\"click\",\"click_id\":\"n1\",\"ad_id\":\"banner\"}\n\nnonsense\n{\"kind\":\"click\",\"click_id\":\"n2\",\"ad_id\":\"banner\"}\n";
-    let answer = send(&server, "POST", "/api/v1/events", &[("content-type", "application/x-ndjson")], lines.into());
+    let answer = send(
+        &server,
+        "POST",
+        "/api/v1/events",
+        &[("content-type", "application/x-ndjson")],
+        lines.into(),
+    );
     assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!((answer.json()["accepted"].as_u64(), answer.json()["rejected"].as_array().unwrap().len()), (Some(2), 1));
+    assert_eq!(
+        (
+            answer.json()["accepted"].as_u64(),
+            answer.json()["rejected"].as_array().unwrap().len()
+        ),
+        (Some(2), 1)
+    );
     wait_totals(&server, "spring", &[("clicks", 2)]);
     still_whole(&server);
 }
@@ -124,19 +194,54 @@ fn random_requests_never_make_a_5xx() {
     // A small linear congruential generator: the bytes are arbitrary, and the same at every run.
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as u8
     };
-    let names = ["ad_id", "ts", "click_id", "url", "sig", "exp", "campaign_id", "start", "end", "group_by", "limit", "cursor", "value_micros"];
-    let paths = ["/click", "/i", "/conversion", "/c/banner", "/api/v1/analytics", "/api/v1/top", "/api/v1/fraud", "/api/v1/fraud/clicks", "/api/v1/catalog/ads/banner"];
+    let names = [
+        "ad_id",
+        "ts",
+        "click_id",
+        "url",
+        "sig",
+        "exp",
+        "campaign_id",
+        "start",
+        "end",
+        "group_by",
+        "limit",
+        "cursor",
+        "value_micros",
+    ];
+    let paths = [
+        "/click",
+        "/i",
+        "/conversion",
+        "/c/banner",
+        "/api/v1/analytics",
+        "/api/v1/top",
+        "/api/v1/fraud",
+        "/api/v1/fraud/clicks",
+        "/api/v1/catalog/ads/banner",
+    ];
     for n in 0..400 {
         let mut query = String::from("ad_id=banner");
         for _ in 0..next() % 5 {
-            let value: String = (0..next() % 24).map(|_| format!("%{:02x}", next())).collect();
-            query.push_str(&format!("&{}={value}", names[usize::from(next()) % names.len()]));
+            let value: String = (0..next() % 24)
+                .map(|_| format!("%{:02x}", next()))
+                .collect();
+            query.push_str(&format!(
+                "&{}={value}",
+                names[usize::from(next()) % names.len()]
+            ));
         }
         let answer = ask(&server, &format!("{}?{query}", paths[n % paths.len()]));
-        assert!(answer.status < 500 || answer.status == 503, "{} {query}", answer.status);
+        assert!(
+            answer.status < 500 || answer.status == 503,
+            "{} {query}",
+            answer.status
+        );
     }
     for _ in 0..100 {
         let body: Vec<u8> = (0..next()).map(|_| next()).collect();

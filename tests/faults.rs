@@ -18,8 +18,16 @@ struct Broker {
 
 impl Broker {
     fn start() -> Broker {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut broker = Broker { folder: tempfile::TempDir::new().unwrap(), port, process: None };
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut broker = Broker {
+            folder: tempfile::TempDir::new().unwrap(),
+            port,
+            process: None,
+        };
         let config = format!(
             "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}/store\", sync_interval: always }}\n",
             broker.folder.path().display()
@@ -35,10 +43,17 @@ impl Broker {
 
     fn run(&mut self) {
         let mut command = Command::new(nats_server());
-        command.arg("-c").arg(self.config()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-c")
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         self.process = Some(command.spawn().unwrap());
         let port = self.port;
-        wait_for("nats-server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        wait_for("nats-server", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
     }
 
     fn kill(&mut self) {
@@ -64,15 +79,25 @@ fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {
     let mut broker = Broker::start();
     let server = Server::start(Options::default().arg("--server").arg(broker.url()));
     server.apply_catalogue(&small_catalogue());
-    assert_eq!(ask(&server, "/click?ad_id=banner&click_id=before").status, 302);
+    assert_eq!(
+        ask(&server, "/click?ad_id=banner&click_id=before").status,
+        302
+    );
     wait_totals(&server, "spring", &[("clicks", 1)]);
     broker.kill();
     let began = std::time::Instant::now();
     let mut answered = 1;
     while began.elapsed() < Duration::from_secs(30) {
-        let click = ask(&server, &format!("/click?ad_id=banner&click_id=away-{answered}"));
+        let click = ask(
+            &server,
+            &format!("/click?ad_id=banner&click_id=away-{answered}"),
+        );
         assert_eq!(click.status, 302, "{}", click.text());
-        let post = post_json(&server, "/api/v1/events", &json!([{"kind": "click", "click_id": format!("posted-{answered}"), "ad_id": "banner", "ip": format!("10.0.0.{}", answered % 250)}]));
+        let post = post_json(
+            &server,
+            "/api/v1/events",
+            &json!([{"kind": "click", "click_id": format!("posted-{answered}"), "ad_id": "banner", "ip": format!("10.0.0.{}", answered % 250)}]),
+        );
         assert_eq!(post.status, 202, "{}", post.text());
         answered += 2;
         std::thread::sleep(Duration::from_millis(1_000));
@@ -81,7 +106,9 @@ fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {
     assert_eq!(status, 503, "{body}");
     broker.run();
     wait_totals(&server, "spring", &[("gross_clicks", answered)]);
-    wait_for("readiness", || (crate::support::get(&format!("{}/readyz", server.url)).0 == 200).then_some(()));
+    wait_for("readiness", || {
+        (crate::support::get(&format!("{}/readyz", server.url)).0 == 200).then_some(())
+    });
 }
 
 #[test]
@@ -90,13 +117,19 @@ fn a_stop_drains_and_a_kill_recovers() {
     let mut server = Server::start(Options::default().data_dir(folder.path()));
     server.apply_catalogue(&small_catalogue());
     for n in 0..50 {
-        assert_eq!(ask(&server, &format!("/click?ad_id=banner&click_id=a{n}")).status, 302);
+        assert_eq!(
+            ask(&server, &format!("/click?ad_id=banner&click_id=a{n}")).status,
+            302
+        );
     }
     assert_eq!(server.stop(), Some(0));
     let mut server = Server::start(Options::default().data_dir(folder.path()));
     wait_totals(&server, "spring", &[("clicks", 50)]);
     for n in 0..30 {
-        assert_eq!(ask(&server, &format!("/click?ad_id=banner&click_id=b{n}")).status, 302);
+        assert_eq!(
+            ask(&server, &format!("/click?ad_id=banner&click_id=b{n}")).status,
+            302
+        );
     }
     server.kill();
     let server = Server::start(Options::default().data_dir(folder.path()));
@@ -104,7 +137,8 @@ fn a_stop_drains_and_a_kill_recovers() {
     // The epoch that was killed is recovered and closed: nothing holds completeness back for good.
     let began = chrono::Utc::now();
     wait_for("complete_through to pass the restart", || {
-        let through = server.json("/api/v1/analytics?campaign_id=spring")["complete_through"].clone();
+        let through =
+            server.json("/api/v1/analytics?campaign_id=spring")["complete_through"].clone();
         let through = chrono::DateTime::parse_from_rfc3339(through.as_str()?).ok()?;
         (through > began).then_some(())
     });
@@ -114,14 +148,33 @@ fn a_stop_drains_and_a_kill_recovers() {
 fn a_store_is_not_folded_on_under_another_log() {
     let folder = tempfile::TempDir::new().unwrap();
     let first = Broker::start();
-    let mut server = Server::start(Options::default().data_dir(folder.path()).arg("--server").arg(first.url()));
+    let mut server = Server::start(
+        Options::default()
+            .data_dir(folder.path())
+            .arg("--server")
+            .arg(first.url()),
+    );
     server.apply_catalogue(&small_catalogue());
     assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
     wait_totals(&server, "spring", &[("clicks", 1)]);
     assert_eq!(server.stop(), Some(0));
     let second = Broker::start();
-    let output = cli(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--server", &second.url()]);
-    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = cli(
+        folder.path(),
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--server",
+            &second.url(),
+        ],
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("EVENTS_"), "{text}");
 }
@@ -133,12 +186,21 @@ fn a_bad_frame_is_recorded_and_passed_over() {
     crate::support::block_on(async {
         let client = async_nats::connect(server.nats_url()).await.unwrap();
         let js = async_nats::jetstream::new(client);
-        js.publish("events.0.click", "not a frame".into()).await.unwrap().await.unwrap();
+        js.publish("events.0.click", "not a frame".into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     });
     assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
     wait_totals(&server, "spring", &[("clicks", 1)]);
     let (_, metrics) = crate::support::get(&format!("{}/metrics", server.url));
-    assert!(metrics.lines().any(|l| l.starts_with("adtally_frames_bad_total")), "{metrics}");
+    assert!(
+        metrics
+            .lines()
+            .any(|l| l.starts_with("adtally_frames_bad_total")),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -147,5 +209,8 @@ fn one_folder_is_served_once() {
     let output = server.cli(&["serve", "--listen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains(&server.data_dir.display().to_string()), "{text}");
+    assert!(
+        text.contains(&server.data_dir.display().to_string()),
+        "{text}"
+    );
 }

@@ -12,34 +12,64 @@ fn check_says_what_differs_and_apply_makes_what_is_missing() {
     ok(&server.cli(&["streams", "check"]));
     block_on(async {
         let js = async_nats::jetstream::new(async_nats::connect(server.nats_url()).await.unwrap());
-        let mut config = js.get_stream("QUARANTINE").await.unwrap().cached_info().config.clone();
+        let mut config = js
+            .get_stream("QUARANTINE")
+            .await
+            .unwrap()
+            .cached_info()
+            .config
+            .clone();
         config.max_bytes = 123_456;
         js.update_stream(config).await.unwrap();
     });
     let output = server.cli(&["streams", "check"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("QUARANTINE") && text.contains("max_bytes") && text.contains("123456"), "{text}");
+    assert!(
+        text.contains("QUARANTINE") && text.contains("max_bytes") && text.contains("123456"),
+        "{text}"
+    );
 }
 
 #[test]
 fn another_number_of_shards_is_refused() {
     let folder = tempfile::TempDir::new().unwrap();
-    let mut server = Server::start(Options::default().data_dir(folder.path()).arg("--shards").arg("4"));
+    let mut server = Server::start(
+        Options::default()
+            .data_dir(folder.path())
+            .arg("--shards")
+            .arg("4"),
+    );
     assert_eq!(server.stop(), Some(0));
-    let output = cli(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--shards", "8"]);
-    assert!(matches!(output.status.code(), Some(2 | 3)), "{:?}", output.status);
+    let output = cli(
+        folder.path(),
+        &["serve", "--listen", "127.0.0.1:0", "--shards", "8"],
+    );
+    assert!(
+        matches!(output.status.code(), Some(2 | 3)),
+        "{:?}",
+        output.status
+    );
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains('4') && text.contains('8'), "{text}");
     let again = Server::start(Options::default().data_dir(folder.path()));
-    assert_eq!(again.json("/api/v1/analytics?campaign_id=x")["as_of"].as_object().unwrap().len(), 1 + 4);
+    assert_eq!(
+        again.json("/api/v1/analytics?campaign_id=x")["as_of"]
+            .as_object()
+            .unwrap()
+            .len(),
+        1 + 4
+    );
 }
 
 #[test]
 fn a_full_stream_is_said_and_nothing_answered_is_lost() {
     // The broker refuses at 256 KiB a shard; the outbox keeps what was answered.
     let server = Server::start(
-        Options::default().arg("--shards").arg("1").env("ADTALLY_STREAMS_EVENTS_MAX_BYTES", "262144"),
+        Options::default()
+            .arg("--shards")
+            .arg("1")
+            .env("ADTALLY_STREAMS_EVENTS_MAX_BYTES", "262144"),
     );
     server.apply_catalogue(&small_catalogue());
     let mut sent = 0;
@@ -55,12 +85,20 @@ fn a_full_stream_is_said_and_nothing_answered_is_lost() {
     });
     block_on(async {
         let js = async_nats::jetstream::new(async_nats::connect(server.nats_url()).await.unwrap());
-        let mut config = js.get_stream("EVENTS_0").await.unwrap().cached_info().config.clone();
+        let mut config = js
+            .get_stream("EVENTS_0")
+            .await
+            .unwrap()
+            .cached_info()
+            .config
+            .clone();
         config.max_bytes = 64 << 20;
         js.update_stream(config).await.unwrap();
     });
     crate::support::http::wait_totals(&server, "spring", &[("impressions", sent)]);
-    let (status, body) = wait_for("readiness", || Some(crate::support::get(&format!("{}/readyz", server.url))).filter(|(s, _)| *s == 200));
+    let (status, body) = wait_for("readiness", || {
+        Some(crate::support::get(&format!("{}/readyz", server.url))).filter(|(s, _)| *s == 200)
+    });
     assert_eq!(status, 200, "{body}");
 }
 
@@ -73,13 +111,18 @@ fn the_nats_configurations_are_accepted_by_the_server() {
             .envs(passwords(file))
             .output()
             .unwrap();
-        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{file}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
 /// Every variable that a configuration asks for, filled.
 fn passwords(file: &str) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
+        .unwrap();
     text.split(|c: char| !(c.is_ascii_uppercase() || c == '_' || c == '$' || c.is_ascii_digit()))
         .filter_map(|word| word.strip_prefix('$'))
         .filter(|name| !name.is_empty())

@@ -6,8 +6,7 @@ use serde_json::Value;
 use super::{Server, block_on, client};
 
 /// A browser that no bot list knows.
-pub const BROWSER: &str =
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
+pub const BROWSER: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
 
 /// A whole answer.
 pub struct Answer {
@@ -31,10 +30,19 @@ impl Answer {
 
     /// The body as an RFC 9457 problem document of this status.
     pub fn problem(&self) -> Value {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{} {}", self.status, self.text());
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{} {}",
+            self.status,
+            self.text()
+        );
         let problem = self.json();
         for name in ["type", "title", "status", "detail"] {
-            assert!(problem.get(name).is_some(), "{name} is missing in {problem}");
+            assert!(
+                problem.get(name).is_some(),
+                "{name} is missing in {problem}"
+            );
         }
         assert_eq!(problem["status"], self.status);
         problem
@@ -42,15 +50,27 @@ impl Answer {
 }
 
 /// One request with a body.
-pub fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+pub fn send(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Answer {
     block_on(async {
-        let mut request = client().request(method.parse().unwrap(), format!("{}{path}", server.url)).body(body);
+        let mut request = client()
+            .request(method.parse().unwrap(), format!("{}{path}", server.url))
+            .body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+        Answer {
+            status,
+            headers,
+            body: answer.bytes().await.unwrap().to_vec(),
+        }
     })
 }
 
@@ -66,12 +86,20 @@ pub fn ask(server: &Server, path: &str) -> Answer {
 
 /// A POST of JSON.
 pub fn post_json(server: &Server, path: &str, body: &Value) -> Answer {
-    send(server, "POST", path, &[("content-type", "application/json")], body.to_string().into_bytes())
+    send(
+        server,
+        "POST",
+        path,
+        &[("content-type", "application/json")],
+        body.to_string().into_bytes(),
+    )
 }
 
 /// Waits until a campaign's totals, over all time, hold these values.
 pub fn wait_totals(server: &Server, campaign: &str, expected: &[(&str, i64)]) {
-    let path = format!("/api/v1/analytics?campaign_id={campaign}&granularity=total&start=2001-01-01T00:00Z&end=2100-01-01T00:00Z");
+    let path = format!(
+        "/api/v1/analytics?campaign_id={campaign}&granularity=total&start=2001-01-01T00:00Z&end=2100-01-01T00:00Z"
+    );
     let began = std::time::Instant::now();
     let mut last = Value::Null;
     while began.elapsed() < std::time::Duration::from_secs(20) {
