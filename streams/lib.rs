@@ -5,6 +5,10 @@
 pub mod admit;
 mod columns;
 mod envelope;
+pub mod catalogue;
+pub mod dimensions;
+mod document_json;
+pub mod documents;
 pub mod event;
 pub mod frame;
 mod frame_error;
@@ -15,9 +19,11 @@ mod frame_writer;
 pub mod id;
 mod id_column;
 pub mod lane;
+pub mod landing;
 pub mod money;
 pub mod names;
 pub mod parse;
+mod payload;
 pub mod refusal;
 #[cfg(any(test, feature = "testing"))]
 pub mod strategies;

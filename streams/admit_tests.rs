@@ -1,0 +1,1 @@
+//! The rules of admission, each by a hand-written expectation.

@@ -1,0 +1,1 @@
+//! The catalogue as a fold: what is refused, what is fixed, and that splitting the stream changes nothing.
