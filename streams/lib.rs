@@ -3,12 +3,12 @@
 //! Pure code over plain data: no clock, no randomness, no IO.
 
 pub mod admit;
-mod columns;
-mod envelope;
 pub mod catalogue;
+mod columns;
 pub mod dimensions;
 mod document_json;
 pub mod documents;
+mod envelope;
 pub mod event;
 pub mod frame;
 mod frame_error;
@@ -18,8 +18,8 @@ mod frame_tests;
 mod frame_writer;
 pub mod id;
 mod id_column;
-pub mod lane;
 pub mod landing;
+pub mod lane;
 pub mod money;
 pub mod names;
 pub mod parse;
