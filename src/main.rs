@@ -8,6 +8,7 @@
 mod api_client;
 mod config;
 mod http;
+mod listen;
 mod simulate;
 mod telemetry;
 
