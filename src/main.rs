@@ -6,7 +6,10 @@
 //! that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod cli;
 mod config;
+mod control;
+mod data_dir;
 mod http;
 mod listen;
 mod simulate;

@@ -164,8 +164,8 @@ pub struct Nats {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
-    /// EVENTS streams.
-    pub shards: u16,
+    /// EVENTS streams; none: as many as there are, or [`adtally_streams::names::DEFAULT_SHARDS`] when there are none.
+    pub shards: Option<u16>,
     /// Copies of each.
     pub replicas: u8,
     /// Size of each EVENTS stream.
@@ -263,7 +263,7 @@ impl Default for Config {
 impl Default for Streams {
     fn default() -> Self {
         Self {
-            shards: adtally_streams::names::DEFAULT_SHARDS,
+            shards: None,
             replicas: 1,
             events_max_bytes: Bytes(8 << 30),
             intake_max_bytes: Bytes(2 << 30),
@@ -385,12 +385,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             detail,
         })
     };
-    if config.streams.shards == 0 || config.streams.shards > adtally_streams::names::MAX_SHARDS {
-        let most = adtally_streams::names::MAX_SHARDS;
-        return refuse(
-            "streams.shards",
-            format!("{} is not between 1 and {most}", config.streams.shards),
-        );
+    let most = adtally_streams::names::MAX_SHARDS;
+    if let Some(shards) = config.streams.shards.filter(|n| !(1..=most).contains(n)) {
+        return refuse("streams.shards", format!("{shards} is not between 1 and {most}"));
     }
     if ![1, 3, 5].contains(&config.streams.replicas) {
         return refuse(

@@ -27,7 +27,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     }];
     let config = load(Some(f.path()), env, flags).unwrap();
     assert_eq!(config.listen.port(), 1003);
-    assert_eq!(config.streams.shards, 2);
+    assert_eq!(config.streams.shards, Some(2));
     assert_eq!(config.log, "debug");
     assert_eq!(config.http, Http::default());
 }
@@ -99,6 +99,7 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
     };
     full.collector.signing_secret = text();
     full.collector.geoip_database = path();
+    full.streams.shards = Some(1);
     full.http.url = text();
     full.http.key = text();
     let table = toml::Table::try_from(&full).unwrap();

@@ -1,0 +1,317 @@
+//! The command line as clap reads it. Flags that are settings carry no default of their own: [`super::settings`]
+//! puts those that were given over environment, file and default.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::units::Span;
+
+/// Counts ad impressions, clicks and conversions exactly once, on a NATS JetStream log.
+#[derive(Debug, Parser)]
+#[command(
+    name = "adtally",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 the answer is no, 2 usage, 3 could not.\n\
+                  Every flag that is a setting can also stand in the environment (ADTALLY_...) or in --config FILE."
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Common {
+    /// Folder of the deployment [default: adtally-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// TOML configuration file
+    #[arg(long, global = true, value_name = "FILE", env = "ADTALLY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Output for programs: JSON on stdout, and JSON logs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What is logged, such as debug or adtally=debug,info [default: info for serve and demo, else warn]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Where NATS is.
+    #[command(flatten)]
+    pub nats: NatsFlags,
+}
+
+/// NATS options, named as the nats CLI names them.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "NATS (without any: a nats-server of its own under the data folder)")]
+pub struct NatsFlags {
+    /// URL of a NATS server, or several by comma [env: NATS_URL]
+    #[arg(long, short = 's', global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// Context of the nats CLI
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Credentials file [env: NATS_CREDS]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+    /// User name
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Password of that user
+    #[arg(long, global = true, value_name = "PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// Certificate authority of the server
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlsca: Option<PathBuf>,
+    /// Certificate of this client
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// Key of this client
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
+}
+
+/// The commands of this version.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service: collector, intake, projector and API
+    Serve(Serve),
+    /// Everything on this machine in one go: a broker, a catalogue, traffic, and the count of it
+    Demo(Demo),
+    /// Send believable traffic to a deployment and check its count
+    Simulate(Simulate),
+    /// The JetStream streams: make them, or check them
+    #[command(subcommand)]
+    Streams(Streams),
+    /// Advertisers, campaigns and ads
+    #[command(subcommand)]
+    Catalog(Catalog),
+    /// API keys
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Who writes the log, and what of it is missing
+    #[command(subcommand)]
+    Producers(Producers),
+    /// The log, decoded
+    #[command(subcommand)]
+    Events(Events),
+    /// Measure this machine: each figure beside its yardstick
+    Bench(Bench),
+    /// Check what adtally needs of this machine
+    Doctor,
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `adtally serve`.
+#[derive(Debug, Default, Args)]
+pub struct Serve {
+    /// What this process does: collector, intake, projector, api [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "ROLES")]
+    pub roles: Vec<String>,
+    /// Address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// How many EVENTS streams.
+    #[command(flatten)]
+    pub shards: ShardCount,
+}
+
+/// `adtally demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Traffic before the table
+    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    pub seconds: u64,
+    /// Events a second
+    #[arg(long, default_value = "500", value_name = "RATE")]
+    pub rate: f64,
+    /// Seed of the traffic
+    #[arg(long, default_value = "1", value_name = "SEED")]
+    pub seed: u64,
+    /// End after the table: 0 when it is equal, else 1
+    #[arg(long)]
+    pub exit: bool,
+}
+
+/// `adtally simulate`.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// How many events [default: 10000, unless --for is given]
+    #[arg(long, value_name = "N")]
+    pub events: Option<u64>,
+    /// Events a second; without it as fast as they are acknowledged
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// How long, such as 30s or 5m
+    #[arg(long = "for", value_name = "D")]
+    pub duration: Option<Span>,
+    /// Seed of the traffic; by default another one every time
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// The events' way in
+    #[arg(long, value_enum, default_value_t = Via::Http)]
+    pub via: Via,
+    /// Senders at once
+    #[arg(long, default_value = "64", value_name = "N")]
+    pub senders: usize,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Address of the API and collector, where the deployment does not say it
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// API key for POST, catalogue and queries [env: ADTALLY_HTTP_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+}
+
+/// The ways in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// The collector's paths and POST /api/v1/events
+    Http,
+    /// Single messages on ads.>
+    Nats,
+}
+
+/// `adtally streams`.
+#[derive(Debug, Subcommand)]
+pub enum Streams {
+    /// Make the streams that are missing, and bring those that differ in line
+    Apply(ShardCount),
+    /// Print how the streams differ from their definitions; exit 1 when they do
+    Check(ShardCount),
+}
+
+/// How many EVENTS streams.
+#[derive(Debug, Default, Args)]
+pub struct ShardCount {
+    /// EVENTS streams when they are made; fixed from then on [default: 8]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+}
+
+/// `adtally catalog`.
+#[derive(Debug, Subcommand)]
+pub enum Catalog {
+    /// Check a catalogue file as a whole, then publish it; it counts for every event that arrives afterwards
+    Apply {
+        /// JSON: {"advertisers":[..],"campaigns":[..],"ads":[..]}; - reads stdin
+        file: PathBuf,
+    },
+    /// Print one document
+    Get {
+        /// Its type
+        #[arg(value_enum)]
+        kind: DocumentKind,
+        /// Its id
+        id: String,
+    },
+    /// Print all documents of a type
+    List {
+        /// The type
+        #[arg(value_enum)]
+        kind: DocumentKind,
+    },
+}
+
+/// The documents' types, as the API's paths name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DocumentKind {
+    /// Advertisers
+    #[value(alias = "advertiser")]
+    Advertisers,
+    /// Campaigns
+    #[value(alias = "campaign")]
+    Campaigns,
+    /// Ads
+    #[value(alias = "ad")]
+    Ads,
+}
+
+/// `adtally keys`.
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make a key and print it; it is never shown again
+    Create(CreateKey),
+    /// List the keys
+    List,
+    /// Revoke a key
+    Revoke {
+        /// The key's id, as `keys list` shows it
+        key_id: String,
+    },
+}
+
+/// `adtally keys create`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("scope").required(true).multiple(false))]
+pub struct CreateKey {
+    /// For an advertiser: sees its own data, posts its own conversions
+    #[arg(long, group = "scope", value_name = "ID")]
+    pub advertiser: Option<String>,
+    /// For a publisher: posts events, sees nothing
+    #[arg(long, group = "scope")]
+    pub publisher: bool,
+    /// For an admin: does everything
+    #[arg(long, group = "scope")]
+    pub admin: bool,
+    /// A name for people
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub name: String,
+}
+
+/// `adtally producers`.
+#[derive(Debug, Subcommand)]
+pub enum Producers {
+    /// Every producer and epoch: how far it is, and what is missing
+    List,
+}
+
+/// `adtally events`.
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// Print events of the log, one line of JSON each
+    Tail(Tail),
+}
+
+/// `adtally events tail`.
+#[derive(Debug, Default, Args)]
+pub struct Tail {
+    /// Only events of this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// From where: beginning, a sequence (with --shard), a time, or a span back from now such as 6h [default: the last --lines]
+    #[arg(long, value_name = "POSITION")]
+    pub from: Option<String>,
+    /// Only this shard
+    #[arg(long, value_name = "P")]
+    pub shard: Option<u16>,
+    /// How many of the newest events, without --from
+    #[arg(long, short = 'n', default_value = "10", value_name = "N")]
+    pub lines: usize,
+    /// Go on with what comes
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+}
+
+/// `adtally bench`.
+#[derive(Debug, Default, Args)]
+pub struct Bench {
+    /// Seconds for each figure
+    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    pub seconds: u64,
+    /// Only figures whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+}

@@ -1,0 +1,4 @@
+//! x
+pub mod args;
+pub mod output;
+pub mod settings;

@@ -1,0 +1,51 @@
+//! Data goes to stdout, and nothing else does.
+//!
+//! A reader that goes away (`adtally events tail | head`) ends the command quietly.
+
+use std::io::{self, Write};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// For programs.
+    pub json: bool,
+}
+
+impl Output {
+    /// One line of text.
+    pub fn line(&self, text: &str) -> anyhow::Result<()> {
+        self.raw(&format!("{text}\n"))
+    }
+
+    /// Text as it stands.
+    pub fn raw(&self, text: &str) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(anyhow::Error::from)
+    }
+
+    /// A value as one line of JSON.
+    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.line(&serde_json::to_string(value)?)
+    }
+
+    /// Rows as one JSON array, or as a table.
+    pub fn rows<T: Serialize>(&self, header: &[&str], rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> anyhow::Result<()> {
+        if self.json {
+            return self.json(&rows);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+        for row in rows {
+            table.add_row(cells(row));
+        }
+        self.line(&table.to_string())
+    }
+}
+
+/// Whether an error is that of a reader that went away.
+pub fn reader_left(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

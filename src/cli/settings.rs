@@ -1,0 +1,81 @@
+//! From flags to settings: which flag sets which key, and the configuration of a command.
+
+use toml::Value;
+
+use super::args::{Cli, Command, Common, NatsFlags, Serve, ShardCount, Streams};
+use crate::config::{self, Config, ConfigError, FlagValue};
+
+/// The log filter of commands that a person runs and waits for.
+const QUIET: &str = "warn";
+
+/// The configuration of this command line.
+pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
+    let mut flags = Flags(Vec::new());
+    flags.common(&cli.common);
+    match &cli.command {
+        Command::Serve(serve) => flags.serve(serve),
+        Command::Streams(Streams::Apply(count) | Streams::Check(count)) => flags.shards(count),
+        Command::Simulate(simulate) => {
+            flags.text("http.url", "--url", simulate.url.as_ref());
+            flags.text("http.key", "--key", simulate.key.as_ref());
+        }
+        _ => {}
+    }
+    let long_running = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
+    let env = |name: &str| std::env::var(name).ok();
+    let config_says_log = cli.common.log.is_some() || env("ADTALLY_LOG").is_some();
+    let mut config = config::load(cli.common.config.as_deref(), env, flags.0)?;
+    if !long_running && !config_says_log && config.log == Config::default().log {
+        config.log = QUIET.into();
+    }
+    Ok(config)
+}
+
+struct Flags(Vec<FlagValue>);
+
+impl Flags {
+    fn text(&mut self, key: &'static str, flag: &'static str, value: Option<&impl ToString>) {
+        if let Some(value) = value {
+            self.0.push(FlagValue { key, flag, value: Value::String(value.to_string()) });
+        }
+    }
+
+    fn path(&mut self, key: &'static str, flag: &'static str, value: Option<&std::path::PathBuf>) {
+        self.text(key, flag, value.map(|p| p.display().to_string()).as_ref());
+    }
+
+    fn common(&mut self, common: &Common) {
+        self.path("data_dir", "--data-dir", common.data_dir.as_ref());
+        self.text("log", "--log", common.log.as_ref());
+        if common.json {
+            self.0.push(FlagValue { key: "json", flag: "--json", value: Value::Boolean(true) });
+        }
+        self.nats(&common.nats);
+    }
+
+    fn nats(&mut self, nats: &NatsFlags) {
+        self.text("nats.server", "--server", nats.server.as_ref());
+        self.text("nats.context", "--context", nats.context.as_ref());
+        self.path("nats.creds", "--creds", nats.creds.as_ref());
+        self.text("nats.user", "--user", nats.user.as_ref());
+        self.text("nats.password", "--password", nats.password.as_ref());
+        self.path("nats.tlsca", "--tlsca", nats.tlsca.as_ref());
+        self.path("nats.tlscert", "--tlscert", nats.tlscert.as_ref());
+        self.path("nats.tlskey", "--tlskey", nats.tlskey.as_ref());
+    }
+
+    fn serve(&mut self, serve: &Serve) {
+        self.text("listen", "--listen", serve.listen.as_ref());
+        self.shards(&serve.shards);
+        if !serve.roles.is_empty() {
+            let roles = serve.roles.iter().map(|r| Value::String(r.trim().into())).collect();
+            self.0.push(FlagValue { key: "roles", flag: "--roles", value: Value::Array(roles) });
+        }
+    }
+
+    fn shards(&mut self, count: &ShardCount) {
+        if let Some(n) = count.shards {
+            self.0.push(FlagValue { key: "streams.shards", flag: "--shards", value: Value::Integer(n.into()) });
+        }
+    }
+}
