@@ -126,10 +126,19 @@ async fn serve_verb(client: Client, verb: Verb, answerer: Answerer, stop: Cancel
 /// Asks whoever serves on this NATS.
 pub async fn ask(client: &Client, verb: Verb) -> Result<Value, ControlError> {
     let subject = verb.subject();
-    let lost = |detail: String| ControlError::Lost { subject: verb.subject(), detail };
-    let asked = tokio::time::timeout(ANSWER_WITHIN, client.request(subject.clone(), "".into())).await;
+    let lost = |detail: String| ControlError::Lost {
+        subject: verb.subject(),
+        detail,
+    };
+    let asked =
+        tokio::time::timeout(ANSWER_WITHIN, client.request(subject.clone(), "".into())).await;
     let message = match asked {
-        Err(_) => return Err(lost(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
+        Err(_) => {
+            return Err(lost(format!(
+                "no answer within {} s",
+                ANSWER_WITHIN.as_secs()
+            )));
+        }
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
             let needed = match verb {
                 Verb::Info => "start one, or name its data folder with --data-dir",
@@ -142,7 +151,10 @@ pub async fn ask(client: &Client, verb: Verb) -> Result<Value, ControlError> {
     };
     let value: Value = serde_json::from_slice(&message.payload).map_err(|e| lost(e.to_string()))?;
     match value.get("error").and_then(Value::as_str) {
-        Some(detail) => Err(ControlError::Failed { subject, detail: detail.into() }),
+        Some(detail) => Err(ControlError::Failed {
+            subject,
+            detail: detail.into(),
+        }),
         None => Ok(value),
     }
 }

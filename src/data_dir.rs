@@ -28,7 +28,9 @@ pub enum DataDirError {
         pid: Option<u32>,
     },
     /// There is none.
-    #[error("there is no deployment in {path}: name the folder of one with --data-dir, or its NATS with --server")]
+    #[error(
+        "there is no deployment in {path}: name the folder of one with --data-dir, or its NATS with --server"
+    )]
     Missing {
         /// The folder.
         path: PathBuf,
@@ -72,17 +74,32 @@ impl DataDir {
         };
         fs::create_dir_all(path).map_err(io(path))?;
         let name = path.join(LOCK);
-        let mut lock =
-            File::options().read(true).write(true).create(true).truncate(false).open(&name).map_err(io(&name))?;
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&name)
+            .map_err(io(&name))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(DataDirError::InUse { path: path.into(), pid: pid_in(&mut lock) });
+                return Err(DataDirError::InUse {
+                    path: path.into(),
+                    pid: pid_in(&mut lock),
+                });
             }
-            Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path: name, source }),
+            Err(TryLockError::Error(source)) => {
+                return Err(DataDirError::Io { path: name, source });
+            }
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(io(&name))?;
-        let dir = Self { path: path.into(), _lock: lock };
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(io(&name))?;
+        let dir = Self {
+            path: path.into(),
+            _lock: lock,
+        };
         dir.forget(NATS_URL)?;
         dir.forget(HTTP_URL)?;
         Ok(dir)
@@ -113,7 +130,9 @@ impl DataDir {
     fn forget(&self, name: &str) -> Result<(), DataDirError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataDirError::Io { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(DataDirError::Io { path, source })
+            }
             _ => Ok(()),
         }
     }
@@ -138,16 +157,25 @@ pub fn exists(path: &Path) -> bool {
 pub fn addresses(path: &Path) -> Addresses {
     let read = |name: &str| {
         let mut text = String::new();
-        File::open(path.join(name)).ok()?.take(MAX_ADDRESS_BYTES).read_to_string(&mut text).ok()?;
+        File::open(path.join(name))
+            .ok()?
+            .take(MAX_ADDRESS_BYTES)
+            .read_to_string(&mut text)
+            .ok()?;
         let text = text.trim();
         (!text.is_empty()).then(|| text.to_string())
     };
-    Addresses { nats: read(NATS_URL), http: read(HTTP_URL) }
+    Addresses {
+        nats: read(NATS_URL),
+        http: read(HTTP_URL),
+    }
 }
 
 fn pid_in(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
-    lock.take(MAX_ADDRESS_BYTES).read_to_string(&mut text).ok()?;
+    lock.take(MAX_ADDRESS_BYTES)
+        .read_to_string(&mut text)
+        .ok()?;
     text.trim().parse().ok()
 }
 
@@ -166,8 +194,17 @@ mod tests {
         let error = DataDir::take(&path).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&path.display().to_string()), "{text}");
-        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
-        assert_eq!(addresses(&path), Addresses { nats: None, http: Some("http://127.0.0.1:1".into()) });
+        assert!(
+            text.contains(&format!("process {}", std::process::id())),
+            "{text}"
+        );
+        assert_eq!(
+            addresses(&path),
+            Addresses {
+                nats: None,
+                http: Some("http://127.0.0.1:1".into())
+            }
+        );
         drop(held);
         assert_eq!(addresses(&path), Addresses::default());
         assert!(exists(&path));

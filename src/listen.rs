@@ -62,8 +62,20 @@ impl Listener {
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        let accepting = tokio::spawn(accept(socket, permits, serving, stop.clone(), connections.clone()));
-        Ok(Self { address, router, stop, accepting, connections })
+        let accepting = tokio::spawn(accept(
+            socket,
+            permits,
+            serving,
+            stop.clone(),
+            connections.clone(),
+        ));
+        Ok(Self {
+            address,
+            router,
+            stop,
+            accepting,
+            connections,
+        })
     }
 
     /// The address that was bound.
@@ -96,22 +108,32 @@ impl Listener {
             tracing::error!("the HTTP listener had ended early");
         }
         self.connections.close();
-        if tokio::time::timeout(CLOSE_WITHIN, self.connections.wait()).await.is_err() {
-            tracing::warn!(open = self.connections.len(), "HTTP connections were still open; closed without an answer");
+        if tokio::time::timeout(CLOSE_WITHIN, self.connections.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open = self.connections.len(),
+                "HTTP connections were still open; closed without an answer"
+            );
         }
     }
 }
 
 fn starting() -> Router {
     guarded(Router::new().fallback(|| async {
-        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams").into_response()
+        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams")
+            .into_response()
     }))
 }
 
 /// The layers around everything: a time limit, and 503 instead of a torn connection for a panic.
 fn guarded(router: Router) -> Router {
     router
-        .layer(TimeoutLayer::with_status_code(axum::http::StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(TimeoutLayer::with_status_code(
+            axum::http::StatusCode::REQUEST_TIMEOUT,
+            REQUEST_TIMEOUT,
+        ))
         .layer(CatchPanicLayer::custom(panicked))
 }
 
@@ -123,7 +145,8 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
         .unwrap_or_default();
     tracing::error!(cause = text, "a request handler panicked");
     metrics::counter!("adtally_http_panics_total").increment(1);
-    Problem::unavailable("this request could not be answered; the operator's log says why").into_response()
+    Problem::unavailable("this request could not be answered; the operator's log says why")
+        .into_response()
 }
 
 async fn accept(
@@ -147,7 +170,13 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, peer, permit, serving.clone(), stop.clone()));
+                connections.spawn(connection(
+                    stream,
+                    peer,
+                    permit,
+                    serving.clone(),
+                    stop.clone(),
+                ));
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -161,7 +190,10 @@ async fn accept(
 /// Whether an accept failed because that one connection went away again.
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 async fn connection(
@@ -220,11 +252,18 @@ mod tests {
 
     #[tokio::test]
     async fn it_answers_503_until_it_has_something_to_serve_and_survives_a_panic() {
-        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10).await.unwrap();
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10)
+            .await
+            .unwrap();
         let url = listener.url();
         assert_eq!(ask(&url).await.0, 503);
-        let panics = get(|| async { if true { panic!("on purpose") } });
-        let peer = get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() });
+        let panics = get(|| async {
+            if true {
+                panic!("on purpose")
+            }
+        });
+        let peer =
+            get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() });
         listener.serve(Router::new().route("/peer", peer).route("/panics", panics));
         assert_eq!(ask(&format!("{url}/peer")).await, (200, "127.0.0.1".into()));
         assert_eq!(ask(&format!("{url}/panics")).await.0, 503);
@@ -235,7 +274,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_under_way_is_finished_when_it_closes() {
-        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10).await.unwrap();
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10)
+            .await
+            .unwrap();
         let url = listener.url();
         let slow = get(|| async {
             tokio::time::sleep(Duration::from_millis(300)).await;

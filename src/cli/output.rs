@@ -23,7 +23,9 @@ impl Output {
     /// Text as it stands.
     pub fn raw(&self, text: &str) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(anyhow::Error::from)
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(anyhow::Error::from)
     }
 
     /// A value as one line of JSON.
@@ -32,12 +34,19 @@ impl Output {
     }
 
     /// Rows as one JSON array, or as a table.
-    pub fn rows<T: Serialize>(&self, header: &[&str], rows: &[T], cells: impl Fn(&T) -> Vec<String>) -> anyhow::Result<()> {
+    pub fn rows<T: Serialize>(
+        &self,
+        header: &[&str],
+        rows: &[T],
+        cells: impl Fn(&T) -> Vec<String>,
+    ) -> anyhow::Result<()> {
         if self.json {
             return self.json(&rows);
         }
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+        table
+            .load_style(presets::UTF8_HORIZONTAL_ONLY)
+            .set_header(header.iter().copied());
         for row in rows {
             table.add_row(cells(row));
         }
@@ -47,5 +56,8 @@ impl Output {
 
 /// Whether an error is that of a reader that went away.
 pub fn reader_left(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error.chain().any(|e| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
 }

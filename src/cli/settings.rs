@@ -36,7 +36,11 @@ struct Flags(Vec<FlagValue>);
 impl Flags {
     fn text(&mut self, key: &'static str, flag: &'static str, value: Option<&impl ToString>) {
         if let Some(value) = value {
-            self.0.push(FlagValue { key, flag, value: Value::String(value.to_string()) });
+            self.0.push(FlagValue {
+                key,
+                flag,
+                value: Value::String(value.to_string()),
+            });
         }
     }
 
@@ -48,7 +52,11 @@ impl Flags {
         self.path("data_dir", "--data-dir", common.data_dir.as_ref());
         self.text("log", "--log", common.log.as_ref());
         if common.json {
-            self.0.push(FlagValue { key: "json", flag: "--json", value: Value::Boolean(true) });
+            self.0.push(FlagValue {
+                key: "json",
+                flag: "--json",
+                value: Value::Boolean(true),
+            });
         }
         self.nats(&common.nats);
     }
@@ -68,14 +76,26 @@ impl Flags {
         self.text("listen", "--listen", serve.listen.as_ref());
         self.shards(&serve.shards);
         if !serve.roles.is_empty() {
-            let roles = serve.roles.iter().map(|r| Value::String(r.trim().into())).collect();
-            self.0.push(FlagValue { key: "roles", flag: "--roles", value: Value::Array(roles) });
+            let roles = serve
+                .roles
+                .iter()
+                .map(|r| Value::String(r.trim().into()))
+                .collect();
+            self.0.push(FlagValue {
+                key: "roles",
+                flag: "--roles",
+                value: Value::Array(roles),
+            });
         }
     }
 
     fn shards(&mut self, count: &ShardCount) {
         if let Some(n) = count.shards {
-            self.0.push(FlagValue { key: "streams.shards", flag: "--shards", value: Value::Integer(n.into()) });
+            self.0.push(FlagValue {
+                key: "streams.shards",
+                flag: "--shards",
+                value: Value::Integer(n.into()),
+            });
         }
     }
 }

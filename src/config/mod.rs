@@ -387,7 +387,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     };
     let most = adtally_streams::names::MAX_SHARDS;
     if let Some(shards) = config.streams.shards.filter(|n| !(1..=most).contains(n)) {
-        return refuse("streams.shards", format!("{shards} is not between 1 and {most}"));
+        return refuse(
+            "streams.shards",
+            format!("{shards} is not between 1 and {most}"),
+        );
     }
     if ![1, 3, 5].contains(&config.streams.replicas) {
         return refuse(
