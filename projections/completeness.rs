@@ -116,7 +116,7 @@ pub fn gap(producer: &Producer, kind: Kind, applied: &Intervals) -> Gap {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use super::{gap as missing, *};
 
     fn producer(through_ms: i64, drained: bool) -> Producer {
         let mut p = Producer::new(&Id::new("collector-1").unwrap(), Epoch(7), 50);
@@ -137,9 +137,9 @@ mod tests {
         let mut applied = Intervals::default();
         applied.insert(0, 2);
         applied.insert(3, 5);
-        let gap = super::gap(&producer(0, false), Kind::Impression, &applied);
+        let gap = missing(&producer(0, false), Kind::Impression, &applied);
         assert_eq!(gap, Gap { lost: vec![(2, 3)], outstanding: vec![(5, 6)] });
-        assert_eq!(super::gap(&producer(0, false), Kind::Click, &Intervals::default()).outstanding_events(), 2);
+        assert_eq!(missing(&producer(0, false), Kind::Click, &Intervals::default()).outstanding_events(), 2);
     }
 
     #[test]

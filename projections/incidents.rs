@@ -3,13 +3,10 @@
 //! Invariant: each is counted forever and has a record, of which the latest are kept. Records are numbered in log
 //! order from 0, and record n drives out record n - limit, so that what is kept depends on the log alone.
 
-use adtally_streams::event::Kind;
 use adtally_streams::id::Epoch;
 
 use crate::codec::{Damaged, Reader, put_bytes, put_u64, put_varint};
 use crate::family::{Changes, Family};
-use crate::ids;
-use crate::symbols::Symbol;
 
 /// Records of conflicts that a shard keeps.
 pub const MAX_CONFLICTS: u64 = 10_000;
@@ -57,12 +54,8 @@ pub struct BadFrame {
 /// An event that did not count, because another one of other content has its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The event's kind.
-    pub kind: Kind,
-    /// Symbol of its ad; of a conversion's advertiser.
-    pub owner: Symbol,
-    /// The id.
-    pub id: String,
+    /// The event's key in the id index: see [`crate::ids::decode_key`] for its kind, ad or advertiser, and id.
+    pub id_key: Vec<u8>,
     /// Log time, Unix milliseconds.
     pub log_time_ms: i64,
     /// Sequence of its frame.
@@ -119,10 +112,10 @@ impl BadFrame {
 }
 
 impl Conflict {
-    /// Records a conflict of that number; `id_key` is the event's key in the id index.
-    pub fn write(&self, number: u64, id_key: &[u8], out: &mut Changes) {
+    /// Records it as the incident of that number.
+    pub fn write(&self, number: u64, out: &mut Changes) {
         record(out, Family::Conflicts, number, MAX_CONFLICTS, |v| {
-            put_bytes(v, id_key);
+            put_bytes(v, &self.id_key);
             put_varint(v, self.log_time_ms as u64);
             put_varint(v, self.sequence);
             put_u64(v, self.epoch.0);
@@ -136,11 +129,8 @@ impl Conflict {
     /// Reads a row's value.
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(value, "conflict");
-        let (kind, owner, id) = ids::decode_key(r.bytes()?)?;
         let conflict = Self {
-            kind,
-            owner,
-            id,
+            id_key: r.bytes()?.to_vec(),
             log_time_ms: r.varint()? as i64,
             sequence: r.varint()?,
             epoch: Epoch(r.u64()?),

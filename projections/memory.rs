@@ -1,0 +1,81 @@
+//! A state in memory: the same reads, writes and merges as on RocksDB, for tests and for small replays.
+//!
+//! Invariant: it knows nothing of what it holds; what differs between it and RocksDB is a defect of either.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use crate::dump::Source;
+use crate::family::{Changes, Family, Op, Reads, Target, Values};
+use crate::ids::IdRecord;
+use crate::metrics::merge_sums;
+
+/// Rows of a shard's state.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    rows: BTreeMap<Target, BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Memory {
+    /// A row's value.
+    pub fn get(&self, target: Target, key: &[u8]) -> Option<&[u8]> {
+        self.rows.get(&target)?.get(key).map(Vec::as_slice)
+    }
+
+    /// Answers a fold's reads.
+    pub fn read(&self, reads: &Reads) -> Values {
+        let row = |family, key: &[u8]| self.get(Target::Family(family), key).map(<[u8]>::to_vec);
+        let latest = |key: &[u8]| {
+            let days = self.rows.iter().rev().filter(|(target, _)| matches!(target, Target::Ids(_)));
+            days.filter_map(|(_, rows)| rows.get(key)).find_map(|value| IdRecord::decode(value).ok())
+        };
+        Values {
+            rows: reads.rows.iter().map(|(f, keys)| (*f, keys.iter().map(|key| row(*f, key)).collect())).collect(),
+            ids: reads.ids.iter().map(latest).collect(),
+        }
+    }
+
+    /// Writes a fold's changes.
+    pub fn write(&mut self, changes: &Changes) {
+        for change in changes.iter() {
+            let rows = self.rows.entry(change.target).or_default();
+            match change.op {
+                Op::Put => {
+                    rows.insert(change.key.to_vec(), change.value.to_vec());
+                }
+                Op::Delete => {
+                    rows.remove(change.key);
+                }
+                Op::Merge => {
+                    let existing = rows.get(change.key).map(Vec::as_slice);
+                    if let Some(sum) = merge_sums(existing, [change.value].into_iter()) {
+                        rows.insert(change.key.to_vec(), sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the id families of log days that `may_drop` says.
+    pub fn drop_ids(&mut self, may_drop: impl Fn(i32) -> bool) {
+        self.rows.retain(|target, _| !matches!(target, Target::Ids(day) if may_drop(*day)));
+    }
+}
+
+impl Source for Memory {
+    type Error = Infallible;
+
+    fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Infallible> {
+        self.rows.get(&Target::Family(family)).into_iter().flatten().for_each(|(key, value)| row(key, value));
+        Ok(())
+    }
+
+    fn scan_ids(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Infallible> {
+        for (target, rows) in &self.rows {
+            if matches!(target, Target::Ids(_)) {
+                rows.iter().for_each(|(key, value)| row(key, value));
+            }
+        }
+        Ok(())
+    }
+}
