@@ -34,8 +34,17 @@ pub fn key(out: &mut Vec<u8>, producer: &Id, epoch: Epoch) {
 impl Producer {
     /// A producer that is seen for the first time.
     pub fn new(producer: &Id, epoch: Epoch, log_time_ms: i64) -> Self {
-        let watermark = Watermark { through_ms: i64::MIN, ..Watermark::default() };
-        Self { producer: producer.clone(), epoch, watermark, first_seen_ms: log_time_ms, last_seen_ms: log_time_ms }
+        let watermark = Watermark {
+            through_ms: i64::MIN,
+            ..Watermark::default()
+        };
+        Self {
+            producer: producer.clone(),
+            epoch,
+            watermark,
+            first_seen_ms: log_time_ms,
+            last_seen_ms: log_time_ms,
+        }
     }
 
     /// Takes in what a message of its announces.
@@ -47,8 +56,14 @@ impl Producer {
     /// Appends the row's value.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_u64(out, self.watermark.through_ms as u64);
-        self.watermark.acked.iter().for_each(|n| put_varint(out, *n));
-        self.watermark.heads.iter().for_each(|n| put_varint(out, *n));
+        self.watermark
+            .acked
+            .iter()
+            .for_each(|n| put_varint(out, *n));
+        self.watermark
+            .heads
+            .iter()
+            .for_each(|n| put_varint(out, *n));
         out.push(u8::from(self.watermark.drained));
         put_u64(out, self.first_seen_ms as u64);
         put_u64(out, self.last_seen_ms as u64);
@@ -61,7 +76,10 @@ impl Producer {
         let epoch = Epoch(k.u64()?);
         k.end()?;
         let mut v = Reader::new(value, "producer");
-        let mut watermark = Watermark { through_ms: v.u64()? as i64, ..Watermark::default() };
+        let mut watermark = Watermark {
+            through_ms: v.u64()? as i64,
+            ..Watermark::default()
+        };
         for n in &mut watermark.acked {
             *n = v.varint()?;
         }
@@ -69,7 +87,13 @@ impl Producer {
             *n = v.varint()?;
         }
         watermark.drained = v.u8()? != 0;
-        let row = Self { producer, epoch, watermark, first_seen_ms: v.u64()? as i64, last_seen_ms: v.u64()? as i64 };
+        let row = Self {
+            producer,
+            epoch,
+            watermark,
+            first_seen_ms: v.u64()? as i64,
+            last_seen_ms: v.u64()? as i64,
+        };
         v.end()?;
         Ok(row)
     }
@@ -80,7 +104,11 @@ impl Producer {
 ///
 /// Of several shards the least counts.
 pub fn complete_through<'a>(producers: impl Iterator<Item = &'a Producer> + Clone) -> Option<i64> {
-    let open = producers.clone().filter(|p| !p.watermark.drained).map(|p| p.watermark.through_ms).min();
+    let open = producers
+        .clone()
+        .filter(|p| !p.watermark.drained)
+        .map(|p| p.watermark.through_ms)
+        .min();
     open.or_else(|| producers.map(|p| p.watermark.through_ms).max())
 }
 
@@ -109,8 +137,14 @@ impl Gap {
 ///
 /// A frame that came after the watermark was cut is no gap; a frame that failed its checksum is one.
 pub fn gap(producer: &Producer, kind: Kind, applied: &Intervals) -> Gap {
-    let (acked, head) = (producer.watermark.acked[kind as usize], producer.watermark.heads[kind as usize]);
-    Gap { lost: applied.missing(0, acked), outstanding: applied.missing(acked, head.max(acked)) }
+    let (acked, head) = (
+        producer.watermark.acked[kind as usize],
+        producer.watermark.heads[kind as usize],
+    );
+    Gap {
+        lost: applied.missing(0, acked),
+        outstanding: applied.missing(acked, head.max(acked)),
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +154,15 @@ mod tests {
 
     fn producer(through_ms: i64, drained: bool) -> Producer {
         let mut p = Producer::new(&Id::new("collector-1").unwrap(), Epoch(7), 50);
-        p.take(&Watermark { through_ms, acked: [4, 0, 0], heads: [6, 2, 0], drained }, 60);
+        p.take(
+            &Watermark {
+                through_ms,
+                acked: [4, 0, 0],
+                heads: [6, 2, 0],
+                drained,
+            },
+            60,
+        );
         p
     }
 
@@ -128,7 +170,10 @@ mod tests {
     fn the_least_open_watermark_counts_and_the_greatest_once_all_are_drained() {
         let through = |all: &[Producer]| complete_through(all.iter());
         assert_eq!(through(&[]), None);
-        assert_eq!(through(&[producer(5, true), producer(9, false), producer(12, false)]), Some(9));
+        assert_eq!(
+            through(&[producer(5, true), producer(9, false), producer(12, false)]),
+            Some(9)
+        );
         assert_eq!(through(&[producer(5, true), producer(9, true)]), Some(9));
     }
 
@@ -138,15 +183,40 @@ mod tests {
         applied.insert(0, 2);
         applied.insert(3, 5);
         let gap = missing(&producer(0, false), Kind::Impression, &applied);
-        assert_eq!(gap, Gap { lost: vec![(2, 3)], outstanding: vec![(5, 6)] });
-        assert_eq!(missing(&producer(0, false), Kind::Click, &Intervals::default()).outstanding_events(), 2);
+        assert_eq!(
+            gap,
+            Gap {
+                lost: vec![(2, 3)],
+                outstanding: vec![(5, 6)]
+            }
+        );
+        assert_eq!(
+            missing(&producer(0, false), Kind::Click, &Intervals::default()).outstanding_events(),
+            2
+        );
     }
 
     #[test]
     fn a_row_returns_and_later_announcements_only_raise_it() {
         let mut p = producer(5, false);
-        p.take(&Watermark { through_ms: 3, acked: [1, 1, 0], heads: [9, 0, 0], drained: false }, 40);
-        assert_eq!(p.watermark, Watermark { through_ms: 5, acked: [4, 1, 0], heads: [9, 2, 0], drained: false });
+        p.take(
+            &Watermark {
+                through_ms: 3,
+                acked: [1, 1, 0],
+                heads: [9, 0, 0],
+                drained: false,
+            },
+            40,
+        );
+        assert_eq!(
+            p.watermark,
+            Watermark {
+                through_ms: 5,
+                acked: [4, 1, 0],
+                heads: [9, 2, 0],
+                drained: false
+            }
+        );
         let (mut k, mut v) = (Vec::new(), Vec::new());
         key(&mut k, &p.producer, p.epoch);
         p.encode(&mut v);

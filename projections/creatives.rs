@@ -57,11 +57,16 @@ impl Creatives {
     }
 
     /// Takes in what was read.
-    pub(crate) fn learn(&mut self, asked: &[Symbol], values: &[Option<Vec<u8>>]) -> Result<(), Damaged> {
+    pub(crate) fn learn(
+        &mut self,
+        asked: &[Symbol],
+        values: &[Option<Vec<u8>>],
+    ) -> Result<(), Damaged> {
         for (ad, value) in asked.iter().zip(values) {
             if let Some(value) = value {
                 let creatives = directory::decode_creatives(value)?;
-                self.pairs.extend(creatives.iter().map(|creative| (*ad, *creative)));
+                self.pairs
+                    .extend(creatives.iter().map(|creative| (*ad, *creative)));
                 self.by_ad.insert(*ad, creatives);
             }
         }
@@ -81,16 +86,31 @@ impl Creatives {
         let mut known = std::mem::take(&mut self.names);
         let mut chosen = std::mem::take(&mut self.chosen);
         known.clear();
-        known.extend(frame.creatives.iter().map(|name| names.known(Space::Creative, name)));
+        known.extend(
+            frame
+                .creatives
+                .iter()
+                .map(|name| names.known(Space::Creative, name)),
+        );
         chosen.clear();
         for at in events {
             let at = *at as usize;
             let place = frame.creative[at] as usize;
             chosen.push(match known[place] {
                 Some(fixed @ (NONE | OTHER)) => fixed,
-                Some(creative) if self.pairs.contains(&(ads[frame.ad[at] as usize].ad, creative)) => creative,
+                Some(creative)
+                    if self
+                        .pairs
+                        .contains(&(ads[frame.ad[at] as usize].ad, creative)) =>
+                {
+                    creative
+                }
                 _ => {
-                    let creative = self.admit(names, ads[frame.ad[at] as usize].ad, &frame.creatives[place]);
+                    let creative = self.admit(
+                        names,
+                        ads[frame.ad[at] as usize].ad,
+                        &frame.creatives[place],
+                    );
                     if creative != OTHER {
                         known[place] = Some(creative);
                     }
@@ -109,7 +129,9 @@ impl Creatives {
         if creatives.len() >= MAX_CREATIVES_PER_AD {
             return OTHER;
         }
-        let Some(creative) = names.number(Space::Creative, name) else { return OTHER };
+        let Some(creative) = names.number(Space::Creative, name) else {
+            return OTHER;
+        };
         creatives.push(creative);
         self.pairs.insert((ad, creative));
         self.grown.insert(ad);

@@ -53,7 +53,9 @@ struct NameTable(FxHashMap<(u8, Symbol), String>);
 impl NameTable {
     fn of(&self, space: Space, symbol: Symbol) -> &str {
         let stored = || self.0.get(&(space as u8, symbol)).map(String::as_str);
-        symbols::fixed_name(symbol).or_else(stored).unwrap_or("(unnamed)")
+        symbols::fixed_name(symbol)
+            .or_else(stored)
+            .unwrap_or("(unnamed)")
     }
 }
 
@@ -65,8 +67,13 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
     let mut table = NameTable::default();
     source
         .scan(Family::Symbols, &mut |key, value| {
-            for space in Space::ALL.into_iter().filter(|space| key.starts_with(&symbols::symbols_prefix(*space))) {
-                if let (Some(symbol), Ok(name)) = (symbols::symbol_of_key(key), std::str::from_utf8(value)) {
+            for space in Space::ALL
+                .into_iter()
+                .filter(|space| key.starts_with(&symbols::symbols_prefix(*space)))
+            {
+                if let (Some(symbol), Ok(name)) =
+                    (symbols::symbol_of_key(key), std::str::from_utf8(value))
+                {
                     table.0.insert((space as u8, symbol), name.to_owned());
                 }
             }
@@ -75,7 +82,10 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
     let mut lines = Vec::new();
     let mut damaged = None;
     let mut log_time_ms = 0;
-    for family in Family::ALL.into_iter().filter(|family| *family != Family::Symbols) {
+    for family in Family::ALL
+        .into_iter()
+        .filter(|family| *family != Family::Symbols)
+    {
         let mut visit = |key: &[u8], value: &[u8]| match line(&table, family, key, value) {
             Ok(line) => lines.extend(line),
             Err(error) => damaged = Some(error),
@@ -87,7 +97,9 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
             log_time_ms = position.log_time_ms;
         }
     };
-    source.scan(Family::Meta, &mut position).map_err(DumpError::Read)?;
+    source
+        .scan(Family::Meta, &mut position)
+        .map_err(DumpError::Read)?;
     dump_ids(source, &table, log_time_ms, &mut lines, &mut damaged)?;
     if let Some(error) = damaged {
         return Err(error.into());
@@ -112,9 +124,15 @@ fn dump_ids<S: Source>(
     };
     source.scan_ids(&mut visit).map_err(DumpError::Read)?;
     for (key, record) in latest {
-        let IdRecord { log_time_ms, sequence, content_hash } = record;
+        let IdRecord {
+            log_time_ms,
+            sequence,
+            content_hash,
+        } = record;
         let id = id_text(table, &key)?;
-        lines.push(format!("id {id} log_time={log_time_ms} sequence={sequence} hash={content_hash:016x}"));
+        lines.push(format!(
+            "id {id} log_time={log_time_ms} sequence={sequence} hash={content_hash:016x}"
+        ));
     }
     Ok(())
 }
@@ -126,12 +144,19 @@ pub fn digest(lines: &[String]) -> String {
         hash.update(line.as_bytes());
         hash.update(b"\n");
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn id_text(table: &NameTable, key: &[u8]) -> Result<String, Damaged> {
     let (kind, owner, id) = ids::decode_key(key)?;
-    let space = if kind == Kind::Conversion { Space::Advertiser } else { Space::Ad };
+    let space = if kind == Kind::Conversion {
+        Space::Advertiser
+    } else {
+        Space::Ad
+    };
     Ok(format!("{kind} {} {id}", table.of(space, owner)))
 }
 
@@ -139,7 +164,12 @@ fn device(number: u8) -> &'static str {
     Device::from_number(number).unwrap_or_default().name()
 }
 
-fn line(table: &NameTable, family: Family, key: &[u8], value: &[u8]) -> Result<Option<String>, Damaged> {
+fn line(
+    table: &NameTable,
+    family: Family,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Option<String>, Damaged> {
     let campaign = |symbol| table.of(Space::Campaign, symbol);
     let ad = |symbol| table.of(Space::Ad, symbol);
     Ok(Some(match family {
@@ -153,16 +183,29 @@ fn line(table: &NameTable, family: Family, key: &[u8], value: &[u8]) -> Result<O
         Family::CellsDay => cell(table, Grain::Day, key, value)?,
         Family::Ledger => {
             let (epoch, kind) = ledger::decode_key(key)?;
-            format!("ledger {epoch} {kind} {:?}", Intervals::decode(value)?.iter().collect::<Vec<_>>())
+            format!(
+                "ledger {epoch} {kind} {:?}",
+                Intervals::decode(value)?.iter().collect::<Vec<_>>()
+            )
         }
         Family::Spend => {
             let (symbol, day) = spend::decode_key(key)?;
-            format!("spend {} {day:?} {:?}", campaign(symbol), Spend::decode(value)?)
+            format!(
+                "spend {} {day:?} {:?}",
+                campaign(symbol),
+                Spend::decode(value)?
+            )
         }
         Family::FraudSums => {
             let k = FraudSumKey::decode(key)?;
             let sum = FraudSum::decode(value)?;
-            format!("fraud {} minute={} {}/{} {sum:?}", campaign(k.campaign), k.minute, k.reason.name(), k.revision)
+            format!(
+                "fraud {} minute={} {}/{} {sum:?}",
+                campaign(k.campaign),
+                k.minute,
+                k.reason.name(),
+                k.revision
+            )
         }
         Family::FraudClicks => {
             let c = FraudClick::decode(key, value)?;
@@ -180,15 +223,29 @@ fn line(table: &NameTable, family: Family, key: &[u8], value: &[u8]) -> Result<O
             )
         }
         Family::Conversions => {
-            let ConversionKey { advertiser, day, currency } = ConversionKey::decode(key)?;
+            let ConversionKey {
+                advertiser,
+                day,
+                currency,
+            } = ConversionKey::decode(key)?;
             let sum = ConversionSum::decode(value)?;
-            format!("conversions {} day={day} {currency:?} {sum:?}", table.of(Space::Advertiser, advertiser))
+            format!(
+                "conversions {} day={day} {currency:?} {sum:?}",
+                table.of(Space::Advertiser, advertiser)
+            )
         }
         Family::Completeness => format!("producer {:?}", Producer::decode(key, value)?),
         Family::Conflicts => {
             let conflict = Conflict::decode(value)?;
             let id = id_text(table, &conflict.id_key)?;
-            format!("conflict {:?} {id} {:?}", key, Conflict { id_key: Vec::new(), ..conflict })
+            format!(
+                "conflict {:?} {id} {:?}",
+                key,
+                Conflict {
+                    id_key: Vec::new(),
+                    ..conflict
+                }
+            )
         }
         Family::BadFrames => format!("bad_frame {:?} {:?}", key, BadFrame::decode(value)?),
         Family::Totals => {
@@ -224,15 +281,25 @@ fn directory_line(table: &NameTable, key: &[u8], value: &[u8]) -> Result<String,
     Ok(match Fact::decode(key)? {
         Some(Fact::Campaign(c)) => format!("directory campaign {}", campaign(c)),
         Some(Fact::Unzoned(c)) => format!("directory unzoned {}", campaign(c)),
-        Some(Fact::AdvertiserOfCampaign(c, v)) => format!("directory {} of {}", campaign(c), advertiser(v)),
-        Some(Fact::CampaignOfAdvertiser(v, c)) => format!("directory {} has {}", advertiser(v), campaign(c)),
-        Some(Fact::CurrencyOfCampaign(c, currency)) => format!("directory {} in {currency}", campaign(c)),
+        Some(Fact::AdvertiserOfCampaign(c, v)) => {
+            format!("directory {} of {}", campaign(c), advertiser(v))
+        }
+        Some(Fact::CampaignOfAdvertiser(v, c)) => {
+            format!("directory {} has {}", advertiser(v), campaign(c))
+        }
+        Some(Fact::CurrencyOfCampaign(c, currency)) => {
+            format!("directory {} in {currency}", campaign(c))
+        }
         Some(Fact::CampaignOfAd(a, c)) => format!("directory ad {} under {}", ad(a), campaign(c)),
         Some(Fact::AdOfCampaign(c, a)) => format!("directory {} has ad {}", campaign(c), ad(a)),
         None => {
-            let symbol = directory::ad_of_creatives_key(key).ok_or(Damaged { what: "directory" })?;
+            let symbol =
+                directory::ad_of_creatives_key(key).ok_or(Damaged { what: "directory" })?;
             let creatives = directory::decode_creatives(value)?;
-            let names: Vec<&str> = creatives.iter().map(|c| table.of(Space::Creative, *c)).collect();
+            let names: Vec<&str> = creatives
+                .iter()
+                .map(|c| table.of(Space::Creative, *c))
+                .collect();
             format!("directory ad {} creatives {names:?}", ad(symbol))
         }
     })

@@ -68,29 +68,54 @@ pub enum Content {
 impl Entry {
     /// Decodes a message. One that cannot be read becomes [`Content::Bad`] and is recorded by the fold.
     pub fn decode(sequence: u64, broker_ms: i64, subject: &str, payload: &[u8]) -> Self {
-        let bad = |name: &str| Content::Bad { name: name.to_owned(), subject: subject.to_owned() };
+        let bad = |name: &str| Content::Bad {
+            name: name.to_owned(),
+            subject: subject.to_owned(),
+        };
         let content = match decode_for_fold(payload) {
             Ok(FoldMessage::Frame(frame)) => match subject.rsplit('.').next() {
                 Some(last) if last != frame.header.kind.name() => bad(incidents::SUBJECT_MISMATCH),
-                _ if frame.header.first.checked_add(u64::from(frame.header.count)).is_none() => {
+                _ if frame
+                    .header
+                    .first
+                    .checked_add(u64::from(frame.header.count))
+                    .is_none() =>
+                {
                     bad(incidents::COUNTER_OVERFLOW)
                 }
                 _ => Content::Frame(frame),
             },
-            Ok(FoldMessage::Announcement { producer, epoch, watermark }) => {
-                Content::Announcement { producer, epoch, watermark }
-            }
+            Ok(FoldMessage::Announcement {
+                producer,
+                epoch,
+                watermark,
+            }) => Content::Announcement {
+                producer,
+                epoch,
+                watermark,
+            },
             Err(error) => bad(error.name()),
         };
-        Self { sequence, broker_ms, crc: frame_crc(payload), content }
+        Self {
+            sequence,
+            broker_ms,
+            crc: frame_crc(payload),
+            content,
+        }
     }
 
     fn author(&self) -> Option<(&Id, Epoch, &Watermark)> {
         match &self.content {
-            Content::Frame(frame) => {
-                Some((&frame.header.producer, frame.header.epoch, &frame.header.watermark))
-            }
-            Content::Announcement { producer, epoch, watermark } => Some((producer, *epoch, watermark)),
+            Content::Frame(frame) => Some((
+                &frame.header.producer,
+                frame.header.epoch,
+                &frame.header.watermark,
+            )),
+            Content::Announcement {
+                producer,
+                epoch,
+                watermark,
+            } => Some((producer, *epoch, watermark)),
             Content::Bad { .. } => None,
         }
     }
@@ -178,7 +203,11 @@ impl Fold {
     /// What [`Fold::open`] needs.
     pub fn open_reads() -> Reads {
         let mut reads = Reads::default();
-        for key in [POSITION_KEY, incidents::CONFLICTS_KEY, incidents::BAD_FRAMES_KEY] {
+        for key in [
+            POSITION_KEY,
+            incidents::CONFLICTS_KEY,
+            incidents::BAD_FRAMES_KEY,
+        ] {
             reads.want(Family::Meta, |k| k.extend_from_slice(key));
         }
         Names::open_reads(&mut reads);
@@ -192,13 +221,20 @@ impl Fold {
     /// [`Damaged`] when the state's own rows cannot be read.
     pub fn open(values: &Values, stream_created_ns: i64) -> Result<Self, Damaged> {
         let meta = |at: usize| values.of(Family::Meta).get(at).and_then(Option::as_deref);
-        let count = |at| meta(at).map_or(Ok(0), |v| incidents::decode_key(v).ok_or(Damaged { what: "count" }));
+        let count = |at| {
+            meta(at).map_or(Ok(0), |v| {
+                incidents::decode_key(v).ok_or(Damaged { what: "count" })
+            })
+        };
         Ok(Self {
             position: match meta(0) {
                 Some(value) => Position::decode(value)?,
                 None => Position::start(stream_created_ns),
             },
-            counts: Counts { conflicts: count(1)?, bad_frames: count(2)? },
+            counts: Counts {
+                conflicts: count(1)?,
+                bad_frames: count(2)?,
+            },
             names: Names::open(values.of(Family::Symbols))?,
             creatives: Creatives::default(),
             lanes: FxHashMap::default(),
@@ -231,15 +267,21 @@ impl Fold {
         let entries = self.stamp(entries);
         let wanted = self.survey(&entries);
         self.learn(&wanted, &get(&wanted.reads)?)?;
-        let mut folded = Folded { messages: entries.len() as u64, ..Folded::default() };
+        let mut folded = Folded {
+            messages: entries.len() as u64,
+            ..Folded::default()
+        };
         let mut batch = self.sift(&entries, &mut folded);
         let values = get(&batch.reads)?;
-        self.creatives.learn(&batch.creatives_asked, values.of(Family::Directory))?;
+        self.creatives
+            .learn(&batch.creatives_asked, values.of(Family::Directory))?;
         let before = self.counts;
         let settled = batch.settle(&values.ids, &mut self.counts, &mut folded);
         for frame in &settled.frames {
             let events = settled.events(frame);
-            let creatives = self.creatives.of_events(&mut self.names, frame, &batch, events);
+            let creatives = self
+                .creatives
+                .of_events(&mut self.names, frame, &batch, events);
             let applied = batch.applied(frame, events, creatives);
             folded.count_judged(&applied);
             self.projections.each(|p| p.apply(&applied));
@@ -258,7 +300,10 @@ impl Fold {
             self.position.sequence = entry.sequence;
             self.position.crc = entry.crc;
             self.position.log_time_ms = self.position.log_time_ms.max(entry.broker_ms);
-            out.push(Stamped { entry, log_time_ms: self.position.log_time_ms });
+            out.push(Stamped {
+                entry,
+                log_time_ms: self.position.log_time_ms,
+            });
         }
         out
     }
@@ -289,7 +334,14 @@ impl Fold {
         }
     }
 
-    pub(crate) fn bad(&mut self, of: &Stamped<'_>, name: &str, subject: &str, events: u64, folded: &mut Folded) {
+    pub(crate) fn bad(
+        &mut self,
+        of: &Stamped<'_>,
+        name: &str,
+        subject: &str,
+        events: u64,
+        folded: &mut Folded,
+    ) {
         BadFrame {
             sequence: of.entry.sequence,
             log_time_ms: of.log_time_ms,
@@ -304,7 +356,9 @@ impl Fold {
 
     /// The ledger's row of a frame's lane.
     pub(crate) fn lane(&mut self, epoch: Epoch, kind: Kind) -> &mut Cached<Intervals> {
-        self.lanes.get_mut(&(epoch, kind)).expect("survey and learn put every lane of the batch here")
+        self.lanes
+            .get_mut(&(epoch, kind))
+            .expect("survey and learn put every lane of the batch here")
     }
 
     pub(crate) fn knows_lane(&self, epoch: Epoch, kind: Kind) -> bool {
@@ -315,9 +369,15 @@ impl Fold {
         self.producers.contains_key(&(producer.clone(), epoch))
     }
 
-    pub(crate) fn learn_lane(&mut self, epoch: Epoch, kind: Kind, value: Option<&[u8]>) -> Result<(), Damaged> {
+    pub(crate) fn learn_lane(
+        &mut self,
+        epoch: Epoch,
+        kind: Kind,
+        value: Option<&[u8]>,
+    ) -> Result<(), Damaged> {
         let row = value.map_or(Ok(Intervals::default()), Intervals::decode)?;
-        self.lanes.insert((epoch, kind), Cached { row, dirty: false });
+        self.lanes
+            .insert((epoch, kind), Cached { row, dirty: false });
         Ok(())
     }
 
@@ -334,7 +394,8 @@ impl Fold {
             }
             None => Producer::new(producer, *epoch, *first_seen_ms),
         };
-        self.producers.insert((producer.clone(), *epoch), Cached { row, dirty: false });
+        self.producers
+            .insert((producer.clone(), *epoch), Cached { row, dirty: false });
         Ok(())
     }
 
@@ -349,21 +410,33 @@ impl Fold {
         self.projections.each(|p| p.finish(out));
         for ((epoch, kind), lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.dirty) {
             lane.dirty = false;
-            out.put(Family::Ledger, |k| ledger::key(k, *epoch, *kind), |v| lane.row.encode(v));
+            out.put(
+                Family::Ledger,
+                |k| ledger::key(k, *epoch, *kind),
+                |v| lane.row.encode(v),
+            );
         }
         for ((producer, epoch), row) in self.producers.iter_mut().filter(|(_, row)| row.dirty) {
             row.dirty = false;
-            out.put(Family::Completeness, |k| completeness::key(k, producer, *epoch), |v| row.row.encode(v));
+            out.put(
+                Family::Completeness,
+                |k| completeness::key(k, producer, *epoch),
+                |v| row.row.encode(v),
+            );
         }
         totals::write(out, &folded.totals);
         let mut meta = |key: &[u8], value: &dyn Fn(&mut Vec<u8>)| {
             out.put(Family::Meta, |k| k.extend_from_slice(key), value);
         };
         if self.counts.conflicts != before.conflicts {
-            meta(incidents::CONFLICTS_KEY, &|v| incidents::key(v, self.counts.conflicts));
+            meta(incidents::CONFLICTS_KEY, &|v| {
+                incidents::key(v, self.counts.conflicts)
+            });
         }
         if folded.bad_frames > 0 {
-            meta(incidents::BAD_FRAMES_KEY, &|v| incidents::key(v, self.counts.bad_frames));
+            meta(incidents::BAD_FRAMES_KEY, &|v| {
+                incidents::key(v, self.counts.bad_frames)
+            });
         }
         meta(POSITION_KEY, &|v| self.position.encode(v));
     }
@@ -371,7 +444,11 @@ impl Fold {
 
 impl Folded {
     fn count_judged(&mut self, applied: &Applied<'_>) {
-        let judged = applied.events.iter().filter(|at| applied.frame.verdict[**at as usize].is_some()).count();
+        let judged = applied
+            .events
+            .iter()
+            .filter(|at| applied.frame.verdict[**at as usize].is_some())
+            .count();
         let totals = &mut self.totals[applied.kind() as usize];
         totals.applied += applied.events.len() as i64;
         totals.judged_invalid += judged as i64;

@@ -82,7 +82,13 @@ pub fn decode_key(key: &[u8]) -> Option<u64> {
     key.try_into().ok().map(u64::from_be_bytes)
 }
 
-fn record(out: &mut Changes, family: Family, number: u64, limit: u64, value: impl FnOnce(&mut Vec<u8>)) {
+fn record(
+    out: &mut Changes,
+    family: Family,
+    number: u64,
+    limit: u64,
+    value: impl FnOnce(&mut Vec<u8>),
+) {
     out.put(family, |k| key(k, number), value);
     if number >= limit {
         out.delete(family, |k| key(k, number - limit));
@@ -97,7 +103,10 @@ impl BadFrame {
             put_varint(v, self.log_time_ms as u64);
             put_varint(v, self.events);
             put_bytes(v, self.name.as_bytes());
-            put_bytes(v, self.subject[..self.subject.floor_char_boundary(MAX_SUBJECT)].as_bytes());
+            put_bytes(
+                v,
+                self.subject[..self.subject.floor_char_boundary(MAX_SUBJECT)].as_bytes(),
+            );
         });
     }
 
@@ -105,7 +114,13 @@ impl BadFrame {
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(value, "bad frame");
         let (sequence, log_time_ms, events) = (r.varint()?, r.varint()? as i64, r.varint()?);
-        let bad = Self { sequence, log_time_ms, events, name: r.text()?.to_owned(), subject: r.text()?.to_owned() };
+        let bad = Self {
+            sequence,
+            log_time_ms,
+            events,
+            name: r.text()?.to_owned(),
+            subject: r.text()?.to_owned(),
+        };
         r.end()?;
         Ok(bad)
     }

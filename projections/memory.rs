@@ -26,11 +26,20 @@ impl Memory {
     pub fn read(&self, reads: &Reads) -> Values {
         let row = |family, key: &[u8]| self.get(Target::Family(family), key).map(<[u8]>::to_vec);
         let latest = |key: &[u8]| {
-            let days = self.rows.iter().rev().filter(|(target, _)| matches!(target, Target::Ids(_)));
-            days.filter_map(|(_, rows)| rows.get(key)).find_map(|value| IdRecord::decode(value).ok())
+            let days = self
+                .rows
+                .iter()
+                .rev()
+                .filter(|(target, _)| matches!(target, Target::Ids(_)));
+            days.filter_map(|(_, rows)| rows.get(key))
+                .find_map(|value| IdRecord::decode(value).ok())
         };
         Values {
-            rows: reads.rows.iter().map(|(f, keys)| (*f, keys.iter().map(|key| row(*f, key)).collect())).collect(),
+            rows: reads
+                .rows
+                .iter()
+                .map(|(f, keys)| (*f, keys.iter().map(|key| row(*f, key)).collect()))
+                .collect(),
             ids: reads.ids.iter().map(latest).collect(),
         }
     }
@@ -58,7 +67,8 @@ impl Memory {
 
     /// Drops the id families of log days that `may_drop` says.
     pub fn drop_ids(&mut self, may_drop: impl Fn(i32) -> bool) {
-        self.rows.retain(|target, _| !matches!(target, Target::Ids(day) if may_drop(*day)));
+        self.rows
+            .retain(|target, _| !matches!(target, Target::Ids(day) if may_drop(*day)));
     }
 }
 
@@ -66,7 +76,11 @@ impl Source for Memory {
     type Error = Infallible;
 
     fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Infallible> {
-        self.rows.get(&Target::Family(family)).into_iter().flatten().for_each(|(key, value)| row(key, value));
+        self.rows
+            .get(&Target::Family(family))
+            .into_iter()
+            .flatten()
+            .for_each(|(key, value)| row(key, value));
         Ok(())
     }
 

@@ -21,7 +21,12 @@ pub struct Position {
 impl Position {
     /// The position before the first message of a stream.
     pub fn start(stream_created_ns: i64) -> Self {
-        Self { sequence: 0, stream_created_ns, crc: 0, log_time_ms: 0 }
+        Self {
+            sequence: 0,
+            stream_created_ns,
+            crc: 0,
+            log_time_ms: 0,
+        }
     }
 
     /// Appends the row's value.

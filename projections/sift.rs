@@ -39,7 +39,8 @@ pub(crate) struct Wanted<'e> {
 impl<'e> Wanted<'e> {
     fn name(&mut self, fold: &Fold, space: Space, name: &'e str) {
         if fold.names.known(space, name).is_none() && self.asked.insert((space, name)) {
-            self.reads.want(Family::Symbols, |k| symbols::name_key(k, space, name));
+            self.reads
+                .want(Family::Symbols, |k| symbols::name_key(k, space, name));
             self.names.push((space, name));
         }
     }
@@ -47,7 +48,8 @@ impl<'e> Wanted<'e> {
     fn frame(&mut self, fold: &Fold, frame: &'e FoldFrame) {
         let (epoch, kind) = (frame.header.epoch, frame.header.kind);
         if !fold.knows_lane(epoch, kind) && !self.lanes.contains(&(epoch, kind)) {
-            self.reads.want(Family::Ledger, |k| ledger::key(k, epoch, kind));
+            self.reads
+                .want(Family::Ledger, |k| ledger::key(k, epoch, kind));
             self.lanes.push((epoch, kind));
         }
         for entry in &frame.ads {
@@ -55,8 +57,14 @@ impl<'e> Wanted<'e> {
                 self.name(fold, space, id.as_str());
             }
         }
-        frame.regions.iter().for_each(|name| self.name(fold, Space::Region, name));
-        frame.creatives.iter().for_each(|name| self.name(fold, Space::Creative, name));
+        frame
+            .regions
+            .iter()
+            .for_each(|name| self.name(fold, Space::Region, name));
+        frame
+            .creatives
+            .iter()
+            .for_each(|name| self.name(fold, Space::Creative, name));
     }
 }
 
@@ -116,13 +124,22 @@ impl Fold {
                     wanted.frame(self, frame);
                     (&frame.header.producer, frame.header.epoch)
                 }
-                Content::Announcement { producer, epoch, .. } => (producer, *epoch),
+                Content::Announcement {
+                    producer, epoch, ..
+                } => (producer, *epoch),
                 Content::Bad { .. } => continue,
             };
-            let asked = wanted.producers.iter().any(|(p, e, _)| *e == epoch && p == producer);
+            let asked = wanted
+                .producers
+                .iter()
+                .any(|(p, e, _)| *e == epoch && p == producer);
             if !asked && !self.knows_producer(producer, epoch) {
-                wanted.reads.want(Family::Completeness, |k| completeness::key(k, producer, epoch));
-                wanted.producers.push((producer.clone(), epoch, stamped.log_time_ms));
+                wanted.reads.want(Family::Completeness, |k| {
+                    completeness::key(k, producer, epoch)
+                });
+                wanted
+                    .producers
+                    .push((producer.clone(), epoch, stamped.log_time_ms));
             }
         }
         wanted
@@ -183,26 +200,53 @@ impl Fold {
         lane.row.insert(first, end);
         lane.dirty = true;
         let ads = batch.ads.len()..batch.ads.len() + frame.ads.len();
-        batch.ads.extend(frame.ads.iter().map(|entry| self.number(entry)));
+        batch
+            .ads
+            .extend(frame.ads.iter().map(|entry| self.number(entry)));
         let regions = batch.regions.len()..batch.regions.len() + frame.regions.len();
         for name in &frame.regions {
-            batch.regions.push(self.names.number(Space::Region, name).unwrap_or(OTHER));
+            batch
+                .regions
+                .push(self.names.number(Space::Region, name).unwrap_or(OTHER));
         }
-        let sifted = Sifted { frame, stamped, ads, regions, events: 0..0 };
+        let sifted = Sifted {
+            frame,
+            stamped,
+            ads,
+            regions,
+            events: 0..0,
+        };
         let refused = batch.take(sifted, &missing);
         if refused > 0 {
             folded.totals[header.kind as usize].refused += refused as i64;
-            self.bad(&stamped, incidents::REFUSED_EVENTS, header.kind.name(), refused, folded);
+            self.bad(
+                &stamped,
+                incidents::REFUSED_EVENTS,
+                header.kind.name(),
+                refused,
+                folded,
+            );
         }
-        if frame.creatives.iter().any(|name| symbols::fixed(Space::Creative, name).is_none()) {
+        if frame
+            .creatives
+            .iter()
+            .any(|name| symbols::fixed(Space::Creative, name).is_none())
+        {
             let ads = &batch.ads[batch.ads.len() - frame.ads.len()..];
-            self.creatives.want(ads, first_new_ad, &mut batch.reads, &mut batch.creatives_asked);
+            self.creatives.want(
+                ads,
+                first_new_ad,
+                &mut batch.reads,
+                &mut batch.creatives_asked,
+            );
         }
     }
 
     fn number(&mut self, entry: &AdEntry) -> AdSymbols {
         let mut number = |space, id: &Option<Id>| {
-            id.as_ref().map_or(NONE, |id| self.names.number(space, id.as_str()).unwrap_or(NONE))
+            id.as_ref().map_or(NONE, |id| {
+                self.names.number(space, id.as_str()).unwrap_or(NONE)
+            })
         };
         AdSymbols {
             ad: number(Space::Ad, &entry.ad_id),
@@ -238,9 +282,17 @@ impl<'e> Batch<'e> {
                 continue;
             }
             let indexed = kind == Kind::Click || !frame.flags[at].has(Flags::MINTED_ID);
-            let owner = if kind == Kind::Conversion { entry.advertiser } else { entry.ad };
+            let owner = if kind == Kind::Conversion {
+                entry.advertiser
+            } else {
+                entry.ad
+            };
             let place = match indexed {
-                true => self.reads.ids.push_with(|k| ids::key(k, kind, owner, &frame.id[at])) as u32,
+                true => self
+                    .reads
+                    .ids
+                    .push_with(|k| ids::key(k, kind, owner, &frame.id[at]))
+                    as u32,
                 false => NOT_INDEXED,
             };
             self.events.push(at as u32);
@@ -262,7 +314,10 @@ impl<'e> Batch<'e> {
         let mut overlay: FxHashMap<&[u8], IdRecord> = FxHashMap::default();
         overlay.reserve(keys.len());
         let mut new: Vec<(u32, IdRecord)> = Vec::with_capacity(keys.len());
-        let mut out = Settled { frames: std::mem::take(&mut self.frames), events: Vec::new() };
+        let mut out = Settled {
+            frames: std::mem::take(&mut self.frames),
+            events: Vec::new(),
+        };
         out.events.reserve(self.events.len());
         for sifted in &mut out.frames {
             let start = out.events.len();
@@ -275,10 +330,17 @@ impl<'e> Batch<'e> {
                 }
                 let key = keys.get(place as usize);
                 let content_hash = sifted.frame.content_hash[at as usize];
-                let hit = overlay.get(key).copied().or_else(|| stored.get(place as usize).copied().flatten());
+                let hit = overlay
+                    .get(key)
+                    .copied()
+                    .or_else(|| stored.get(place as usize).copied().flatten());
                 match hit.filter(|hit| hit.holds_at(log_time_ms)) {
                     None => {
-                        let record = IdRecord { log_time_ms, sequence: entry.sequence, content_hash };
+                        let record = IdRecord {
+                            log_time_ms,
+                            sequence: entry.sequence,
+                            content_hash,
+                        };
                         overlay.insert(key, record);
                         new.push((place, record));
                         out.events.push(at);
@@ -290,12 +352,18 @@ impl<'e> Batch<'e> {
         }
         // In the order of keys, which RocksDB takes several times faster.
         new.sort_unstable_by(|(a, x), (b, y)| {
-            (ids::log_day(x.log_time_ms), keys.get(*a as usize)).cmp(&(ids::log_day(y.log_time_ms), keys.get(*b as usize)))
+            (ids::log_day(x.log_time_ms), keys.get(*a as usize))
+                .cmp(&(ids::log_day(y.log_time_ms), keys.get(*b as usize)))
         });
         for (place, record) in new {
             let target = Target::Ids(ids::log_day(record.log_time_ms));
             let key = keys.get(place as usize);
-            folded.changes.push_with(target, Op::Put, |k| k.extend_from_slice(key), |v| record.encode(v));
+            folded.changes.push_with(
+                target,
+                Op::Put,
+                |k| k.extend_from_slice(key),
+                |v| record.encode(v),
+            );
         }
         out
     }
@@ -308,7 +376,13 @@ impl<'e> Batch<'e> {
         creatives: &'a [Symbol],
     ) -> Applied<'a> {
         let (ads, regions) = (self.ads_of(frame), &self.regions[frame.regions.clone()]);
-        Applied { frame: frame.frame, ads, regions, events, creatives }
+        Applied {
+            frame: frame.frame,
+            ads,
+            regions,
+            events,
+            creatives,
+        }
     }
 
     pub(crate) fn ads_of(&self, frame: &Sifted<'_>) -> &[AdSymbols] {
@@ -317,7 +391,14 @@ impl<'e> Batch<'e> {
 }
 
 /// Counts an event whose id is taken: a duplicate, or a conflict when its content is another.
-fn taken(hit: IdRecord, sifted: &Sifted<'_>, at: u32, key: &[u8], counts: &mut Counts, folded: &mut Folded) {
+fn taken(
+    hit: IdRecord,
+    sifted: &Sifted<'_>,
+    at: u32,
+    key: &[u8],
+    counts: &mut Counts,
+    folded: &mut Folded,
+) {
     let header = &sifted.frame.header;
     let content_hash = sifted.frame.content_hash[at as usize];
     let totals = &mut folded.totals[header.kind as usize];

@@ -141,7 +141,10 @@ impl Names {
 
     /// Goes on numbering where the state left off; `values` are those asked for by [`Names::open_reads`].
     pub fn open(values: &[Option<Vec<u8>>]) -> Result<Self, Damaged> {
-        let mut names = Self { next: [FIRST; Space::ALL.len()], ..Self::default() };
+        let mut names = Self {
+            next: [FIRST; Space::ALL.len()],
+            ..Self::default()
+        };
         for (next, value) in names.next.iter_mut().zip(values) {
             if let Some(value) = value {
                 *next = decode(value).ok_or(Damaged { what: "symbol" })?;
@@ -196,11 +199,19 @@ impl Names {
             grown[space.place()] = true;
             let number = |v: &mut Vec<u8>| put_u32(v, symbol);
             out.put(Family::Symbols, |k| name_key(k, space, &name), number);
-            out.put(Family::Symbols, |k| symbol_key(k, space, symbol), |v| v.extend_from_slice(name.as_bytes()));
+            out.put(
+                Family::Symbols,
+                |k| symbol_key(k, space, symbol),
+                |v| v.extend_from_slice(name.as_bytes()),
+            );
         }
         for space in Space::ALL.into_iter().filter(|s| grown[s.place()]) {
             let next = self.next[space.place()];
-            out.put(Family::Symbols, |k| next_key(k, space), |v| put_u32(v, next));
+            out.put(
+                Family::Symbols,
+                |k| next_key(k, space),
+                |v| put_u32(v, next),
+            );
         }
     }
 }
