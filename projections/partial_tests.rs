@@ -1,0 +1,220 @@
+//! Tests of merging and filling: tables written by hand, and a property against a plain map.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cells::Bucket;
+use crate::metrics::encode_sums;
+
+fn key(at: i64) -> BucketKey {
+    BucketKey { at, offset_s: 0 }
+}
+
+fn slots(n: i64) -> Vec<Slot> {
+    (0..n)
+        .map(|at| Slot {
+            key: key(at),
+            time_ms: at * 60_000,
+            offset_s: 0,
+        })
+        .collect()
+}
+
+fn cell(campaign: u32, ad: u32, device: u8) -> CellKey {
+    CellKey {
+        campaign,
+        bucket: Bucket::Minute(0),
+        ad,
+        creative: 0,
+        region: 0,
+        device,
+    }
+}
+
+fn clicks(n: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_sums(
+        &Metrics {
+            gross_clicks: n,
+            ..Metrics::default()
+        }
+        .fields(),
+        &mut out,
+    );
+    out
+}
+
+fn names(of: &[&[(u32, &str)]]) -> Names {
+    of.iter()
+        .map(|names| {
+            names
+                .iter()
+                .map(|(n, name)| (*n, Arc::from(*name)))
+                .collect()
+        })
+        .collect()
+}
+
+fn printed(table: &Table) -> Vec<(i64, Vec<String>, i64)> {
+    let group = |row| table.group(row).map(|(_, name)| name.to_owned()).collect();
+    table
+        .rows
+        .iter()
+        .map(|r| (table.slot(r).key.at, group(r), r.metrics.gross_clicks))
+        .collect()
+}
+
+fn row(at: i64, group: &[&str], n: i64) -> (i64, Vec<String>, i64) {
+    (at, group.iter().map(|g| (*g).to_owned()).collect(), n)
+}
+
+#[test]
+fn shards_number_names_differently_and_still_meet() {
+    let by = [Dimension::AdId];
+    let (mut one, mut two) = (ShardSums::new(&by), ShardSums::new(&by));
+    one.add(key(1), &cell(5, 7, 0), &clicks(3)).unwrap();
+    one.add(key(0), &cell(5, 8, 0), &clicks(1)).unwrap();
+    two.add(key(1), &cell(9, 8, 0), &clicks(4)).unwrap();
+    let mut merged = Merged::new(&by);
+    merged.add(one, &names(&[&[(7, "b"), (8, "a")]])).unwrap();
+    merged.add(two, &names(&[&[(8, "b")]])).unwrap();
+    let table = merged.finish(&slots(2), false).unwrap();
+    assert_eq!(printed(&table), [row(0, &["a"], 1), row(1, &["b"], 7)]);
+    assert_eq!(table.totals.gross_clicks, 8);
+}
+
+#[test]
+fn filling_gives_every_bucket_to_every_group_that_was_seen() {
+    let by = [Dimension::Device, Dimension::AdId];
+    let mut shard = ShardSums::new(&by);
+    shard.add(key(1), &cell(5, 7, 4), &clicks(3)).unwrap();
+    shard.add(key(0), &cell(5, 7, 0), &clicks(2)).unwrap();
+    let mut merged = Merged::new(&by);
+    merged
+        .add(shard, &names(&[&[(4, "desktop"), (0, "ios")], &[(7, "x")]]))
+        .unwrap();
+    assert_eq!(
+        printed(&merged.finish(&slots(2), true).unwrap()),
+        [
+            row(0, &["desktop", "x"], 0),
+            row(0, &["ios", "x"], 2),
+            row(1, &["desktop", "x"], 3),
+            row(1, &["ios", "x"], 0)
+        ]
+    );
+    // Without grouping every bucket has its row, even when nothing was seen.
+    assert_eq!(
+        printed(&Merged::new(&[]).finish(&slots(2), true).unwrap()),
+        [row(0, &[], 0), row(1, &[], 0)]
+    );
+    // With grouping and nothing seen there is no group to fill, and fill=none adds nothing.
+    assert!(
+        Merged::new(&by)
+            .finish(&slots(2), true)
+            .unwrap()
+            .rows
+            .is_empty()
+    );
+    assert!(
+        Merged::new(&[])
+            .finish(&slots(2), false)
+            .unwrap()
+            .rows
+            .is_empty()
+    );
+}
+
+#[test]
+fn an_answer_has_a_million_rows_at_most() {
+    let by = [Dimension::AdId];
+    let mut shard = ShardSums::new(&by);
+    for ad in 0..101 {
+        shard.add(key(0), &cell(1, ad, 0), &clicks(1)).unwrap();
+    }
+    let names: Names = vec![(0..101).map(|n| (n, Arc::from(n.to_string()))).collect()];
+    let mut merged = Merged::new(&by);
+    merged.add(shard, &names).unwrap();
+    assert_eq!(
+        merged.finish(&slots(10_000), true).unwrap_err(),
+        TooManyRows
+    );
+    let mut full = ShardSums::new(&by);
+    let n = MAX_ROWS as u32;
+    (0..n).for_each(|ad| full.add(key(0), &cell(1, ad, 0), &clicks(1)).unwrap());
+    full.add(key(0), &cell(1, 0, 0), &clicks(1)).unwrap();
+    assert_eq!(
+        full.add(key(0), &cell(1, n, 0), &clicks(1)).unwrap_err(),
+        PartialError::TooManyRows(TooManyRows)
+    );
+}
+
+#[test]
+fn filters_of_different_names_are_and_of_one_name_or() {
+    let set = |values: &[u32]| Some(values.iter().copied().collect::<FxHashSet<u32>>());
+    let filters = Filters {
+        ad: set(&[7, 8]),
+        device: set(&[4]),
+        ..Filters::default()
+    };
+    assert!(filters.pass(&cell(1, 7, 4)) && filters.pass(&cell(2, 8, 4)));
+    assert!(!filters.pass(&cell(1, 9, 4)) && !filters.pass(&cell(1, 7, 0)));
+    // A filter none of whose values the shard knows lets nothing through.
+    assert!(
+        !Filters {
+            region: set(&[]),
+            ..Filters::default()
+        }
+        .pass(&cell(1, 7, 4))
+    );
+}
+
+#[test]
+fn a_damaged_cell_is_an_error_and_no_count() {
+    let mut shard = ShardSums::new(&[]);
+    assert!(matches!(
+        shard.add(key(0), &cell(1, 1, 0), &[1]),
+        Err(PartialError::Damaged(_))
+    ));
+}
+
+proptest! {
+    /// However cells are spread over shards and in whatever order shards come, the table is the plain sum.
+    #[test]
+    fn merging_is_the_plain_sum(
+        cells in proptest::collection::vec((0u8..3, 0i64..4, 0u32..4, 0u8..7, 1i64..100), 0..80),
+        turn in 0usize..3,
+    ) {
+        let by = [Dimension::CampaignId, Dimension::Device];
+        let mut want: BTreeMap<(i64, String, String), i64> = BTreeMap::new();
+        let mut shards: Vec<ShardSums> = (0..3).map(|_| ShardSums::new(&by)).collect();
+        for (shard, at, campaign, device, n) in &cells {
+            // Each shard numbers the campaigns its own way.
+            let symbol = campaign + 10 * u32::from(*shard);
+            shards[usize::from(*shard)].add(key(*at), &cell(symbol, 0, *device), &clicks(*n)).unwrap();
+            let device = Device::from_number(*device).unwrap().name().to_owned();
+            *want.entry((*at, format!("c{campaign}"), device)).or_default() += n;
+        }
+        shards.rotate_left(turn);
+        let mut merged = Merged::new(&by);
+        for shard in shards {
+            let names = shard
+                .symbols()
+                .into_iter()
+                .map(|(d, used)| {
+                    let name = |n: u32| match d {
+                        Dimension::Device => Arc::from(device_name(n)),
+                        _ => Arc::from(format!("c{}", n % 10)),
+                    };
+                    used.into_iter().map(|n| (n, name(n))).collect()
+                })
+                .collect();
+            merged.add(shard, &names).unwrap();
+        }
+        let table = merged.finish(&slots(4), false).unwrap();
+        let got: Vec<_> = printed(&table).into_iter().map(|(at, g, n)| ((at, g[0].clone(), g[1].clone()), n)).collect();
+        prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
+    }
+}
