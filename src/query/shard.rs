@@ -1,0 +1,190 @@
+//! One snapshot of every shard, as a question reads them: rows, names and their numbers, and what they are as of.
+//!
+//! Invariant: everything that one answer is made of is read through one [`SnapshotSet`], so it is the state at
+//! one position of each shard (invariant 12). The store hides behind [`ShardRead`]; tests put a map there.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use adtally_projections::codec::Damaged;
+use adtally_projections::completeness::{Producer, complete_through};
+use adtally_projections::family::Family;
+use adtally_projections::position::{POSITION_KEY, Position};
+use adtally_projections::symbols::{self, Space, Symbol};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::QueryError;
+
+/// The most threads that read shards for one question.
+pub const MAX_THREADS: usize = 8;
+
+/// What is called for each row of a scan.
+pub type EachRow<'f> = &'f mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, QueryError>;
+
+/// The rows of one shard at one moment.
+pub trait ShardRead: Send + Sync {
+    /// The value of a row.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError>;
+
+    /// Calls `each` with the rows whose keys lie in `[from, to)`, in order of their keys, until it breaks.
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], each: EachRow<'_>) -> Result<(), QueryError>;
+}
+
+/// One shard of a [`SnapshotSet`].
+pub struct Shard<'a> {
+    /// Its number.
+    pub number: u16,
+    /// Its rows.
+    pub rows: Box<dyn ShardRead + 'a>,
+}
+
+/// Every shard at one moment.
+pub struct SnapshotSet<'a> {
+    /// The name of the generation that all of them belong to.
+    pub generation: String,
+    /// The shards.
+    pub shards: Vec<Shard<'a>>,
+}
+
+/// Where snapshots come from.
+pub trait Snapshots: Send + Sync + 'static {
+    /// Calls `work` with a snapshot of every shard, which is held no longer than the call. Blocks.
+    fn with(&self, work: &mut dyn FnMut(&SnapshotSet<'_>)) -> Result<(), QueryError>;
+}
+
+/// Which state an answer is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// The generation.
+    pub generation: String,
+    /// The applied sequence of each shard's stream.
+    pub positions: BTreeMap<u16, u64>,
+    /// The arrival time up to which everything answered is counted, in Unix milliseconds.
+    pub complete_through_ms: Option<i64>,
+}
+
+impl Serialize for AsOf {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(Some(1 + self.positions.len()))?;
+        map.serialize_entry("generation", &self.generation)?;
+        for (shard, sequence) in &self.positions {
+            map.serialize_entry(&format!("events.{shard}"), sequence)?;
+        }
+        map.end()
+    }
+}
+
+impl SnapshotSet<'_> {
+    /// Which state this is.
+    pub fn as_of(&self) -> Result<AsOf, QueryError> {
+        let mut positions = BTreeMap::new();
+        let mut through: Option<Option<i64>> = None;
+        for shard in &self.shards {
+            positions.insert(shard.number, shard.position()?);
+            let own = shard.complete_through()?;
+            through = Some(through.map_or(own, |t: Option<i64>| Some(t?.min(own?))));
+        }
+        Ok(AsOf { generation: self.generation.clone(), positions, complete_through_ms: through.flatten() })
+    }
+
+    /// Calls `work` for every shard on up to [`MAX_THREADS`] threads; the results in the order of the shards, or
+    /// the first error.
+    pub fn each<T: Send>(
+        &self,
+        work: impl Fn(&Shard<'_>) -> Result<T, QueryError> + Sync,
+    ) -> Result<Vec<T>, QueryError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.min(MAX_THREADS).min(self.shards.len());
+        if threads <= 1 {
+            return self.shards.iter().map(work).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut done = Vec::new();
+            while let Some(shard) = self.shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let result = work(shard);
+                let failed = result.is_err();
+                done.push((shard.number, result));
+                if failed {
+                    // Nobody needs the rest of an answer that has failed.
+                    next.store(self.shards.len(), Ordering::Relaxed);
+                }
+            }
+            done
+        };
+        let mut done: Vec<(u16, Result<T, QueryError>)> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+            let mut done = worker();
+            for other in others {
+                match other.join() {
+                    Ok(more) => done.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            done
+        });
+        done.sort_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+impl Shard<'_> {
+    /// Calls `each` with all rows whose keys begin with `prefix`.
+    pub fn scan_prefix(&self, family: Family, prefix: &[u8], each: EachRow<'_>) -> Result<(), QueryError> {
+        self.rows.scan(family, prefix, &after_prefix(prefix), each)
+    }
+
+    /// The number of a name in this shard; none when the shard never saw it.
+    pub fn symbol(&self, space: Space, name: &str) -> Result<Option<Symbol>, QueryError> {
+        if let Some(symbol) = symbols::fixed(space, name) {
+            return Ok(Some(symbol));
+        }
+        let mut key = Vec::with_capacity(2 + name.len());
+        symbols::name_key(&mut key, space, name);
+        let Some(value) = self.rows.get(Family::Symbols, &key)? else { return Ok(None) };
+        symbols::decode(&value).map(Some).ok_or(Damaged { what: "symbol" }.into())
+    }
+
+    /// The name of a number of this shard.
+    pub fn name(&self, space: Space, symbol: Symbol) -> Result<Arc<str>, QueryError> {
+        if let Some(name) = symbols::fixed_name(symbol) {
+            return Ok(Arc::from(name));
+        }
+        let mut key = Vec::with_capacity(6);
+        symbols::symbol_key(&mut key, space, symbol);
+        let value = self.rows.get(Family::Symbols, &key)?.ok_or(Damaged { what: "symbol" })?;
+        let name = std::str::from_utf8(&value).map_err(|_| Damaged { what: "symbol" })?;
+        Ok(Arc::from(name))
+    }
+
+    fn position(&self) -> Result<u64, QueryError> {
+        match self.rows.get(Family::Meta, POSITION_KEY)? {
+            Some(value) => Ok(Position::decode(&value)?.sequence),
+            None => Ok(0),
+        }
+    }
+
+    fn complete_through(&self) -> Result<Option<i64>, QueryError> {
+        let mut producers: Vec<Producer> = Vec::new();
+        self.rows.scan(Family::Completeness, &[], &[0xff], &mut |key, value| {
+            producers.push(Producer::decode(key, value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(complete_through(producers.iter()))
+    }
+}
+
+/// The least key that is greater than every key that begins with `prefix`.
+pub fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // No byte string is greater than all that begin with 0xff bytes only; no family has such keys.
+    vec![0xff; prefix.len() + 1]
+}
