@@ -3,6 +3,8 @@
 //! No IO, clock or randomness: state comes in as plain values and leaves as plain changes.
 
 pub mod applied;
+pub mod bounds;
+pub mod buckets;
 pub mod cells;
 pub mod codec;
 pub mod completeness;
@@ -17,7 +19,10 @@ pub mod incidents;
 pub mod ledger;
 pub mod memory;
 pub mod metrics;
+pub mod partial;
+pub mod plan;
 pub mod position;
+pub mod ratios;
 mod sift;
 pub mod spend;
 pub mod symbols;

@@ -12,6 +12,7 @@ mod control;
 mod data_dir;
 mod http;
 mod listen;
+mod query;
 mod simulate;
 mod telemetry;
 

@@ -194,6 +194,3 @@ impl Engine {
         result
     }
 }
-
-#[cfg(test)]
-mod tests;
