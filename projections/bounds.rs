@@ -47,14 +47,19 @@ impl Bound {
             None if rest.is_empty() => ("00:00", ""),
             None => return Err(BadBound::Unreadable),
         };
-        let local = NaiveDateTime::new(date, time_of_day(time).ok_or(BadBound::Unreadable)?).and_utc();
+        let local =
+            NaiveDateTime::new(date, time_of_day(time).ok_or(BadBound::Unreadable)?).and_utc();
         let local_ms = local.timestamp_millis();
         let bound = match offset {
             "" => Bound::Local(local_ms),
             offset => Bound::Instant(local_ms - offset_ms(offset).ok_or(BadBound::Unreadable)?),
         };
         let (Bound::Instant(ms) | Bound::Local(ms)) = bound;
-        if (MIN_TIME_MS..=MAX_TIME_MS).contains(&ms) { Ok(bound) } else { Err(BadBound::OutOfRange) }
+        if (MIN_TIME_MS..=MAX_TIME_MS).contains(&ms) {
+            Ok(bound)
+        } else {
+            Err(BadBound::OutOfRange)
+        }
     }
 
     /// The instant of the bound on a clock. A time that the clock shows twice is the first one, and one that it
@@ -68,16 +73,23 @@ impl Bound {
 }
 
 fn split_offset(text: &str) -> (&str, &str) {
-    text.find(['Z', 'z', '+', '-', ' ']).map_or((text, ""), |at| text.split_at(at))
+    text.find(['Z', 'z', '+', '-', ' '])
+        .map_or((text, ""), |at| text.split_at(at))
 }
 
 fn time_of_day(text: &str) -> Option<NaiveTime> {
     // Two digits each: chrono alone would take `1:5`.
-    let digits = |at: usize| text.as_bytes().get(at..at + 2).is_some_and(|d| d.iter().all(u8::is_ascii_digit));
+    let digits = |at: usize| {
+        text.as_bytes()
+            .get(at..at + 2)
+            .is_some_and(|d| d.iter().all(u8::is_ascii_digit))
+    };
     if !digits(0) || !digits(3) || (text.len() > 5 && !digits(6)) {
         return None;
     }
-    ["%H:%M", "%H:%M:%S%.f"].iter().find_map(|format| NaiveTime::parse_from_str(text, format).ok())
+    ["%H:%M", "%H:%M:%S%.f"]
+        .iter()
+        .find_map(|format| NaiveTime::parse_from_str(text, format).ok())
 }
 
 fn offset_ms(text: &str) -> Option<i64> {
@@ -88,7 +100,9 @@ fn offset_ms(text: &str) -> Option<i64> {
     let (hours, minutes) = digits.split_once(':')?;
     let number = |text: &str, below: i64| {
         let two_digits = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<i64>().ok().filter(|n| two_digits && *n < below)
+        text.parse::<i64>()
+            .ok()
+            .filter(|n| two_digits && *n < below)
     };
     let ms = (number(hours, 24)? * 60 + number(minutes, 60)?) * 60_000;
     Some(if sign == "-" { -ms } else { ms })
@@ -96,7 +110,17 @@ fn offset_ms(text: &str) -> Option<i64> {
 
 /// Whether a zone is UTC by one of its names.
 pub fn is_utc(zone: Tz) -> bool {
-    matches!(zone, Tz::UTC | Tz::Etc__UTC | Tz::Etc__UCT | Tz::Etc__Universal | Tz::Etc__Zulu | Tz::UCT | Tz::Universal | Tz::Zulu)
+    matches!(
+        zone,
+        Tz::UTC
+            | Tz::Etc__UTC
+            | Tz::Etc__UCT
+            | Tz::Etc__Universal
+            | Tz::Etc__Zulu
+            | Tz::UCT
+            | Tz::Universal
+            | Tz::Zulu
+    )
 }
 
 /// An instant as RFC 3339 with an offset, `Z` for UTC; fractions of a second only where there are some.
@@ -105,7 +129,9 @@ pub fn is_utc(zone: Tz) -> bool {
 pub fn print(ms: i64, offset_s: i32, zone: Tz) -> String {
     let utc = DateTime::from_timestamp_millis(ms).unwrap_or_default();
     match FixedOffset::east_opt(offset_s).filter(|_| offset_s % 60 == 0 && !is_utc(zone)) {
-        Some(offset) => utc.with_timezone(&offset).to_rfc3339_opts(SecondsFormat::AutoSi, false),
+        Some(offset) => utc
+            .with_timezone(&offset)
+            .to_rfc3339_opts(SecondsFormat::AutoSi, false),
         None => utc.to_rfc3339_opts(SecondsFormat::AutoSi, true),
     }
 }
@@ -118,7 +144,9 @@ mod tests {
     use super::*;
 
     fn ms(text: &str) -> i64 {
-        DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis()
+        DateTime::parse_from_rfc3339(text)
+            .unwrap()
+            .timestamp_millis()
     }
 
     #[test]
@@ -142,13 +170,29 @@ mod tests {
             assert_eq!(ny(text), Ok(ms(want)), "{text}");
         }
         for text in [
-            "", "yesterday", "2024", "2024-2-9", "2024-02-30", "2024-02-09T", "2024-02-09T14", "2024-02-09T1:5",
-            "2024-02-09T25:00", "2024-02-09T14:00+5", "2024-02-09T14:00+25:00", "2024-02-09T14:00Zx", "1707487500",
-            "2024-02-09x14:00", "2024-02-09T14:00:00+05:3\u{e9}",
+            "",
+            "yesterday",
+            "2024",
+            "2024-2-9",
+            "2024-02-30",
+            "2024-02-09T",
+            "2024-02-09T14",
+            "2024-02-09T1:5",
+            "2024-02-09T25:00",
+            "2024-02-09T14:00+5",
+            "2024-02-09T14:00+25:00",
+            "2024-02-09T14:00Zx",
+            "1707487500",
+            "2024-02-09x14:00",
+            "2024-02-09T14:00:00+05:3\u{e9}",
         ] {
             assert_eq!(ny(text), Err(BadBound::Unreadable), "{text}");
         }
-        for text in ["0000-06-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"] {
+        for text in [
+            "0000-06-01T00:00:00Z",
+            "0001-01-01T00:00:00+01:00",
+            "9999-12-31T23:59:59-01:00",
+        ] {
             assert_eq!(ny(text), Err(BadBound::OutOfRange), "{text}");
         }
     }
@@ -158,9 +202,18 @@ mod tests {
         let t = ms("2024-02-09T14:05:00Z");
         assert_eq!(print(t, 0, Tz::UTC), "2024-02-09T14:05:00Z");
         assert_eq!(print(t, 0, Tz::Europe__London), "2024-02-09T14:05:00+00:00");
-        assert_eq!(print(t, 19_800, Tz::Asia__Kolkata), "2024-02-09T19:35:00+05:30");
-        assert_eq!(print(t + 250, -18_000, Tz::America__New_York), "2024-02-09T09:05:00.250-05:00");
-        assert_eq!(print(t, 1_172, Tz::Europe__Amsterdam), "2024-02-09T14:05:00Z");
+        assert_eq!(
+            print(t, 19_800, Tz::Asia__Kolkata),
+            "2024-02-09T19:35:00+05:30"
+        );
+        assert_eq!(
+            print(t + 250, -18_000, Tz::America__New_York),
+            "2024-02-09T09:05:00.250-05:00"
+        );
+        assert_eq!(
+            print(t, 1_172, Tz::Europe__Amsterdam),
+            "2024-02-09T14:05:00Z"
+        );
     }
 
     proptest! {

@@ -122,7 +122,10 @@ pub struct Filters {
 impl Filters {
     /// Whether some filter has no value that the shard knows, so that no cell of it can pass.
     pub fn let_nothing_through(&self) -> bool {
-        [&self.ad, &self.creative, &self.region, &self.device].into_iter().flatten().any(FxHashSet::is_empty)
+        [&self.ad, &self.creative, &self.region, &self.device]
+            .into_iter()
+            .flatten()
+            .any(FxHashSet::is_empty)
     }
 
     /// Whether a cell passes all of them.

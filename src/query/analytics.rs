@@ -11,7 +11,9 @@ use std::time::Instant;
 use adtally_projections::bounds::Bound;
 use adtally_projections::buckets::{BucketKey, Granularity};
 use adtally_projections::cells::{self, Bucket, CellKey, Grain};
-use adtally_projections::partial::{Dimension, Filter, Filters, Merged, Names, ShardSums, Table, device_name};
+use adtally_projections::partial::{
+    Dimension, Filter, Filters, Merged, Names, ShardSums, Table, device_name,
+};
 use adtally_projections::plan::{Plan, Source, default_granularity};
 use adtally_projections::symbols::{Space, Symbol};
 use adtally_streams::catalogue::Catalogue;
@@ -43,7 +45,9 @@ impl Span {
     /// The instants `(start, end)` on a clock.
     pub fn instants(&self, zone: Tz) -> Result<(i64, i64), QueryError> {
         let end = self.end.map_or(self.now_ms, |b| b.instant(zone));
-        let start = self.start.map_or(end.saturating_sub(DEFAULT_RANGE_MS), |b| b.instant(zone));
+        let start = self
+            .start
+            .map_or(end.saturating_sub(DEFAULT_RANGE_MS), |b| b.instant(zone));
         if start < end {
             return Ok((start, end));
         }
@@ -123,10 +127,17 @@ where
     let currency = scope.currency()?;
     let (zone, source) = scope.clock(question.time_zone)?;
     let (start, end) = question.span.instants(zone)?;
-    let granularity = question.granularity.unwrap_or_else(|| default_granularity(start, end));
+    let granularity = question
+        .granularity
+        .unwrap_or_else(|| default_granularity(start, end));
     let plan = Plan::new(start, end, granularity, zone, source)?;
     let merged = std::sync::Mutex::new((Merged::new(&question.group_by), CellsRead::default()));
-    let by_number: FxHashMap<u16, &ShardScope> = set.shards.iter().map(|s| s.number).zip(&scope.shards).collect();
+    let by_number: FxHashMap<u16, &ShardScope> = set
+        .shards
+        .iter()
+        .map(|s| s.number)
+        .zip(&scope.shards)
+        .collect();
     set.each(|shard| {
         let scope = by_number[&shard.number];
         if scope.campaigns.is_empty() {
@@ -134,20 +145,36 @@ where
         }
         let (sums, cells) = sum_shard(shard, scope, question, &plan, cancel)?;
         let names = names(shard, &sums)?;
-        let mut merged = merged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut merged = merged
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         merged.0.add(sums, &names)?;
         merged.1.day += cells.day;
         merged.1.hour += cells.hour;
         merged.1.minute += cells.minute;
         Ok(())
     })?;
-    let (merged, cells) = merged.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (level, n) in [("day", cells.day), ("hour", cells.hour), ("minute", cells.minute)] {
+    let (merged, cells) = merged
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (level, n) in [
+        ("day", cells.day),
+        ("hour", cells.hour),
+        ("minute", cells.minute),
+    ] {
         metrics::counter!("adtally_query_cells_read_total", "level" => level).increment(n);
     }
     let table = merged.finish(&plan.slots, question.fill)?;
     let took_ms = began.elapsed().as_secs_f64() * 1_000.0;
-    Ok(Answer { plan, table, currency, as_of: set.as_of()?, cells, campaigns: scope.len(), took_ms })
+    Ok(Answer {
+        plan,
+        table,
+        currency,
+        as_of: set.as_of()?,
+        cells,
+        campaigns: scope.len(),
+        took_ms,
+    })
 }
 
 fn sum_shard(
@@ -165,28 +192,51 @@ fn sum_shard(
     }
     for campaign in &scope.campaigns {
         let mut range = |grain, from, to, place: &mut dyn FnMut(Bucket) -> Option<BucketKey>| {
-            sum_range(shard, grain, cells::range(grain, *campaign, from, to), &filters, place, &mut sums, cancel)
+            sum_range(
+                shard,
+                grain,
+                cells::range(grain, *campaign, from, to),
+                &filters,
+                place,
+                &mut sums,
+                cancel,
+            )
         };
         if !plan.days.is_empty() {
-            read.day += range(Grain::Day, plan.days.start, plan.days.end, &mut |bucket| match bucket {
-                Bucket::Day(day) => Some(plan.place_day(i64::from(day))),
-                _ => None,
-            })?;
+            read.day += range(
+                Grain::Day,
+                plan.days.start,
+                plan.days.end,
+                &mut |bucket| match bucket {
+                    Bucket::Day(day) => Some(plan.place_day(i64::from(day))),
+                    _ => None,
+                },
+            )?;
         }
         for hours in &plan.hours {
-            read.hour += range(Grain::Hour, hours.from_ms / 1_000, hours.to_ms / 1_000, &mut |bucket| match bucket {
-                Bucket::Hour { start_s, offset_s } if offset_s == hours.offset_s => {
-                    Some(plan.place_hour(start_s * 1_000, offset_s))
-                }
-                _ => None,
-            })?;
+            read.hour += range(
+                Grain::Hour,
+                hours.from_ms / 1_000,
+                hours.to_ms / 1_000,
+                &mut |bucket| match bucket {
+                    Bucket::Hour { start_s, offset_s } if offset_s == hours.offset_s => {
+                        Some(plan.place_hour(start_s * 1_000, offset_s))
+                    }
+                    _ => None,
+                },
+            )?;
         }
         let mut hint = 0;
         for minutes in &plan.minutes {
-            read.minute += range(Grain::Minute, minutes.start / 60_000, minutes.end / 60_000, &mut |bucket| match bucket {
-                Bucket::Minute(minute) => plan.place_minute(minute * 60_000, &mut hint),
-                _ => None,
-            })?;
+            read.minute += range(
+                Grain::Minute,
+                minutes.start / 60_000,
+                minutes.end / 60_000,
+                &mut |bucket| match bucket {
+                    Bucket::Minute(minute) => plan.place_minute(minute * 60_000, &mut hint),
+                    _ => None,
+                },
+            )?;
         }
     }
     Ok((sums, read))
@@ -203,32 +253,41 @@ fn sum_range(
     cancel: &Cancel,
 ) -> Result<u64, QueryError> {
     let mut read = 0;
-    shard.rows.scan(grain.family(), &from, &to, &mut |key, value| {
-        read += 1;
-        if read % CHECK_EVERY == 0 {
-            cancel.check()?;
-        }
-        let cell = CellKey::decode(grain, key)?;
-        if filters.pass(&cell)
-            && let Some(bucket) = place(cell.bucket)
-        {
-            sums.add(bucket, &cell, value)?;
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
+    shard
+        .rows
+        .scan(grain.family(), &from, &to, &mut |key, value| {
+            read += 1;
+            if read % CHECK_EVERY == 0 {
+                cancel.check()?;
+            }
+            let cell = CellKey::decode(grain, key)?;
+            if filters.pass(&cell)
+                && let Some(bucket) = place(cell.bucket)
+            {
+                sums.add(bucket, &cell, value)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
     Ok(read)
 }
 
 /// After how many rows a scan looks whether anybody still waits for it.
 pub const CHECK_EVERY: u64 = 4_096;
 
-fn filters(shard: &Shard<'_>, scope: &ShardScope, question: &Question) -> Result<Filters, QueryError> {
+fn filters(
+    shard: &Shard<'_>,
+    scope: &ShardScope,
+    question: &Question,
+) -> Result<Filters, QueryError> {
     let numbers = |space: Space, names: &BTreeSet<String>| -> Result<Filter, QueryError> {
         if names.is_empty() {
             return Ok(None);
         }
         let known = names.iter().map(|name| shard.symbol(space, name));
-        known.filter_map(Result::transpose).collect::<Result<_, _>>().map(Some)
+        known
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()
+            .map(Some)
     };
     let devices = || question.devices.iter().map(|d| *d as u32).collect();
     Ok(Filters {
@@ -247,7 +306,9 @@ fn names(shard: &Shard<'_>, sums: &ShardSums) -> Result<Names, QueryError> {
         }
     };
     let column = |(dimension, used): (Dimension, rustc_hash::FxHashSet<Symbol>)| {
-        used.into_iter().map(|symbol| Ok((symbol, name(dimension, symbol)?))).collect::<Result<_, QueryError>>()
+        used.into_iter()
+            .map(|symbol| Ok((symbol, name(dimension, symbol)?)))
+            .collect::<Result<_, QueryError>>()
     };
     sums.symbols().into_iter().map(column).collect()
 }
@@ -289,9 +350,13 @@ impl Answer {
     pub fn explain(&self) -> Explained {
         let plan = &self.plan;
         let date = |day: i64| {
-            chrono::DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default().format("%Y-%m-%d").to_string()
+            chrono::DateTime::from_timestamp(day * 86_400, 0)
+                .unwrap_or_default()
+                .format("%Y-%m-%d")
+                .to_string()
         };
-        let at = |ms: i64, offset_s: i32| adtally_projections::bounds::print(ms, offset_s, plan.zone);
+        let at =
+            |ms: i64, offset_s: i32| adtally_projections::bounds::print(ms, offset_s, plan.zone);
         let utc = |ms: i64| adtally_projections::bounds::print(ms, 0, Tz::UTC);
         Explained {
             granularity: plan.granularity,
@@ -302,8 +367,16 @@ impl Answer {
             cells_read: self.cells,
             ranges: Ranges {
                 days: (!plan.days.is_empty()).then(|| [date(plan.days.start), date(plan.days.end)]),
-                hours: plan.hours.iter().map(|h| [at(h.from_ms, h.offset_s), at(h.to_ms, h.offset_s)]).collect(),
-                minutes: plan.minutes.iter().map(|m| [utc(m.start), utc(m.end)]).collect(),
+                hours: plan
+                    .hours
+                    .iter()
+                    .map(|h| [at(h.from_ms, h.offset_s), at(h.to_ms, h.offset_s)])
+                    .collect(),
+                minutes: plan
+                    .minutes
+                    .iter()
+                    .map(|m| [utc(m.start), utc(m.end)])
+                    .collect(),
             },
             took_ms: self.took_ms,
         }

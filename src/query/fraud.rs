@@ -10,7 +10,9 @@ use adtally_projections::bounds::print;
 use adtally_projections::buckets::MINUTE_MS;
 use adtally_projections::family::Family;
 use adtally_projections::symbols::{Space, Symbol};
-use adtally_projections::verdicts::{Class, FraudClick, FraudSum, FraudSumKey, class_of, clicks_range, sums_range};
+use adtally_projections::verdicts::{
+    Class, FraudClick, FraudSum, FraudSumKey, class_of, clicks_range, sums_range,
+};
 use adtally_streams::catalogue::Catalogue;
 use adtally_streams::event::EdgeReason;
 use adtally_streams::id::Id;
@@ -71,17 +73,25 @@ pub fn sums<C: std::ops::Deref<Target = Catalogue>>(
     let mut sums = Sums::new();
     for (shard, scope) in set.shards.iter().zip(&scope.shards) {
         for campaign in &scope.campaigns {
-            let (from, to) = sums_range(*campaign, frame.start_ms / MINUTE_MS, frame.end_ms / MINUTE_MS);
+            let (from, to) = sums_range(
+                *campaign,
+                frame.start_ms / MINUTE_MS,
+                frame.end_ms / MINUTE_MS,
+            );
             let mut read = 0;
-            shard.rows.scan(Family::FraudSums, &from, &to, &mut |key, value| {
-                check(&mut read, cancel)?;
-                let key = FraudSumKey::decode(key)?;
-                if question.reason.is_none_or(|r| r == key.reason) {
-                    let row = sums.entry((key.reason.name(), key.revision, class_of(key.reason).name())).or_default();
-                    add(row, &FraudSum::decode(value)?);
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
+            shard
+                .rows
+                .scan(Family::FraudSums, &from, &to, &mut |key, value| {
+                    check(&mut read, cancel)?;
+                    let key = FraudSumKey::decode(key)?;
+                    if question.reason.is_none_or(|r| r == key.reason) {
+                        let row = sums
+                            .entry((key.reason.name(), key.revision, class_of(key.reason).name()))
+                            .or_default();
+                        add(row, &FraudSum::decode(value)?);
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
         }
     }
     Ok((frame, sums))
@@ -95,14 +105,24 @@ pub fn add(into: &mut FraudSum, other: &FraudSum) {
 
 fn check(read: &mut u64, cancel: &Cancel) -> Result<(), QueryError> {
     *read += 1;
-    if *read % CHECK_EVERY == 0 { cancel.check() } else { Ok(()) }
+    if *read % CHECK_EVERY == 0 {
+        cancel.check()
+    } else {
+        Ok(())
+    }
 }
 
 fn frame(question: &Question, scope: &Scope, set: &SnapshotSet<'_>) -> Result<Frame, QueryError> {
     let currency = scope.currency()?;
     let (zone, _) = scope.clock(None)?;
     let (start_ms, end_ms) = question.span.instants(zone)?;
-    Ok(Frame { start_ms, end_ms, zone, currency, as_of: set.as_of()? })
+    Ok(Frame {
+        start_ms,
+        end_ms,
+        zone,
+        currency,
+        as_of: set.as_of()?,
+    })
 }
 
 /// Where a page ends: its last click.
@@ -126,8 +146,16 @@ impl std::str::FromStr for Cursor {
         let mut parts = text.splitn(3, '.');
         let mut next = || parts.next().ok_or(());
         let time_ms = next()?.parse().map_err(|_| ())?;
-        let id = |text: &str| Id::new(text).map(|id| id.as_str().to_owned()).map_err(|_| ());
-        Ok(Self { time_ms, ad_id: id(next()?)?, click_id: id(next()?)? })
+        let id = |text: &str| {
+            Id::new(text)
+                .map(|id| id.as_str().to_owned())
+                .map_err(|_| ())
+        };
+        Ok(Self {
+            time_ms,
+            ad_id: id(next()?)?,
+            click_id: id(next()?)?,
+        })
     }
 }
 
@@ -202,13 +230,26 @@ pub fn page<C: std::ops::Deref<Target = Catalogue>>(
     // One more than the page, so that its end is known.
     let mut first = BinaryHeap::with_capacity(limit + 2);
     for (shard, scope) in set.shards.iter().zip(&scope.shards) {
-        pick(shard, scope, question, &frame, after, limit + 1, &mut first, cancel)?;
+        pick(
+            shard,
+            scope,
+            question,
+            &frame,
+            after,
+            limit + 1,
+            &mut first,
+            cancel,
+        )?;
     }
     let mut clicks = first.into_sorted_vec();
     let more = clicks.len() > limit;
     clicks.truncate(limit);
     let next = clicks.last().filter(|_| more).map(|click| click.at.clone());
-    Ok(Page { frame, clicks, next })
+    Ok(Page {
+        frame,
+        clicks,
+        next,
+    })
 }
 
 /// Puts a shard's clicks into `first`, which keeps the `keep` least ones.
@@ -229,40 +270,50 @@ fn pick(
         let start = after.map_or(frame.start_ms, |c| c.time_ms.max(frame.start_ms));
         let (from, to) = clicks_range(*campaign, start, frame.end_ms);
         let mut read = 0;
-        shard.rows.scan(Family::FraudClicks, &from, &to, &mut |key, value| {
-            check(&mut read, cancel)?;
-            let click = FraudClick::decode(key, value)?;
-            // Rows come in order of time, so nothing later can be among the first any more.
-            if first.len() >= keep && first.peek().is_some_and(|last| click.event_time_ms > last.at.time_ms) {
-                return Ok(ControlFlow::Break(()));
-            }
-            if question.reason.is_some_and(|r| r != click.reason) {
-                return Ok(ControlFlow::Continue(()));
-            }
-            let ad = match names.get(&click.ad) {
-                Some(name) => name.clone(),
-                None => {
-                    let name = shard.name(Space::Ad, click.ad)?;
-                    names.insert(click.ad, name.clone());
-                    name
+        shard
+            .rows
+            .scan(Family::FraudClicks, &from, &to, &mut |key, value| {
+                check(&mut read, cancel)?;
+                let click = FraudClick::decode(key, value)?;
+                // Rows come in order of time, so nothing later can be among the first any more.
+                if first.len() >= keep
+                    && first
+                        .peek()
+                        .is_some_and(|last| click.event_time_ms > last.at.time_ms)
+                {
+                    return Ok(ControlFlow::Break(()));
                 }
-            };
-            let at = Cursor { time_ms: click.event_time_ms, ad_id: ad.to_string(), click_id: click.click_id };
-            if after.is_none_or(|cursor| at > *cursor) {
-                first.push(Click {
-                    at,
-                    campaign_id: campaign_id.to_string(),
-                    reason: click.reason,
-                    revision: click.revision,
-                    class: click.class,
-                    cost_micros: click.cost_micros,
-                });
-                if first.len() > keep {
-                    first.pop();
+                if question.reason.is_some_and(|r| r != click.reason) {
+                    return Ok(ControlFlow::Continue(()));
                 }
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
+                let ad = match names.get(&click.ad) {
+                    Some(name) => name.clone(),
+                    None => {
+                        let name = shard.name(Space::Ad, click.ad)?;
+                        names.insert(click.ad, name.clone());
+                        name
+                    }
+                };
+                let at = Cursor {
+                    time_ms: click.event_time_ms,
+                    ad_id: ad.to_string(),
+                    click_id: click.click_id,
+                };
+                if after.is_none_or(|cursor| at > *cursor) {
+                    first.push(Click {
+                        at,
+                        campaign_id: campaign_id.to_string(),
+                        reason: click.reason,
+                        revision: click.revision,
+                        class: click.class,
+                        cost_micros: click.cost_micros,
+                    });
+                    if first.len() > keep {
+                        first.pop();
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
     }
     Ok(())
 }

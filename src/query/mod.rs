@@ -60,7 +60,10 @@ pub enum QueryError {
 impl QueryError {
     /// The question is at fault.
     pub fn asked(parameter: Option<&'static str>, detail: impl Into<String>) -> Self {
-        Self::Asked { parameter, detail: detail.into() }
+        Self::Asked {
+            parameter,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -99,7 +102,10 @@ pub struct Cancel {
 impl Cancel {
     /// Work that may go on for this long.
     pub fn after(time: Duration) -> Self {
-        Self { cancelled: Arc::default(), deadline: Instant::now() + time }
+        Self {
+            cancelled: Arc::default(),
+            deadline: Instant::now() + time,
+        }
     }
 
     /// An error once nobody waits any more.
@@ -151,7 +157,9 @@ impl Engine {
         work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let began = Instant::now();
-        let outcome = tokio::time::timeout(DEADLINE, self.admit(work)).await.unwrap_or(Err(QueryError::TookTooLong));
+        let outcome = tokio::time::timeout(DEADLINE, self.admit(work))
+            .await
+            .unwrap_or(Err(QueryError::TookTooLong));
         let name = match &outcome {
             Ok(_) => "answered",
             Err(QueryError::Asked { .. } | QueryError::NotFound(_)) => "refused",
@@ -161,7 +169,8 @@ impl Engine {
         };
         metrics::histogram!("adtally_query_duration_seconds", "question" => question)
             .record(began.elapsed().as_secs_f64());
-        metrics::counter!("adtally_queries_total", "question" => question, "outcome" => name).increment(1);
+        metrics::counter!("adtally_queries_total", "question" => question, "outcome" => name)
+            .increment(1);
         if let Err(error @ (QueryError::Store(_) | QueryError::Damaged(_))) = &outcome {
             tracing::error!(question, %error, "a question could not be answered");
         }
@@ -173,7 +182,11 @@ impl Engine {
         work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let closed = |_| QueryError::Store("the service is stopping".into());
-        let admitted = self.admitted.clone().try_acquire_owned().map_err(|_| QueryError::Busy)?;
+        let admitted = self
+            .admitted
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| QueryError::Busy)?;
         let running = self.running.clone().acquire_owned().await.map_err(closed)?;
         let cancel = Cancel::after(DEADLINE);
         let snapshots = self.snapshots.clone();
@@ -189,7 +202,9 @@ impl Engine {
             })?;
             result.unwrap_or_else(|| Err(QueryError::Store("no snapshot was taken".into())))
         });
-        let result = blocking.await.unwrap_or_else(|error| Err(QueryError::Store(error.to_string())));
+        let result = blocking
+            .await
+            .unwrap_or_else(|error| Err(QueryError::Store(error.to_string())));
         drop(waiting);
         result
     }

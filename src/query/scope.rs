@@ -104,7 +104,9 @@ impl Scope {
                 })
             });
         }
-        let owned_by = |m: &Matched, passes: &dyn Fn(&Id) -> bool| m.known.as_ref().is_some_and(|k| passes(&k.advertiser));
+        let owned_by = |m: &Matched, passes: &dyn Fn(&Id) -> bool| {
+            m.known.as_ref().is_some_and(|k| passes(&k.advertiser))
+        };
         if !subject.advertisers.is_empty() {
             campaigns.retain(|_, m| owned_by(m, &|owner| subject.advertisers.contains(owner)));
         }
@@ -114,7 +116,9 @@ impl Scope {
         if campaigns.len() > MAX_CAMPAIGNS_MATCHED {
             return Err(QueryError::asked(
                 None,
-                format!("the question matches more than {MAX_CAMPAIGNS_MATCHED} campaigns; name some by campaign_id"),
+                format!(
+                    "the question matches more than {MAX_CAMPAIGNS_MATCHED} campaigns; name some by campaign_id"
+                ),
             ));
         }
         let mut shards = Vec::with_capacity(set.shards.len());
@@ -146,31 +150,47 @@ impl Scope {
         let zone = match asked {
             Some(zone) => zone,
             None => {
-                let zones: BTreeSet<&'static str> = self.relevant().map(|m| m.zone().name()).collect();
+                let zones: BTreeSet<&'static str> =
+                    self.relevant().map(|m| m.zone().name()).collect();
                 if zones.len() > 1 {
                     let zones: Vec<_> = zones.into_iter().take(3).collect();
                     return Err(QueryError::asked(
                         Some("time_zone"),
-                        format!("the campaigns are of different time zones ({}); say which clock with time_zone", zones.join(", ")),
+                        format!(
+                            "the campaigns are of different time zones ({}); say which clock with time_zone",
+                            zones.join(", ")
+                        ),
                     ));
                 }
                 self.relevant().next().map_or(Tz::UTC, Matched::zone)
             }
         };
         let civil = self.relevant().all(|m| m.stands_on(zone));
-        Ok((zone, if civil { Source::Civil } else { Source::Minutes }))
+        Ok((
+            zone,
+            if civil {
+                Source::Civil
+            } else {
+                Source::Minutes
+            },
+        ))
     }
 
     /// The currency of the answer's money; none for campaigns that the catalogue does not know.
     pub fn currency(&self) -> Result<Option<Currency>, QueryError> {
-        let currencies: BTreeSet<Option<Currency>> =
-            self.relevant().map(|m| m.known.as_ref().map(|k| k.currency)).collect();
+        let currencies: BTreeSet<Option<Currency>> = self
+            .relevant()
+            .map(|m| m.known.as_ref().map(|k| k.currency))
+            .collect();
         if currencies.len() > 1 {
             let name = |c: &Option<Currency>| c.map_or("none known".to_owned(), |c| c.to_string());
             let names: Vec<_> = currencies.iter().take(3).map(name).collect();
             return Err(QueryError::asked(
                 None,
-                format!("the campaigns are of different currencies ({}), which are never summed; ask for each", names.join(", ")),
+                format!(
+                    "the campaigns are of different currencies ({}), which are never summed; ask for each",
+                    names.join(", ")
+                ),
             ));
         }
         Ok(currencies.into_iter().next().flatten())
@@ -178,7 +198,9 @@ impl Scope {
 
     /// The campaigns that decide on clock and currency: those that the catalogue knows or that have counts.
     fn relevant(&self) -> impl Iterator<Item = &Matched> {
-        self.campaigns.values().filter(|m| m.known.is_some() || m.counted)
+        self.campaigns
+            .values()
+            .filter(|m| m.known.is_some() || m.counted)
     }
 }
 
@@ -191,13 +213,23 @@ fn candidates(
     if !subject.campaigns.is_empty() {
         ids.extend(subject.campaigns.iter().cloned());
     } else if !subject.ads.is_empty() {
-        ids.extend(subject.ads.iter().filter_map(|ad| Some(catalogue.ad(ad.as_str())?.campaign_id.clone())));
+        ids.extend(
+            subject
+                .ads
+                .iter()
+                .filter_map(|ad| Some(catalogue.ad(ad.as_str())?.campaign_id.clone())),
+        );
         for found in set.each(|shard| campaigns_of_ads(shard, &subject.ads))? {
             ids.extend(found);
         }
     } else {
         let own = |id: &Id| subject.advertisers.contains(id);
-        ids.extend(catalogue.campaigns().filter(|c| own(&c.advertiser_id)).map(|c| c.campaign_id.clone()));
+        ids.extend(
+            catalogue
+                .campaigns()
+                .filter(|c| own(&c.advertiser_id))
+                .map(|c| c.campaign_id.clone()),
+        );
     }
     Ok(ids.into_iter().map(|id| (id, Matched::default())).collect())
 }
@@ -205,13 +237,19 @@ fn candidates(
 fn campaigns_of_ads(shard: &Shard<'_>, ads: &BTreeSet<Id>) -> Result<Vec<Id>, QueryError> {
     let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
     for ad in ads {
-        let Some(ad) = shard.symbol(Space::Ad, ad.as_str())? else { continue };
-        shard.scan_prefix(Family::Directory, &directory::campaigns_of_ad(ad), &mut |key, _| {
-            if let Some(Fact::CampaignOfAd(_, campaign)) = Fact::decode(key)? {
-                symbols.insert(campaign);
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let Some(ad) = shard.symbol(Space::Ad, ad.as_str())? else {
+            continue;
+        };
+        shard.scan_prefix(
+            Family::Directory,
+            &directory::campaigns_of_ad(ad),
+            &mut |key, _| {
+                if let Some(Fact::CampaignOfAd(_, campaign)) = Fact::decode(key)? {
+                    symbols.insert(campaign);
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
     }
     let name = |symbol: Symbol| {
         let name = shard.name(Space::Campaign, symbol)?;
@@ -236,7 +274,9 @@ fn numbers(
     let mut counted = Vec::new();
     for id in campaigns.keys() {
         cancel.check()?;
-        let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else { continue };
+        let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else {
+            continue;
+        };
         let has = |fact: Fact| {
             let mut key = Vec::with_capacity(9);
             fact.encode(&mut key);
@@ -246,16 +286,33 @@ fn numbers(
             continue;
         }
         let mut zoned = false;
-        shard.scan_prefix(Family::Directory, &directory::advertisers_of_campaign(symbol), &mut |_, _| {
-            zoned = true;
-            Ok(ControlFlow::Break(()))
-        })?;
-        counted.push((id.clone(), Counted { zoned, unzoned: has(Fact::Unzoned(symbol))? }));
+        shard.scan_prefix(
+            Family::Directory,
+            &directory::advertisers_of_campaign(symbol),
+            &mut |_, _| {
+                zoned = true;
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
+        counted.push((
+            id.clone(),
+            Counted {
+                zoned,
+                unzoned: has(Fact::Unzoned(symbol))?,
+            },
+        ));
         out.campaigns.push(symbol);
     }
     if !subject.ads.is_empty() {
-        let known = subject.ads.iter().map(|ad| shard.symbol(Space::Ad, ad.as_str()));
-        out.ads = Some(known.filter_map(Result::transpose).collect::<Result<_, _>>()?);
+        let known = subject
+            .ads
+            .iter()
+            .map(|ad| shard.symbol(Space::Ad, ad.as_str()));
+        out.ads = Some(
+            known
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?,
+        );
     }
     Ok((out, counted))
 }

@@ -29,7 +29,13 @@ pub trait ShardRead: Send + Sync {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError>;
 
     /// Calls `each` with the rows whose keys lie in `[from, to)`, in order of their keys, until it breaks.
-    fn scan(&self, family: Family, from: &[u8], to: &[u8], each: EachRow<'_>) -> Result<(), QueryError>;
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError>;
 }
 
 /// One shard of a [`SnapshotSet`].
@@ -86,7 +92,11 @@ impl SnapshotSet<'_> {
             let own = shard.complete_through()?;
             through = Some(through.map_or(own, |t: Option<i64>| Some(t?.min(own?))));
         }
-        Ok(AsOf { generation: self.generation.clone(), positions, complete_through_ms: through.flatten() })
+        Ok(AsOf {
+            generation: self.generation.clone(),
+            positions,
+            complete_through_ms: through.flatten(),
+        })
     }
 
     /// Calls `work` for every shard on up to [`MAX_THREADS`] threads; the results in the order of the shards, or
@@ -132,7 +142,12 @@ impl SnapshotSet<'_> {
 
 impl Shard<'_> {
     /// Calls `each` with all rows whose keys begin with `prefix`.
-    pub fn scan_prefix(&self, family: Family, prefix: &[u8], each: EachRow<'_>) -> Result<(), QueryError> {
+    pub fn scan_prefix(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
         self.rows.scan(family, prefix, &after_prefix(prefix), each)
     }
 
@@ -143,8 +158,12 @@ impl Shard<'_> {
         }
         let mut key = Vec::with_capacity(2 + name.len());
         symbols::name_key(&mut key, space, name);
-        let Some(value) = self.rows.get(Family::Symbols, &key)? else { return Ok(None) };
-        symbols::decode(&value).map(Some).ok_or(Damaged { what: "symbol" }.into())
+        let Some(value) = self.rows.get(Family::Symbols, &key)? else {
+            return Ok(None);
+        };
+        symbols::decode(&value)
+            .map(Some)
+            .ok_or(Damaged { what: "symbol" }.into())
     }
 
     /// The name of a number of this shard.
@@ -154,7 +173,10 @@ impl Shard<'_> {
         }
         let mut key = Vec::with_capacity(6);
         symbols::symbol_key(&mut key, space, symbol);
-        let value = self.rows.get(Family::Symbols, &key)?.ok_or(Damaged { what: "symbol" })?;
+        let value = self
+            .rows
+            .get(Family::Symbols, &key)?
+            .ok_or(Damaged { what: "symbol" })?;
         let name = std::str::from_utf8(&value).map_err(|_| Damaged { what: "symbol" })?;
         Ok(Arc::from(name))
     }
@@ -168,10 +190,11 @@ impl Shard<'_> {
 
     fn complete_through(&self) -> Result<Option<i64>, QueryError> {
         let mut producers: Vec<Producer> = Vec::new();
-        self.rows.scan(Family::Completeness, &[], &[0xff], &mut |key, value| {
-            producers.push(Producer::decode(key, value)?);
-            Ok(ControlFlow::Continue(()))
-        })?;
+        self.rows
+            .scan(Family::Completeness, &[], &[0xff], &mut |key, value| {
+                producers.push(Producer::decode(key, value)?);
+                Ok(ControlFlow::Continue(()))
+            })?;
         Ok(complete_through(producers.iter()))
     }
 }

@@ -75,7 +75,9 @@ pub fn answer(
     let mut known = budget.is_some();
     let (mut today, mut total) = (0i64, 0i64);
     for shard in &set.shards {
-        let Some(symbol) = shard.symbol(Space::Campaign, campaign.as_str())? else { continue };
+        let Some(symbol) = shard.symbol(Space::Campaign, campaign.as_str())? else {
+            continue;
+        };
         known = true;
         let cost = |key: &[u8]| match shard.rows.get(Family::Spend, key)? {
             Some(value) => Ok::<_, QueryError>(Spend::decode(&value)?.cost_micros()),
@@ -89,7 +91,9 @@ pub fn answer(
         total = total.saturating_add(cost(&key)?);
     }
     if !known {
-        return Err(QueryError::NotFound(format!("there is no campaign {campaign}, and nothing was counted under it")));
+        return Err(QueryError::NotFound(format!(
+            "there is no campaign {campaign}, and nothing was counted under it"
+        )));
     }
     let daily_budget = budget.and_then(|b| b.daily_budget_micros);
     let (begin, end) = (day_start(zone, day), day_start(zone, day + 1));
@@ -97,7 +101,9 @@ pub fn answer(
         day,
         today_micros: today,
         total_micros: total,
-        share: daily_budget.filter(|b| *b > 0).map(|b| today as f64 / b as f64),
+        share: daily_budget
+            .filter(|b| *b > 0)
+            .map(|b| today as f64 / b as f64),
         pacing_multiplier: pacing(today, daily_budget, now_ms - begin, end - begin),
         as_of: set.as_of()?,
     })

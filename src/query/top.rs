@@ -52,7 +52,9 @@ impl By {
             By::Ctr => match (a.impressions > 0, b.impressions > 0) {
                 (true, true) => {
                     // a/x > b/y as a*y > b*x: two ratios are equal exactly when they are.
-                    let cross = |m: &Metrics, other: &Metrics| i128::from(m.clicks()) * i128::from(other.impressions);
+                    let cross = |m: &Metrics, other: &Metrics| {
+                        i128::from(m.clicks()) * i128::from(other.impressions)
+                    };
                     cross(b, a).cmp(&cross(a, b))
                 }
                 (a, b) => b.cmp(&a),
@@ -63,8 +65,20 @@ impl By {
 
 /// The top rows of an answer that is grouped by ad, ties by ad id.
 pub fn pick(answer: &Answer, by: By, limit: usize) -> Vec<(String, Metrics)> {
-    let ad = |row: &Row| answer.table.group(row).next().map(|(_, name)| name.to_owned()).unwrap_or_default();
-    let mut rows: Vec<(String, Metrics)> = answer.table.rows.iter().map(|row| (ad(row), row.metrics)).collect();
+    let ad = |row: &Row| {
+        answer
+            .table
+            .group(row)
+            .next()
+            .map(|(_, name)| name.to_owned())
+            .unwrap_or_default()
+    };
+    let mut rows: Vec<(String, Metrics)> = answer
+        .table
+        .rows
+        .iter()
+        .map(|row| (ad(row), row.metrics))
+        .collect();
     rows.sort_by(|a, b| by.compare(&a.1, &b.1).then_with(|| a.0.cmp(&b.0)));
     rows.truncate(limit);
     rows
@@ -75,14 +89,22 @@ mod tests {
     use super::*;
 
     fn ad(clicks: i64, impressions: i64, cost: i64) -> Metrics {
-        Metrics { gross_clicks: clicks, impressions, gross_cost_micros: cost, ..Metrics::default() }
+        Metrics {
+            gross_clicks: clicks,
+            impressions,
+            gross_cost_micros: cost,
+            ..Metrics::default()
+        }
     }
 
     #[test]
     fn each_order_puts_the_greater_first_and_what_has_no_ratio_last() {
         let order = |by: By, a: Metrics, b: Metrics| by.compare(&a, &b);
         assert_eq!(order(By::Clicks, ad(2, 0, 0), ad(1, 0, 9)), Ordering::Less);
-        assert_eq!(order(By::CostMicros, ad(2, 0, 0), ad(1, 0, 9)), Ordering::Greater);
+        assert_eq!(
+            order(By::CostMicros, ad(2, 0, 0), ad(1, 0, 9)),
+            Ordering::Greater
+        );
         assert_eq!(order(By::Ctr, ad(1, 3, 0), ad(2, 7, 0)), Ordering::Less);
         assert_eq!(order(By::Ctr, ad(1, 3, 0), ad(2, 6, 0)), Ordering::Equal);
         assert_eq!(order(By::Ctr, ad(0, 1, 0), ad(5, 0, 0)), Ordering::Less);
