@@ -276,5 +276,8 @@ fn verdict(
 }
 
 #[cfg(test)]
+#[path = "admit_fixtures.rs"]
+mod fixtures;
+#[cfg(test)]
 #[path = "admit_tests.rs"]
 mod tests;

@@ -319,7 +319,7 @@ fn optional_id(fields: &mut Fields<'_>, field: Field) -> Result<Option<Id>, Refu
     match fields.take(field) {
         Scalar::Absent => Ok(None),
         Scalar::Text(id) => checked_id(&id, field.name()).map(Some),
-        Scalar::NotUtf8 => Err(not_utf8(field)),
+        Scalar::Bytes => Err(bytes_for_text(field)),
         other => Err(wrong_type(field, "a text", &other)),
     }
 }
@@ -332,7 +332,7 @@ fn text<'de>(
     match fields.take(field) {
         Scalar::Absent => Ok(None),
         Scalar::Text(text) => Ok(Some(text).filter(|t| !t.is_empty())),
-        Scalar::NotUtf8 => Err(not_utf8(field)),
+        Scalar::Bytes => Err(bytes_for_text(field)),
         other => Err(wrong_type(field, "a text", &other)),
     }
 }
@@ -360,7 +360,7 @@ fn timestamp(fields: &mut Fields<'_>) -> Result<Option<i64>, Refusal> {
         Scalar::Text(text) => time::parse_rfc3339(&text),
         Scalar::Integer(n) => time::from_number(n),
         Scalar::Huge => Err(time::BadTime::OutOfRange),
-        Scalar::NotUtf8 => return Err(not_utf8(Field::Ts)),
+        Scalar::Bytes => return Err(bytes_for_text(Field::Ts)),
         other => return Err(wrong_type(Field::Ts, "RFC 3339 or a whole number", &other)),
     };
     read.map(Some)
@@ -386,15 +386,15 @@ fn currency(fields: &mut Fields<'_>) -> Result<Option<Currency>, Refusal> {
             let refuse = |e| Refusal::new(Reason::BadCurrency, format!("currency_code: {e}"));
             Currency::new(&code).map(Some).map_err(refuse)
         }
-        Scalar::NotUtf8 => Err(not_utf8(Field::CurrencyCode)),
+        Scalar::Bytes => Err(bytes_for_text(Field::CurrencyCode)),
         other => Err(wrong_type(Field::CurrencyCode, "a text", &other)),
     }
 }
 
-fn not_utf8(field: Field) -> Refusal {
+fn bytes_for_text(field: Field) -> Refusal {
     Refusal::new(
         Reason::BadText,
-        format!("{}: a text is UTF-8", field.name()),
+        format!("{}: a text in UTF-8, and this is bytes", field.name()),
     )
 }
 
@@ -402,7 +402,7 @@ fn wrong_type(field: Field, wanted: &str, found: &Scalar<'_>) -> Refusal {
     let found = match found {
         Scalar::Absent => "null",
         Scalar::Text(_) => "a text",
-        Scalar::NotUtf8 => "bytes",
+        Scalar::Bytes => "bytes",
         Scalar::Integer(_) | Scalar::Huge => "a number",
         Scalar::Other(name) => name,
     };
@@ -415,3 +415,7 @@ fn wrong_type(field: Field, wanted: &str, found: &Scalar<'_>) -> Refusal {
 #[cfg(test)]
 #[path = "parse_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "parse_properties.rs"]
+mod properties;

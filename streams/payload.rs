@@ -108,8 +108,8 @@ pub(crate) enum Scalar<'de> {
     Absent,
     /// A text.
     Text(Cow<'de, str>),
-    /// A MessagePack text that is not UTF-8.
-    NotUtf8,
+    /// MessagePack bytes, or a MessagePack text that is not UTF-8.
+    Bytes,
     /// A whole number.
     Integer(i64),
     /// A whole number above 2^63.
@@ -277,12 +277,12 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_bytes<E>(self, _: &[u8]) -> Result<Self::Value, E> {
-        Ok(Scalar::NotUtf8)
+        Ok(Scalar::Bytes)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other("a list or bytes"))
+        Ok(Scalar::Other("a list"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -298,3 +298,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other("a MessagePack extension"))
     }
 }
+
+#[cfg(test)]
+#[path = "payload_tests.rs"]
+mod tests;
