@@ -1,11 +1,12 @@
 //! Keys and what they open: who asks, and whose data they may see.
 //!
 //! Only a key's SHA-256 is ever stored or compared. The secret has 256 random bits, so finding it through the
-//! timing of a look-up by its hash is as hard as inverting the hash. One decision function, [`decide`], serves
-//! every path that needs a key.
+//! timing of a look-up by its hash is as hard as inverting the hash. One decision, [`access_of`], serves every
+//! path that needs a key.
 
 use std::net::IpAddr;
 
+use adtally_streams::catalogue::{Catalogue, Scope};
 use adtally_streams::id::Id;
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
@@ -109,6 +110,18 @@ pub fn bearer_hash(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Problem> {
         return Err(unreadable());
     }
     Ok(Some(secret_hash(key.trim())))
+}
+
+/// Who asks: the one way in for every path that needs a key. `peer` is the connection's other end.
+pub fn access_of(catalogue: &Catalogue, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Access, Problem> {
+    let granted = bearer_hash(headers)?.map(|hash| {
+        catalogue.key_by_hash(&hash).map(|key| match &key.scope {
+            Scope::Advertiser(own) => Access::Advertiser(own.clone()),
+            Scope::Publisher => Access::Publisher,
+            Scope::Admin => Access::Admin,
+        })
+    });
+    decide(catalogue.keys().len() > 0, granted, peer)
 }
 
 /// Lets a request in, or says why not.
