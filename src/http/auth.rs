@@ -113,7 +113,11 @@ pub fn bearer_hash(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Problem> {
 }
 
 /// Who asks: the one way in for every path that needs a key. `peer` is the connection's other end.
-pub fn access_of(catalogue: &Catalogue, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Access, Problem> {
+pub fn access_of(
+    catalogue: &Catalogue,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<Access, Problem> {
     let granted = bearer_hash(headers)?.map(|hash| {
         catalogue.key_by_hash(&hash).map(|key| match &key.scope {
             Scope::Advertiser(own) => Access::Advertiser(own.clone()),
