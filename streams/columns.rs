@@ -4,10 +4,9 @@
 //! ends. Symbols stand in planes of fixed width rather than in varints, because a plane is checked and widened by
 //! the processor's vector unit, and its high bytes compress to nothing.
 
-use std::hash::Hash;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 
 use crate::frame_error::FrameError;
 
@@ -80,8 +79,13 @@ pub(crate) fn put_texts(out: &mut Vec<u8>, texts: &[&str]) {
 }
 
 /// Distinct values in the order in which they came, and the symbol of each value that came.
+///
+/// An open table of its own, because the values of a frame are few and known in number: it never grows, and a
+/// value may be hashed by what tells it apart soonest and compared by all of it. Whoever picks ids so that they
+/// collide makes a frame slower by at most the comparisons of its few thousand values with one another.
 pub(crate) struct Dictionary<K> {
-    map: FxHashMap<K, u32>,
+    /// Symbols plus one, by hash; zero is a free slot.
+    slots: Vec<u16>,
     /// The distinct values.
     pub(crate) entries: Vec<K>,
     /// One symbol a value.
@@ -89,30 +93,47 @@ pub(crate) struct Dictionary<K> {
 }
 
 impl<K: Copy + Eq + Hash> Dictionary<K> {
-    /// An empty dictionary for `count` values to come.
-    pub(crate) fn new(count: usize) -> Self {
-        Self {
-            map: FxHashMap::default(),
+    /// The dictionary of those values, of which there are `count`.
+    pub(crate) fn of(count: usize, values: impl Iterator<Item = K>) -> Self {
+        Self::by(count, values, |value| *value)
+    }
+}
+
+impl<K: Copy + Eq> Dictionary<K> {
+    /// The dictionary of those values, hashed by a part of them.
+    pub(crate) fn by<P: Hash>(
+        count: usize,
+        values: impl Iterator<Item = K>,
+        part: impl Fn(&K) -> P,
+    ) -> Self {
+        let slots = (count * 2).next_power_of_two().max(2);
+        let mut dictionary = Self {
+            slots: vec![0; slots],
             entries: Vec::new(),
             symbols: Vec::with_capacity(count),
+        };
+        for value in values {
+            let slot = FxBuildHasher.hash_one(part(&value)) as usize & (slots - 1);
+            let symbol = dictionary.symbol(slot, value);
+            dictionary.symbols.push(symbol);
         }
-    }
-
-    /// The dictionary of all these values.
-    pub(crate) fn of(count: usize, values: impl Iterator<Item = K>) -> Self {
-        let mut dictionary = Self::new(count);
-        values.for_each(|value| dictionary.push(value));
         dictionary
     }
 
-    /// Takes the next value.
-    pub(crate) fn push(&mut self, value: K) {
-        let next = self.entries.len() as u32;
-        let symbol = *self.map.entry(value).or_insert(next);
-        if symbol == next {
-            self.entries.push(value);
+    fn symbol(&mut self, mut slot: usize, value: K) -> u32 {
+        loop {
+            match self.slots[slot].checked_sub(1) {
+                Some(symbol) if self.entries[usize::from(symbol)] == value => {
+                    return u32::from(symbol);
+                }
+                Some(_) => slot = (slot + 1) & (self.slots.len() - 1),
+                None => {
+                    self.entries.push(value);
+                    self.slots[slot] = self.entries.len() as u16;
+                    return self.entries.len() as u32 - 1;
+                }
+            }
         }
-        self.symbols.push(symbol);
     }
 
     /// Appends how many distinct values there are.
@@ -141,6 +162,14 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], FrameError> {
         let (taken, rest) = self.rest.split_at_checked(n).ok_or(FrameError::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// The next `N` bytes.
+    #[inline]
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], FrameError> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(FrameError::Short)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -210,20 +239,21 @@ impl<'a> Reader<'a> {
 
     /// `count` symbols of a dictionary of `len` entries, each below `len`.
     pub(crate) fn symbols(&mut self, count: usize, len: usize) -> Result<Vec<u32>, FrameError> {
-        let symbols: Vec<u32> = match len {
-            0 | 1 => vec![0; count],
-            2..=256 => self.take(count)?.iter().map(|b| u32::from(*b)).collect(),
+        match len {
+            0 | 1 => Ok(vec![0; count]),
+            2..=256 => {
+                let bytes = self.take(count)?;
+                let most = bytes.iter().copied().max().unwrap_or(0);
+                below(u32::from(most), len)?;
+                Ok(bytes.iter().map(|b| u32::from(*b)).collect())
+            }
             _ => {
                 let (low, high) = (self.take(count)?, self.take(count)?);
-                low.iter()
-                    .zip(high)
-                    .map(|(l, h)| u32::from(*l) | u32::from(*h) << 8)
-                    .collect()
+                let wide = |(low, high): (&u8, &u8)| u32::from(*low) | u32::from(*high) << 8;
+                let symbols: Vec<u32> = low.iter().zip(high).map(wide).collect();
+                below(symbols.iter().copied().fold(0, u32::max), len)?;
+                Ok(symbols)
             }
-        };
-        match symbols.iter().max() {
-            Some(most) if *most as usize >= len => Err(FrameError::BadSymbol),
-            _ => Ok(symbols),
         }
     }
 
@@ -262,27 +292,46 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
-    /// `count` byte strings: their lengths, then their bytes.
-    pub(crate) fn slices(&mut self, count: usize) -> Result<Vec<&'a [u8]>, FrameError> {
+    /// `count` texts: their lengths, then their bytes.
+    pub(crate) fn texts(&mut self, count: usize) -> Result<Vec<&'a str>, FrameError> {
         let mut lengths = Vec::with_capacity(count);
         for _ in 0..count {
-            lengths.push(usize::try_from(self.varint()?).map_err(|_| FrameError::BadNumber)?);
+            lengths.push(self.varint()?);
         }
-        lengths.into_iter().map(|n| self.take(n)).collect()
+        self.split(lengths.into_iter())
     }
 
-    /// `count` texts.
-    pub(crate) fn texts(&mut self, count: usize) -> Result<Vec<Arc<str>>, FrameError> {
-        self.slices(count)?
-            .into_iter()
-            .map(|b| text(b).map(Arc::from))
-            .collect()
+    /// Texts of those lengths, which stand one behind the other.
+    pub(crate) fn split(
+        &mut self,
+        lengths: impl ExactSizeIterator<Item = u64> + Clone,
+    ) -> Result<Vec<&'a str>, FrameError> {
+        let all = lengths
+            .clone()
+            .try_fold(0u64, u64::checked_add)
+            .ok_or(FrameError::BadNumber)?;
+        let all = self.take(usize::try_from(all).map_err(|_| FrameError::BadNumber)?)?;
+        let mut rest = std::str::from_utf8(all).map_err(|_| FrameError::BadText)?;
+        let mut texts = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            // Their sum was read, so each of them is a length in memory; it may still cut a character in two.
+            let (text, behind) = rest
+                .split_at_checked(length as usize)
+                .ok_or(FrameError::BadText)?;
+            texts.push(text);
+            rest = behind;
+        }
+        Ok(texts)
     }
 }
 
-/// Bytes as text.
-pub(crate) fn text(bytes: &[u8]) -> Result<&str, FrameError> {
-    std::str::from_utf8(bytes).map_err(|_| FrameError::BadText)
+/// The largest symbol is one of the dictionary.
+fn below(most: u32, len: usize) -> Result<(), FrameError> {
+    if (most as usize) < len {
+        Ok(())
+    } else {
+        Err(FrameError::BadSymbol)
+    }
 }
 
 /// A column of small numbers.
@@ -300,6 +349,124 @@ impl Bytes<'_> {
         match self {
             Bytes::Same(b) => *b,
             Bytes::Each(bytes) => bytes[i],
+        }
+    }
+
+    /// How many of the `count` that were read are this one.
+    pub(crate) fn count_of(&self, number: u8, count: usize) -> usize {
+        match self {
+            Bytes::Same(b) => {
+                if *b == number {
+                    count
+                } else {
+                    0
+                }
+            }
+            Bytes::Each(bytes) => bytes.iter().filter(|b| **b == number).count(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// LEB128's own example (DWARF 5, figure 22) and the ends of the range.
+    #[test]
+    fn numbers_have_one_form() {
+        let mut out = Vec::new();
+        put_varint(&mut out, 12_857);
+        assert_eq!(out, [0xb9, 0x64]);
+        let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(Reader::new(&most).varint(), Ok(u64::MAX));
+        for bad in [
+            &[0x80, 0x00][..],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
+            &[
+                0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01,
+            ],
+        ] {
+            assert_eq!(
+                Reader::new(bad).varint(),
+                Err(FrameError::BadNumber),
+                "{bad:?}"
+            );
+        }
+        assert_eq!(Reader::new(&[0x80]).varint(), Err(FrameError::Short));
+        assert_eq!([0, -1, 1, -2, i64::MIN].map(zigzag), [0, 1, 2, 3, u64::MAX]);
+    }
+
+    #[test]
+    fn symbols_stay_inside_their_dictionary() {
+        assert_eq!(Reader::new(&[0, 2, 1]).symbols(3, 3), Ok(vec![0, 2, 1]));
+        assert_eq!(
+            Reader::new(&[0, 3, 1]).symbols(3, 3),
+            Err(FrameError::BadSymbol)
+        );
+        assert_eq!(Reader::new(&[]).symbols(2, 1), Ok(vec![0, 0]));
+        assert_eq!(
+            Reader::new(&[1, 44, 0, 1]).symbols(2, 301),
+            Ok(vec![1, 300])
+        );
+        assert_eq!(
+            Reader::new(&[1, 45, 0, 1]).symbols(2, 301),
+            Err(FrameError::BadSymbol)
+        );
+        assert_eq!(
+            Reader::new(&[1, 44, 0]).symbols(2, 301),
+            Err(FrameError::Short)
+        );
+    }
+
+    #[test]
+    fn a_dictionary_has_between_one_and_as_many_entries_as_events() {
+        for (said, read) in [(0, None), (1, Some(1)), (5, Some(5)), (6, None)] {
+            assert_eq!(Reader::new(&[said]).len(1, 5).ok(), read, "{said}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_at_characters_and_inside_their_bytes() {
+        assert_eq!(
+            Reader::new(b"\x01\x02a\xc3\xbc").texts(2),
+            Ok(vec!["a", "ü"])
+        );
+        assert_eq!(
+            Reader::new(b"\x02\x01a\xc3\xbc").texts(2),
+            Err(FrameError::BadText)
+        );
+        assert_eq!(
+            Reader::new(b"\x01\x01a\xff").texts(2),
+            Err(FrameError::BadText)
+        );
+        assert_eq!(Reader::new(b"\x01\x02a").texts(2), Err(FrameError::Short));
+        let huge = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x02";
+        assert_eq!(Reader::new(huge).texts(2), Err(FrameError::BadNumber));
+    }
+
+    proptest! {
+        #[test]
+        fn a_dictionary_gives_every_value_back(values in proptest::collection::vec(0u16..700, 1..4096)) {
+            let dictionary = Dictionary::of(values.len(), values.iter().copied());
+            let mut out = Vec::new();
+            dictionary.put_symbols(&mut out);
+            let symbols = Reader::new(&out).symbols(values.len(), dictionary.entries.len()).unwrap();
+            let back: Vec<u16> = symbols.iter().map(|s| dictionary.entries[*s as usize]).collect();
+            prop_assert_eq!(back, values);
+            let distinct: std::collections::HashSet<u16> = dictionary.entries.iter().copied().collect();
+            prop_assert_eq!(distinct.len(), dictionary.entries.len());
+        }
+
+        #[test]
+        fn numbers_come_back(values in proptest::collection::vec(any::<i64>(), 0..50)) {
+            let mut out = Vec::new();
+            put_deltas(&mut out, values.iter().copied());
+            let mut from = Reader::new(&out);
+            prop_assert_eq!(from.deltas(values.len()).unwrap(), values);
+            prop_assert_eq!(from.end(), Ok(()));
         }
     }
 }

@@ -9,19 +9,15 @@ use std::sync::Arc;
 
 use zstd::bulk::Decompressor;
 
-use crate::columns::{Bytes, Reader, text};
+use crate::columns::Reader;
 use crate::envelope::{ANNOUNCEMENT, COLD_PACKED, Envelope, HOT_PACKED, read_watermark};
-use crate::event::{
-    Body, ClickDetail, ConversionDetail, Device, EdgeReason, Event, Flags, Kind, Placement,
-};
-use crate::frame::{AdEntry, EventFrame, EventId, EventMessage, FoldFrame, FoldMessage, Header};
+use crate::event::{Device, EdgeReason, Flags, Kind};
+use crate::frame::{AdEntry, EventMessage, FoldFrame, FoldMessage, Header};
 use crate::frame_error::FrameError;
-use crate::frame_writer::{
-    AMOUNT_BY_AD, AMOUNT_DICTIONARY, AMOUNT_EACH, LANDING_MAX_BYTES, LANDING_PLAIN,
-    LANDING_TEMPLATES, NO_CURRENCY, OWN_ID,
-};
+use crate::frame_events::read_events;
+use crate::frame_writer::{AMOUNT_BY_AD, AMOUNT_DICTIONARY, AMOUNT_EACH, NO_CURRENCY};
 use crate::id::{Epoch, Id};
-use crate::id_column::read_ids;
+use crate::id_column::{event_id, read_ids};
 use crate::money::{Currency, Micros};
 use crate::names::FRAME_MAX_EVENTS_READ;
 use crate::watermark::Watermark;
@@ -203,11 +199,7 @@ fn read_hot<'a>(
     };
     let flags = read_flags(&mut from, count)?;
     let amount_micros = read_amounts(&mut from, &placed.ad, placed.ads.len())?;
-    let id = read_ids(&mut from, &mut raw, [&event_time_ms, &arrival_ms])?;
-    let id = id
-        .into_iter()
-        .collect::<Option<Vec<EventId>>>()
-        .ok_or(FrameError::UnknownNumber)?;
+    let id = read_ids(&mut from, &mut raw, [&event_time_ms, &arrival_ms], event_id)?;
     let (hashes, _) = raw.take(count * 8)?.as_chunks::<8>();
     let content_hash = hashes.iter().map(|h| u64::from_be_bytes(*h)).collect();
     let raw_cold = raw.take(usize::try_from(from.varint()?).map_err(|_| FrameError::BadNumber)?)?;
@@ -258,23 +250,19 @@ struct Placed {
 /// The accounts, as ad entries without an ad.
 fn read_accounts(from: &mut Reader<'_>, most: usize) -> Result<Vec<AdEntry>, FrameError> {
     let len = from.len(1, most)?;
-    let advertisers = from.slices(len)?;
+    let advertisers = from.texts(len)?;
     let mut entries = Vec::with_capacity(len);
     for advertiser in advertisers {
         let advertiser_id = if advertiser.is_empty() {
             None
         } else {
-            Some(Id::new(text(advertiser)?)?)
+            Some(Id::new(advertiser)?)
         };
         let currency = match from.byte()? {
             NO_CURRENCY => None,
             first => {
-                let rest = from.take(2)?;
-                let code = [first, rest[0], rest[1]];
-                if !code.iter().all(u8::is_ascii_uppercase) {
-                    return Err(FrameError::BadCurrency);
-                }
-                Some(Currency::new(text(&code)?).map_err(|_| FrameError::BadCurrency)?)
+                let [second, third] = *from.array()?;
+                Some(Currency::from_code([first, second, third]).ok_or(FrameError::BadCurrency)?)
             }
         };
         let utc_offset_s = i32::try_from(from.zigzag()?).map_err(|_| FrameError::BadNumber)?;
@@ -322,10 +310,10 @@ fn read_placements(from: &mut Reader<'_>, count: usize) -> Result<Placed, FrameE
     let ads: Vec<AdEntry> = ads.collect();
     let ad = from.symbols(count, ads.len())?;
     let len = from.len(1, count)?;
-    let creatives = from.texts(len)?;
+    let creatives = read_shared_texts(from, len)?;
     let creative = from.symbols(count, len)?;
     let len = from.len(1, count)?;
-    let regions = from.texts(len)?;
+    let regions = read_shared_texts(from, len)?;
     let region = from.symbols(count, len)?;
     let device = from.enums(count, Device::from_number)?;
     let verdict = from.enums(count, |n| match n {
@@ -345,10 +333,12 @@ fn read_placements(from: &mut Reader<'_>, count: usize) -> Result<Placed, FrameE
 }
 
 fn read_id_texts(from: &mut Reader<'_>, count: usize) -> Result<Vec<Id>, FrameError> {
-    from.slices(count)?
-        .into_iter()
-        .map(|bytes| Ok(Id::new(text(bytes)?)?))
-        .collect()
+    let texts = from.texts(count)?;
+    texts.into_iter().map(|text| Ok(Id::new(text)?)).collect()
+}
+
+fn read_shared_texts(from: &mut Reader<'_>, count: usize) -> Result<Vec<Arc<str>>, FrameError> {
+    Ok(from.texts(count)?.into_iter().map(Arc::from).collect())
 }
 
 fn read_flags(from: &mut Reader<'_>, count: usize) -> Result<Vec<Flags>, FrameError> {
@@ -395,213 +385,4 @@ fn read_amounts(from: &mut Reader<'_>, ad: &[u32], ads: usize) -> Result<Vec<Mic
         AMOUNT_EACH => numbers(from, count),
         _ => Err(FrameError::UnknownNumber),
     }
-}
-
-/// What stands in the cold part for every kind.
-struct Cold {
-    revisions: Vec<i64>,
-    address_hashes: Vec<Option<u64>>,
-    user_ids: Vec<Option<Id>>,
-    user_agents: OptionalTexts,
-    referrers: OptionalTexts,
-}
-
-fn read_events(fold: FoldFrame, cold: &[u8], raw: &[u8]) -> Result<EventFrame, FrameError> {
-    let count = fold.header.count as usize;
-    let (mut from, mut raw) = (Reader::new(cold), Reader::new(raw));
-    let times = [fold.event_time_ms.as_slice(), &fold.arrival_ms];
-    let cold = Cold {
-        revisions: from.deltas(count)?,
-        address_hashes: read_hashes(&mut from, &mut raw, count)?,
-        user_ids: read_optional_ids(&mut from, &mut raw, times)?,
-        user_agents: OptionalTexts::read(&mut from, count)?,
-        referrers: OptionalTexts::read(&mut from, count)?,
-    };
-    let ids: Vec<Id> = fold.id.iter().map(EventId::to_id).collect();
-    let bodies: Vec<Body> = match fold.header.kind {
-        Kind::Impression => (0..count)
-            .map(|i| Body::Impression(fold.placement(i)))
-            .collect(),
-        Kind::Click => {
-            let impressions = read_optional_ids(&mut from, &mut raw, times)?;
-            let landing_urls = read_landing_urls(&mut from, &ids)?;
-            let details = impressions.into_iter().zip(landing_urls).enumerate();
-            let body = |(i, (impression_id, landing_url))| {
-                Body::Click(
-                    fold.placement(i),
-                    ClickDetail {
-                        impression_id,
-                        landing_url,
-                    },
-                )
-            };
-            details.map(body).collect()
-        }
-        Kind::Conversion => {
-            let click_ids = read_optional_ids(&mut from, &mut raw, times)?;
-            let order_ids = read_optional_ids(&mut from, &mut raw, times)?;
-            let details = click_ids
-                .into_iter()
-                .zip(order_ids)
-                .zip(&fold.amount_micros);
-            let body = |((click_id, order_id), value): (_, &Micros)| {
-                Body::Conversion(ConversionDetail {
-                    click_id,
-                    order_id,
-                    value_micros: *value,
-                })
-            };
-            details.map(body).collect()
-        }
-    };
-    from.end()?;
-    raw.end()?;
-    let events = assemble(&fold, cold, ids, bodies);
-    Ok(EventFrame {
-        header: fold.header,
-        events,
-    })
-}
-
-fn assemble(fold: &FoldFrame, cold: Cold, ids: Vec<Id>, bodies: Vec<Body>) -> Vec<Event> {
-    let mut events = Vec::with_capacity(ids.len());
-    let own = ids.into_iter().zip(bodies).zip(cold.user_ids).enumerate();
-    for (i, ((id, body), user_id)) in own {
-        let ad = &fold.ads[fold.ad[i] as usize];
-        events.push(Event {
-            id,
-            event_time_ms: fold.event_time_ms[i],
-            arrival_ms: fold.arrival_ms[i],
-            advertiser_id: ad.advertiser_id.clone(),
-            currency: ad.currency,
-            utc_offset_s: ad.utc_offset_s,
-            catalogue_revision: cold.revisions[i] as u64,
-            content_hash: fold.content_hash[i],
-            flags: fold.flags[i],
-            address_hash: cold.address_hashes[i],
-            user_id,
-            user_agent: cold.user_agents.at(i),
-            referrer: cold.referrers.at(i),
-            body,
-        });
-    }
-    events
-}
-
-impl FoldFrame {
-    /// The placement of event `i` of an impression or click frame.
-    fn placement(&self, i: usize) -> Placement {
-        let ad = &self.ads[self.ad[i] as usize];
-        let known = "a placement's ad entries were read with an ad and a campaign";
-        Placement {
-            ad_id: ad.ad_id.clone().expect(known),
-            campaign_id: ad.campaign_id.clone().expect(known),
-            creative: self.creatives[self.creative[i] as usize].clone(),
-            region: self.regions[self.region[i] as usize].clone(),
-            device: self.device[i],
-            cost_micros: self.amount_micros[i],
-            verdict: self.verdict[i],
-        }
-    }
-}
-
-fn read_hashes(
-    from: &mut Reader<'_>,
-    raw: &mut Reader<'_>,
-    count: usize,
-) -> Result<Vec<Option<u64>>, FrameError> {
-    let present: Bytes<'_> = from.bytes(count)?;
-    let mut hashes = Vec::with_capacity(count);
-    for i in 0..count {
-        hashes.push(match present.at(i) {
-            0 => None,
-            1 => Some(u64::from_be_bytes(
-                raw.take(8)?.try_into().map_err(|_| FrameError::Short)?,
-            )),
-            _ => return Err(FrameError::UnknownNumber),
-        });
-    }
-    Ok(hashes)
-}
-
-fn read_optional_ids(
-    from: &mut Reader<'_>,
-    raw: &mut Reader<'_>,
-    times: [&[i64]; 2],
-) -> Result<Vec<Option<Id>>, FrameError> {
-    let ids = read_ids(from, raw, times)?;
-    Ok(ids.into_iter().map(|id| id.map(|id| id.to_id())).collect())
-}
-
-/// A dictionary of texts and of none, and its symbols.
-struct OptionalTexts {
-    entries: Vec<Option<Arc<str>>>,
-    symbols: Vec<u32>,
-}
-
-impl OptionalTexts {
-    fn read(from: &mut Reader<'_>, count: usize) -> Result<Self, FrameError> {
-        let len = from.len(1, count)?;
-        let mut lengths = Vec::with_capacity(len);
-        for _ in 0..len {
-            lengths.push(usize::try_from(from.varint()?).map_err(|_| FrameError::BadNumber)?);
-        }
-        let mut entries = Vec::with_capacity(len);
-        for length in lengths {
-            entries.push(match length.checked_sub(1) {
-                None => None,
-                Some(length) => Some(Arc::from(text(from.take(length)?)?)),
-            });
-        }
-        Ok(Self {
-            symbols: from.symbols(count, len)?,
-            entries,
-        })
-    }
-
-    fn at(&self, i: usize) -> Option<Arc<str>> {
-        self.entries[self.symbols[i] as usize].clone()
-    }
-}
-
-/// Reads landing pages and puts each click's own id back. What that makes of them has a limit, since a small part
-/// could ask for a great deal.
-fn read_landing_urls(
-    from: &mut Reader<'_>,
-    ids: &[Id],
-) -> Result<Vec<Option<Arc<str>>>, FrameError> {
-    let filled = match from.byte()? {
-        LANDING_PLAIN => false,
-        LANDING_TEMPLATES => true,
-        _ => return Err(FrameError::UnknownNumber),
-    };
-    let texts = OptionalTexts::read(from, ids.len())?;
-    let holes: Vec<usize> = match filled {
-        false => vec![0; texts.entries.len()],
-        true => texts
-            .entries
-            .iter()
-            .map(|t| t.as_ref().map_or(0, |t| t.matches(OWN_ID).count()))
-            .collect(),
-    };
-    let mut left = LANDING_MAX_BYTES;
-    let mut urls = Vec::with_capacity(ids.len());
-    for (i, id) in ids.iter().enumerate() {
-        let url = texts.at(i);
-        let holes = holes[texts.symbols[i] as usize];
-        urls.push(match url {
-            Some(template) if holes > 0 => {
-                let bytes = template.len() + holes * id.as_str().len();
-                let said = bytes as u64;
-                left = left.checked_sub(bytes).ok_or(FrameError::TooLarge {
-                    part: "landing page",
-                    said,
-                    most: LANDING_MAX_BYTES,
-                })?;
-                Some(Arc::from(template.replace(OWN_ID, id.as_str())))
-            }
-            url => url,
-        });
-    }
-    Ok(urls)
 }

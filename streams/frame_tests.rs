@@ -4,13 +4,15 @@
 
 use proptest::prelude::*;
 
-use crate::event::{Body, Event};
+use crate::event::{Body, ClickDetail, Device, Event, Flags, Placement};
 use crate::frame::{
-    ENVELOPE_MAX_BYTES, EventFrame, EventMessage, FoldFrame, FoldMessage, decode_events,
+    ENVELOPE_MAX_BYTES, EventFrame, EventMessage, FoldFrame, FoldMessage, Header, decode_events,
     decode_for_fold, decode_header, encode, encode_announcement, event_bound, frame_crc,
 };
-use crate::id::Epoch;
+use crate::id::{Epoch, Id};
+use crate::names::FRAME_MAX_EVENTS_READ;
 use crate::strategies;
+use crate::watermark::Watermark;
 
 fn events_of(message: &[u8]) -> EventFrame {
     match decode_events(message).unwrap() {
@@ -133,8 +135,90 @@ proptest! {
     }
 }
 
+/// As many clicks, each of its own, on two ads.
+pub(crate) fn clicks(count: usize) -> Vec<Event> {
+    let click = |i: usize| {
+        let text = |sort: &str, n: usize| Id::new(&format!("{sort}-{n}")).unwrap();
+        let arrival_ms = strategies::USUAL_TIME_MS + i as i64;
+        Event {
+            id: strategies::uuid_v7(arrival_ms, [i as u8; 10]),
+            event_time_ms: arrival_ms - 3,
+            arrival_ms,
+            advertiser_id: Some(text("advertiser", 1)),
+            currency: None,
+            utc_offset_s: 3_600,
+            catalogue_revision: 1,
+            content_hash: i as u64,
+            flags: Flags::default(),
+            address_hash: None,
+            user_id: Some(text("user", i)),
+            user_agent: None,
+            referrer: None,
+            body: Body::Click(
+                Placement {
+                    ad_id: text("ad", i % 2),
+                    campaign_id: text("campaign", 1),
+                    creative: "v1".into(),
+                    region: "DE".into(),
+                    device: Device::Tv,
+                    cost_micros: 250_000,
+                    verdict: None,
+                },
+                ClickDetail::default(),
+            ),
+        }
+    };
+    (0..count).map(click).collect()
+}
+
+/// A header for those events.
+pub(crate) fn header_of(events: &[Event]) -> Header {
+    Header {
+        kind: events[0].kind(),
+        producer: Id::new("collector-1").unwrap(),
+        epoch: Epoch(7),
+        first: 0,
+        count: events.len() as u32,
+        watermark: Watermark::default(),
+    }
+}
+
+/// The largest frame that a reader takes, with as many entries in its dictionaries as it has events.
+#[test]
+fn the_largest_frame_is_read() {
+    let mut events = clicks(FRAME_MAX_EVENTS_READ);
+    for (i, event) in events.iter_mut().enumerate() {
+        event.user_agent = Some(format!("agent {i}").into());
+        event.flags = Flags(i as u16);
+        if let Body::Click(placement, _) = &mut event.body {
+            placement.ad_id = Id::new(&format!("ad-{i}")).unwrap();
+            placement.cost_micros = i as i64;
+        }
+    }
+    let message = encode(&header_of(&events), &events);
+    assert_eq!(events_of(&message).events, events);
+}
+
+#[test]
+#[should_panic(expected = "one kind")]
+fn a_frame_of_two_kinds_is_not_written() {
+    let mut events = clicks(2);
+    let Body::Click(placement, _) = events[1].body.clone() else {
+        panic!("a click")
+    };
+    events[1].body = Body::Impression(placement);
+    encode(&header_of(&events), &events);
+}
+
+#[test]
+#[should_panic(expected = "says 2")]
+fn a_frame_that_misstates_its_count_is_not_written() {
+    let events = clicks(2);
+    encode(&header_of(&events), &events[..1]);
+}
+
 /// Those bytes with a right checksum behind them.
-fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let crc = frame_crc(&bytes);
     bytes.extend(crc.to_be_bytes());
     bytes

@@ -12,9 +12,10 @@ use crate::envelope::{ANNOUNCEMENT, COLD_PACKED, Envelope, HOT_PACKED, put_water
 use crate::event::{Body, ClickDetail, ConversionDetail, Event, Kind};
 use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES, Header};
 use crate::id::{Epoch, Id};
-use crate::id_column::{put_ids, uuid_bytes};
+use crate::id_column::put_ids;
 use crate::money::Currency;
 use crate::names::FRAME_MAX_EVENTS_READ;
+use crate::uuid_text::UUID_TEXT;
 use crate::watermark::Watermark;
 
 /// Below so many events a frame's parts stay as they are: zstd would add more than it takes.
@@ -34,10 +35,10 @@ pub(crate) const NO_CURRENCY: u8 = 0;
 
 /// Landing pages stand as they are.
 pub(crate) const LANDING_PLAIN: u8 = 0;
-/// In landing pages a [`OWN_ID`] stands for the click's own id.
+/// In landing pages the first [`OWN_ID`] stands for the click's own id.
 pub(crate) const LANDING_TEMPLATES: u8 = 1;
 /// What stands for the click's own id.
-pub(crate) const OWN_ID: char = '\0';
+pub(crate) const OWN_ID: u8 = 0;
 /// The most bytes of a frame's landing pages after their templates are filled; a reader stops there.
 pub(crate) const LANDING_MAX_BYTES: usize = COLD_MAX_BYTES;
 
@@ -215,16 +216,18 @@ impl Parts {
     /// the ads.
     fn put_placements(&mut self, events: &[Event]) -> Vec<u32> {
         let placements = || events.iter().filter_map(Event::placement);
-        let ads = Dictionary::of(
+        let ads = Dictionary::by(
             events.len(),
             events
                 .iter()
                 .zip(placements())
                 .map(|(e, p)| (p.ad_id.as_str(), p.campaign_id.as_str(), account(e))),
+            |(ad_id, ..)| *ad_id,
         );
-        let campaigns = Dictionary::of(
+        let campaigns = Dictionary::by(
             ads.entries.len(),
             ads.entries.iter().map(|(_, c, a)| (*c, *a)),
+            |(campaign_id, _)| *campaign_id,
         );
         let accounts = Dictionary::of(
             campaigns.entries.len(),
@@ -426,6 +429,9 @@ fn put_optional_texts<'a>(
     texts.put_symbols(out);
 }
 
+/// A landing page, where it holds the click's own id in two pieces, around it.
+type Page<'a> = Option<(&'a str, Option<&'a str>)>;
+
 /// Landing pages with `{click_id}` filled in are all different until the id is taken out again.
 fn put_landing_urls(out: &mut Vec<u8>, events: &[Event]) {
     let urls = || {
@@ -433,33 +439,46 @@ fn put_landing_urls(out: &mut Vec<u8>, events: &[Event]) {
             .iter()
             .map(|e| click(e).and_then(|c| c.landing_url.as_deref()))
     };
-    let holds_own = |event: &Event| {
-        uuid_bytes(event.id.as_str()).is_some()
-            && click(event)
-                .and_then(|c| c.landing_url.as_deref())
-                .is_some_and(|url| url.contains(event.id.as_str()))
-    };
     let bytes: usize = urls().flatten().map(str::len).sum();
-    let plain = bytes > LANDING_MAX_BYTES || urls().flatten().any(|url| url.contains(OWN_ID));
-    if plain || !events.iter().any(holds_own) {
+    if bytes > LANDING_MAX_BYTES || urls().flatten().any(|url| url.as_bytes().contains(&OWN_ID)) {
         out.push(LANDING_PLAIN);
         put_optional_texts(out, events.len(), urls());
         return;
     }
     out.push(LANDING_TEMPLATES);
-    let mark = OWN_ID.to_string();
-    let templates: Vec<Option<String>> = events
+    let pages = events
         .iter()
         .zip(urls())
-        .map(|(e, url)| {
-            url.map(|u| {
-                if holds_own(e) {
-                    u.replace(e.id.as_str(), &mark)
-                } else {
-                    u.to_owned()
-                }
-            })
-        })
-        .collect();
-    put_optional_texts(out, events.len(), templates.iter().map(Option::as_deref));
+        .map(|(e, url)| url.map(|url| around(url, e.id.as_str())));
+    let pages: Dictionary<Page<'_>> = Dictionary::of(events.len(), pages);
+    pages.put_len(out);
+    for page in &pages.entries {
+        let length = page.map_or(0, |(head, tail)| {
+            1 + head.len() + tail.map_or(0, |t| 1 + t.len())
+        });
+        put_varint(out, length as u64);
+    }
+    for (head, tail) in pages.entries.iter().flatten() {
+        out.extend_from_slice(head.as_bytes());
+        if let Some(tail) = tail {
+            out.push(OWN_ID);
+            out.extend_from_slice(tail.as_bytes());
+        }
+    }
+    pages.put_symbols(out);
+}
+
+/// The text before and behind the first place where a UUID stands in it.
+fn around<'a>(text: &'a str, id: &str) -> (&'a str, Option<&'a str>) {
+    if id.len() != UUID_TEXT {
+        return (text, None);
+    }
+    let found = text
+        .as_bytes()
+        .windows(UUID_TEXT)
+        .position(|w| w[8] == b'-' && w == id.as_bytes());
+    match found.and_then(|at| Some((text.get(..at)?, text.get(at + UUID_TEXT..)?))) {
+        Some((head, tail)) => (head, Some(tail)),
+        None => (text, None),
+    }
 }

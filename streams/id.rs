@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::event::Kind;
+use crate::uuid_text::{uuid_bytes, uuid_text};
 
 /// The longest identifier, in bytes (contract: `[A-Za-z0-9_:-]{1,64}`).
 pub const ID_MAX_BYTES: usize = 64;
@@ -43,6 +44,18 @@ impl Id {
             Some(at) => Err(bad(Some(at))),
             None => Ok(Self(Arc::from(text))),
         }
+    }
+
+    /// The id that is the canonical text of a UUID of those bytes.
+    pub fn from_uuid(bytes: &[u8; 16]) -> Self {
+        let text = uuid_text(bytes);
+        let text = std::str::from_utf8(&text).expect("digits and hyphens are ASCII");
+        Self(Arc::from(text))
+    }
+
+    /// The bytes of the UUID whose canonical lower-case text the id is.
+    pub fn to_uuid(&self) -> Option<[u8; 16]> {
+        uuid_bytes(&self.0)
     }
 
     /// The text.

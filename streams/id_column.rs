@@ -4,10 +4,11 @@
 //! arrival: it costs the small difference from that and ten bytes. Only text that is exactly what those bytes
 //! would print as is packed, so that every id comes back to the letter.
 
-use crate::columns::{Reader, put_bytes, put_varint, put_zigzag, zigzag};
+use crate::columns::{Reader, put_bytes, put_texts, put_zigzag, zigzag};
 use crate::frame::EventId;
 use crate::frame_error::FrameError;
 use crate::id::Id;
+use crate::uuid_text::uuid_bytes;
 
 /// No id.
 const NONE: u8 = 0;
@@ -30,56 +31,10 @@ const WHOLE_RAW: usize = 16;
 /// at most five of the six bytes that it saves.
 const NEAR_MAX: u64 = 1 << 35;
 
-/// Where the hyphens of UUID text stand.
-const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-/// Bytes of UUID text.
-const UUID_TEXT: usize = 36;
-/// Where the two digits of each byte stand in UUID text.
-const DIGITS: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-
-/// The value of a lower-case hexadecimal digit, 255 of any other byte.
-const HEX_VALUES: [u8; 256] = {
-    let mut values = [255u8; 256];
-    let mut i = 0;
-    while i < 16 {
-        values[b"0123456789abcdef"[i] as usize] = i as u8;
-        i += 1;
-    }
-    values
-};
-
-/// The bytes of canonical lower-case hyphenated UUID text; none of any other text.
-pub(crate) fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let text: &[u8; UUID_TEXT] = text.as_bytes().try_into().ok()?;
-    if HYPHENS.iter().any(|at| text[*at] != b'-') {
-        return None;
-    }
-    let mut seen = 0u8;
-    let bytes = DIGITS.map(|at| {
-        let (high, low) = (
-            HEX_VALUES[usize::from(text[at])],
-            HEX_VALUES[usize::from(text[at + 1])],
-        );
-        seen |= high | low;
-        high << 4 | (low & 0x0f)
-    });
-    (seen < 16).then_some(bytes)
-}
-
-/// The canonical text of those bytes.
-pub(crate) fn uuid_text(bytes: &[u8; 16]) -> [u8; UUID_TEXT] {
-    let mut text = [b'-'; UUID_TEXT];
-    for (byte, at) in bytes.iter().zip(DIGITS) {
-        text[at] = b"0123456789abcdef"[usize::from(byte >> 4)];
-        text[at + 1] = b"0123456789abcdef"[usize::from(byte & 0x0f)];
-    }
-    text
-}
-
 impl EventId {
     /// How a frame stores that id.
     pub fn of(id: &Id) -> Self {
-        match uuid_bytes(id.as_str()) {
+        match id.to_uuid() {
             Some(bytes) => EventId::Uuid(bytes),
             None => EventId::Text(id.clone()),
         }
@@ -88,18 +43,10 @@ impl EventId {
     /// The id.
     pub fn to_id(&self) -> Id {
         match self {
-            EventId::Uuid(bytes) => uuid_id(bytes),
+            EventId::Uuid(bytes) => Id::from_uuid(bytes),
             EventId::Text(id) => id.clone(),
         }
     }
-}
-
-fn uuid_id(bytes: &[u8; 16]) -> Id {
-    let text = uuid_text(bytes);
-    std::str::from_utf8(&text)
-        .ok()
-        .and_then(|t| Id::new(t).ok())
-        .expect("hexadecimal digits and hyphens make an id")
 }
 
 /// The leading 48 bits of a UUID, which are a v7's milliseconds.
@@ -159,28 +106,25 @@ pub(crate) fn put_ids<'a>(
     });
     put_bytes(out, &modes.collect::<Vec<u8>>());
     out.push(chosen);
+    let texts = plans.iter().filter_map(|plan| match plan {
+        Plan::Text(text) => Some(*text),
+        _ => None,
+    });
+    put_texts(out, &texts.collect::<Vec<_>>());
     for (plan, time) in plans.iter().zip(times) {
-        match plan {
-            Plan::None => {}
-            Plan::Uuid(uuid) => match near_delta(uuid, *time) {
-                Some(delta) => {
-                    put_zigzag(out, delta);
-                    raw.extend_from_slice(&uuid[STAMP_BYTES..]);
-                }
-                None => raw.extend_from_slice(uuid),
-            },
-            Plan::Text(text) => put_varint(out, text.len() as u64),
-        }
-    }
-    for plan in &plans {
-        if let Plan::Text(text) = plan {
-            out.extend_from_slice(text.as_bytes());
+        let Plan::Uuid(uuid) = plan else { continue };
+        match near_delta(uuid, *time) {
+            Some(delta) => {
+                put_zigzag(out, delta);
+                raw.extend_from_slice(&uuid[STAMP_BYTES..]);
+            }
+            None => raw.extend_from_slice(uuid),
         }
     }
 }
 
 /// The UUID of that time and those other ten bytes.
-fn near(reference: i64, delta: i64, rest: &[u8]) -> Result<[u8; 16], FrameError> {
+fn near(reference: i64, delta: i64, rest: &[u8; NEAR_RAW]) -> Result<[u8; 16], FrameError> {
     let time = reference.wrapping_add(delta);
     if time >> STAMP_BITS != 0 {
         return Err(FrameError::BadNumber);
@@ -191,45 +135,61 @@ fn near(reference: i64, delta: i64, rest: &[u8]) -> Result<[u8; 16], FrameError>
     Ok(uuid)
 }
 
-/// Reads a column of ids from `from` and `raw`, as many as each of `references` has times.
-pub(crate) fn read_ids(
+/// Reads a column of ids from `from` and `raw`, as many as each of `references` has times, and makes of each what
+/// `make` does.
+pub(crate) fn read_ids<T>(
     from: &mut Reader<'_>,
     raw: &mut Reader<'_>,
     references: [&[i64]; 2],
-) -> Result<Vec<Option<EventId>>, FrameError> {
-    let modes = from.bytes(references[0].len())?;
-    let times = references
-        .get(usize::from(from.byte()?))
-        .ok_or(FrameError::UnknownNumber)?;
-    let mut ids = Vec::with_capacity(times.len());
-    let mut texts: Vec<(usize, usize)> = Vec::new();
+    make: impl Fn(Option<Found<'_>>) -> Result<T, FrameError>,
+) -> Result<Vec<T>, FrameError> {
+    let count = references[0].len();
+    let modes = from.bytes(count)?;
+    let chosen = usize::from(from.byte()?);
+    let times = references.get(chosen).ok_or(FrameError::UnknownNumber)?;
+    let mut texts = from.texts(modes.count_of(TEXT, count))?.into_iter();
+    let mut ids = Vec::with_capacity(count);
     for (i, time) in times.iter().enumerate() {
-        ids.push(match modes.at(i) {
+        let found = match modes.at(i) {
             NONE => None,
-            NEAR => Some(EventId::Uuid(near(
+            NEAR => Some(Found::Uuid(near(
                 *time,
                 from.zigzag()?,
-                raw.take(NEAR_RAW)?,
+                raw.array::<NEAR_RAW>()?,
             )?)),
-            WHOLE => {
-                let bytes = raw.take(WHOLE_RAW)?;
-                Some(EventId::Uuid(
-                    bytes.try_into().map_err(|_| FrameError::Short)?,
-                ))
-            }
-            TEXT => {
-                texts.push((
-                    i,
-                    usize::try_from(from.varint()?).map_err(|_| FrameError::BadNumber)?,
-                ));
-                None
-            }
+            WHOLE => Some(Found::Uuid(*raw.array::<WHOLE_RAW>()?)),
+            TEXT => texts.next().map(Found::Text),
             _ => return Err(FrameError::UnknownNumber),
-        });
-    }
-    for (i, length) in texts {
-        let text = crate::columns::text(from.take(length)?)?;
-        ids[i] = Some(EventId::Text(Id::new(text)?));
+        };
+        ids.push(make(found)?);
     }
     Ok(ids)
+}
+
+/// An id as its column has it.
+pub(crate) enum Found<'a> {
+    /// The bytes of a UUID.
+    Uuid([u8; 16]),
+    /// A text that has still to be checked.
+    Text(&'a str),
+}
+
+/// An id that every event has.
+#[inline]
+pub(crate) fn event_id(found: Option<Found<'_>>) -> Result<EventId, FrameError> {
+    match found {
+        Some(Found::Uuid(bytes)) => Ok(EventId::Uuid(bytes)),
+        Some(Found::Text(text)) => Ok(EventId::Text(Id::new(text)?)),
+        None => Err(FrameError::UnknownNumber),
+    }
+}
+
+/// An id that an event may have.
+#[inline]
+pub(crate) fn optional_id(found: Option<Found<'_>>) -> Result<Option<Id>, FrameError> {
+    match found {
+        Some(Found::Uuid(bytes)) => Ok(Some(Id::from_uuid(&bytes))),
+        Some(Found::Text(text)) => Ok(Some(Id::new(text)?)),
+        None => Ok(None),
+    }
 }

@@ -12,10 +12,15 @@ mod envelope;
 pub mod event;
 pub mod frame;
 mod frame_error;
+mod frame_events;
 mod frame_reader;
 #[cfg(test)]
 mod frame_tests;
 mod frame_writer;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod hostile_tests;
 pub mod id;
 mod id_column;
 pub mod landing;
@@ -28,4 +33,5 @@ pub mod refusal;
 #[cfg(any(test, feature = "testing"))]
 pub mod strategies;
 pub mod time;
+mod uuid_text;
 pub mod watermark;

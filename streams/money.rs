@@ -30,6 +30,13 @@ impl Currency {
         Ok(Self(bytes.map(|b| b.to_ascii_uppercase())))
     }
 
+    /// The currency of exactly that code, in upper case.
+    pub fn from_code(code: [u8; 3]) -> Option<Self> {
+        code.iter()
+            .all(u8::is_ascii_uppercase)
+            .then_some(Self(code))
+    }
+
     /// The code.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a currency holds ASCII letters only")
