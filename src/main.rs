@@ -6,14 +6,18 @@
 //! that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod catalogue_feed;
 mod cli;
 mod config;
 mod control;
 mod data_dir;
 mod http;
 mod listen;
+mod quarantine;
 mod query;
+mod read_body;
 mod simulate;
+mod stream_info;
 mod telemetry;
 
 fn main() {}

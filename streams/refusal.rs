@@ -58,11 +58,13 @@ pub enum Reason {
     UnknownAd,
     /// More bytes than one event may have.
     TooLarge,
+    /// A signed landing URL that is forged, expired, or not one to redirect to.
+    BadSignature,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 18] = [
         Reason::InvalidPayload,
         Reason::UnknownKind,
         Reason::BadSubject,
@@ -80,6 +82,7 @@ impl Reason {
         Reason::MissingClickOrUser,
         Reason::UnknownAd,
         Reason::TooLarge,
+        Reason::BadSignature,
     ];
 
     /// The name, in quarantine subjects, answers and metrics.
@@ -102,6 +105,7 @@ impl Reason {
             Reason::MissingClickOrUser => "missing_click_or_user",
             Reason::UnknownAd => "unknown_ad",
             Reason::TooLarge => "too_large",
+            Reason::BadSignature => "bad_signature",
         }
     }
 }

@@ -1,0 +1,106 @@
+//! Publishing documents: read, check, and write only if nobody else has written meanwhile.
+//!
+//! The broker compares the stream's last sequence with the revision that the check was made at. So what a
+//! document refers to, and what is fixed at creation, cannot change between the check and the write; who loses
+//! the race reads on and tries again.
+
+use std::time::Duration;
+
+use adtally_streams::catalogue::{CatalogueError, Document};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+
+use super::{CatalogueHandle, Freshness};
+
+/// Tries against other writers before giving up.
+const MAX_TRIES: usize = 16;
+/// Documents on their way to the broker at the same time.
+const MAX_IN_FLIGHT: usize = 256;
+/// How long a written document may take until it is applied here.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a document is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The document itself, or what it refers to.
+    #[error(transparent)]
+    Refused(#[from] CatalogueError),
+    /// The broker does not answer, or the catalogue has not been read yet.
+    #[error("the catalogue cannot be written now: {0}; try again")]
+    Unavailable(String),
+    /// Others kept writing.
+    #[error("the catalogue was changed by others {MAX_TRIES} times in a row; try again")]
+    Contended,
+}
+
+impl PublishError {
+    fn unavailable(error: impl std::fmt::Display) -> Self {
+        PublishError::Unavailable(error.to_string())
+    }
+}
+
+impl CatalogueHandle {
+    /// Puts a document in force and returns the revision at which it is, in this process. A document that is in
+    /// force already is not written again.
+    pub async fn publish(&self, document: Document) -> Result<u64, PublishError> {
+        self.publish_all(std::slice::from_ref(&document)).await
+    }
+
+    /// Puts documents in force, one after the other, each checked on top of those before it; all of them are
+    /// checked before the first is written. Returns the revision at which all are in force here.
+    pub async fn publish_all(&self, documents: &[Document]) -> Result<u64, PublishError> {
+        for _ in 0..MAX_TRIES {
+            if self.barrier().await != Freshness::Current {
+                return Err(PublishError::unavailable("the broker does not answer"));
+            }
+            let (revision, wanted) = {
+                let catalogue = self.read();
+                catalogue.check_all(documents)?;
+                let is_new = |d: &&Document| catalogue.document(d.kind(), d.id().as_str()).as_ref() != Some(*d);
+                (catalogue.revision(), documents.iter().filter(is_new).collect::<Vec<_>>())
+            };
+            if wanted.is_empty() {
+                return Ok(revision);
+            }
+            if let Some(last) = self.write(revision, &wanted).await? {
+                if !self.wait_for(last, APPLY_TIMEOUT).await {
+                    return Err(PublishError::unavailable("it is written, but not applied here yet"));
+                }
+                return Ok(last);
+            }
+        }
+        Err(PublishError::Contended)
+    }
+
+    /// Writes documents on top of a revision; the last one's sequence, or none when somebody else wrote first.
+    /// Each message expects the sequence of the one before it, so all can be on their way at once.
+    async fn write(&self, revision: u64, documents: &[&Document]) -> Result<Option<u64>, PublishError> {
+        let mut last = revision;
+        let mut expected = revision;
+        for chunk in documents.chunks(MAX_IN_FLIGHT) {
+            let mut acks = Vec::with_capacity(chunk.len());
+            for document in chunk {
+                let message = PublishMessage::build()
+                    .payload(Bytes::from(document.to_json_bytes()))
+                    .expected_last_sequence(expected);
+                expected += 1;
+                let sent = self.inner.broker.send_publish(document.subject(), message).await;
+                acks.push(tokio::spawn(sent.map_err(PublishError::unavailable)?.into_future()));
+            }
+            for ack in acks {
+                match ack.await.map_err(PublishError::unavailable)? {
+                    Ok(stored) => last = stored.sequence,
+                    // After a timeout it is unknown whether it is written: the next try finds out by reading.
+                    Err(error) if is_worth_reading_again(error.kind()) => return Ok(None),
+                    Err(error) => return Err(PublishError::unavailable(error)),
+                }
+            }
+        }
+        Ok(Some(last))
+    }
+}
+
+fn is_worth_reading_again(kind: PublishErrorKind) -> bool {
+    matches!(kind, PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe)
+}

@@ -1,0 +1,169 @@
+//! A request's parameters, decoded without ever failing: what is not text is told apart, not refused.
+//!
+//! A link may have passed through many hands. So repeated names are no error (the first one stands), `+` is a
+//! space as in every HTML form, and a value that is not UTF-8 is known to be there but has no text. Names other
+//! than ours are passed over.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+/// The parameters that the collector knows.
+pub const NAMES: [&str; 17] = [
+    "ad_id", "advertiser_id", "campaign_id", "click_id", "conversion_id", "creative", "currency_code", "device",
+    "exp", "geo", "impression_id", "order_id", "sig", "ts", "url", "user_id", "value_micros",
+];
+
+/// What was given for a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Given<'a> {
+    /// Nothing, or an empty value, as templates leave it.
+    #[default]
+    Absent,
+    /// A text.
+    Text(Cow<'a, str>),
+    /// Bytes that are not UTF-8.
+    NotText,
+}
+
+impl Given<'_> {
+    /// The text, where there is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Given::Text(text) => Some(text),
+            Given::Absent | Given::NotText => None,
+        }
+    }
+}
+
+/// The known parameters of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Params<'a> {
+    values: [Given<'a>; NAMES.len()],
+}
+
+impl<'a> Params<'a> {
+    /// Reads a query string.
+    pub fn parse(query: &'a str) -> Self {
+        let mut params = Self::default();
+        params.add(query.as_bytes());
+        params
+    }
+
+    /// Adds parameters in the form of a query string; those already there stand.
+    pub fn add(&mut self, encoded: &'a [u8]) {
+        for pair in encoded.split(|b| *b == b'&') {
+            let (name, value) = match pair.iter().position(|b| *b == b'=') {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &pair[pair.len()..]),
+            };
+            let name = decode(name);
+            let Some(at) = NAMES.iter().position(|known| known.as_bytes() == &*name) else { continue };
+            if self.values[at] == Given::Absent && !value.is_empty() {
+                self.values[at] = given(value);
+            }
+        }
+    }
+
+    /// What was given for one of [`NAMES`].
+    pub fn get(&self, name: &str) -> &Given<'a> {
+        static ABSENT: Given<'static> = Given::Absent;
+        NAMES.iter().position(|known| *known == name).map_or(&ABSENT, |at| &self.values[at])
+    }
+
+    /// The text given for one of [`NAMES`].
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).text()
+    }
+}
+
+/// Decodes one value.
+pub fn given(value: &[u8]) -> Given<'_> {
+    match decode(value) {
+        Cow::Borrowed([]) => Given::Absent,
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Borrowed(t))),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Owned(t))),
+    }
+}
+
+/// Decodes a segment of a path, where `+` is itself.
+pub fn given_in_path(segment: &str) -> Given<'_> {
+    match percent_decode(segment.as_bytes()).decode_utf8() {
+        Ok(text) if text.is_empty() => Given::Absent,
+        Ok(text) => Given::Text(text),
+        Err(_) => Given::NotText,
+    }
+}
+
+fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !bytes.contains(&b'+') {
+        return percent_decode(bytes).into();
+    }
+    let spaced: Vec<u8> = bytes.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    Cow::Owned(percent_decode(&spaced).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(t: &str) -> Given<'_> {
+        Given::Text(Cow::Borrowed(t))
+    }
+
+    #[test]
+    fn values_are_decoded_and_the_first_one_stands() {
+        for (query, name, expected) in [
+            ("ad_id=a1", "ad_id", text("a1")),
+            ("x=1&ad_id=a1&ad_id=a2", "ad_id", text("a1")),
+            ("ad_id=&ad_id=a2", "ad_id", text("a2")),
+            ("creative=blue+sky%21", "creative", text("blue sky!")),
+            ("creative=a%2Bb", "creative", text("a+b")),
+            ("creative=%C3%BC", "creative", text("ü")),
+            ("creative=ü", "creative", text("ü")),
+            ("creative=%FF", "creative", Given::NotText),
+            ("creative=a+%FF", "creative", Given::NotText),
+            ("creative=%FF&creative=b", "creative", Given::NotText),
+            ("creative=100%", "creative", text("100%")),
+            ("creative=%zz", "creative", text("%zz")),
+            ("%61d_id=a1", "ad_id", text("a1")),
+            ("ad_id", "ad_id", Given::Absent),
+            ("ad_id=", "ad_id", Given::Absent),
+            ("", "ad_id", Given::Absent),
+            ("&&=&=x&ad_id=a=b", "ad_id", text("a=b")),
+            ("AD_ID=a1", "ad_id", Given::Absent),
+            ("ad_id=a1", "no_such_name", Given::Absent),
+        ] {
+            assert_eq!(Params::parse(query).get(name), &expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_the_query_says_stands_before_the_body() {
+        let mut params = Params::parse("click_id=c1");
+        params.add(b"click_id=c2&user_id=u1");
+        assert_eq!((params.text("click_id"), params.text("user_id")), (Some("c1"), Some("u1")));
+    }
+
+    #[test]
+    fn a_plus_in_a_path_is_a_plus() {
+        assert_eq!(given_in_path("a+b"), text("a+b"));
+        assert_eq!(given_in_path("a%20b"), text("a b"));
+        assert_eq!(given_in_path("%ff"), Given::NotText);
+        assert_eq!(given_in_path(""), Given::Absent);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_whatever_can_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut params = Params::default();
+            params.add(&bytes);
+            for name in NAMES {
+                prop_assert_ne!(params.text(name), Some(""));
+            }
+        }
+    }
+}
