@@ -44,7 +44,11 @@ pub struct Source {
 impl Source {
     /// An event of an HTTP request.
     pub fn of_http(method: &str, path: &str, payload: Bytes) -> Self {
-        Self { subject: Arc::from(format!("http:{method} {path}")), stored: None, payload }
+        Self {
+            subject: Arc::from(format!("http:{method} {path}")),
+            stored: None,
+            payload,
+        }
     }
 
     /// The record of its refusal. `arrival_ms` is in milliseconds of the Unix epoch.
@@ -84,10 +88,20 @@ mod tests {
         let refusal = Refusal::new(Reason::BadId, "ad_id: too long");
         let http = Source::of_http("GET", "/click", Bytes::from_static(b"/click?ad_id=%"));
         let record = http.record(refusal.clone(), 0);
-        assert_eq!((record.subject.as_str(), record.stream.as_deref()), ("http:GET /click", None));
+        assert_eq!(
+            (record.subject.as_str(), record.stream.as_deref()),
+            ("http:GET /click", None)
+        );
         assert_eq!(record.payload.as_deref(), Some("/click?ad_id=%"));
-        let stored = Source { subject: "ads.click.x".into(), stored: Some(("INTAKE", 7)), payload: Bytes::new() };
+        let stored = Source {
+            subject: "ads.click.x".into(),
+            stored: Some(("INTAKE", 7)),
+            payload: Bytes::new(),
+        };
         let record = stored.record(refusal, 0);
-        assert_eq!((record.stream.as_deref(), record.sequence), (Some("INTAKE"), Some(7)));
+        assert_eq!(
+            (record.stream.as_deref(), record.sequence),
+            (Some("INTAKE"), Some(7))
+        );
     }
 }

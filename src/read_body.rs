@@ -9,8 +9,14 @@ use crate::http::problem::Problem;
 
 /// Reads a body of at most `limit` bytes; a larger one is 413, one that breaks off 400.
 pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let too_large = || Problem::too_large(format!("the body of this request has at most {limit} bytes"));
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        Problem::too_large(format!(
+            "the body of this request has at most {limit} bytes"
+        ))
+    };
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > limit as u64) {
         return Err(too_large());
     }
@@ -36,7 +42,9 @@ mod tests {
     use super::*;
 
     fn declaring(length: &str) -> HeaderMap {
-        [(header::CONTENT_LENGTH, length.parse().unwrap())].into_iter().collect()
+        [(header::CONTENT_LENGTH, length.parse().unwrap())]
+            .into_iter()
+            .collect()
     }
 
     #[tokio::test]
@@ -51,18 +59,35 @@ mod tests {
             (declaring("nonsense"), 3, Ok(3)),
         ] {
             let result = read_body(&headers, Body::from(vec![b'x'; bytes]), 10).await;
-            assert_eq!(result.map(|b| b.len()).map_err(|p| p.status().as_u16()), expected, "{headers:?} {bytes}");
+            assert_eq!(
+                result.map(|b| b.len()).map_err(|p| p.status().as_u16()),
+                expected,
+                "{headers:?} {bytes}"
+            );
         }
     }
 
     #[tokio::test]
     async fn chunks_are_put_together_and_a_broken_body_is_a_problem() {
-        let chunks = |parts: Vec<Result<&'static str, std::io::Error>>| Body::from_stream(futures_util::stream::iter(parts));
+        let chunks = |parts: Vec<Result<&'static str, std::io::Error>>| {
+            Body::from_stream(futures_util::stream::iter(parts))
+        };
         let whole = read_body(&HeaderMap::new(), chunks(vec![Ok("ab"), Ok("c")]), 10).await;
         assert_eq!(whole.unwrap(), "abc");
-        let long = read_body(&HeaderMap::new(), chunks(vec![Ok("abcdef"), Ok("ghijkl")]), 10).await;
+        let long = read_body(
+            &HeaderMap::new(),
+            chunks(vec![Ok("abcdef"), Ok("ghijkl")]),
+            10,
+        )
+        .await;
         assert_eq!(long.unwrap_err().status(), 413);
         let broken = chunks(vec![Ok("ab"), Err(std::io::Error::other("reset"))]);
-        assert_eq!(read_body(&HeaderMap::new(), broken, 10).await.unwrap_err().status(), 400);
+        assert_eq!(
+            read_body(&HeaderMap::new(), broken, 10)
+                .await
+                .unwrap_err()
+                .status(),
+            400
+        );
     }
 }

@@ -49,7 +49,10 @@ pub enum InfoError {
 }
 
 /// Asks the leader of a stream for its state.
-pub async fn stream_state(broker: &jetstream::Context, stream: &str) -> Result<StreamState, InfoError> {
+pub async fn stream_state(
+    broker: &jetstream::Context,
+    stream: &str,
+) -> Result<StreamState, InfoError> {
     let answer: Response<Info> = broker
         .request(format!("STREAM.INFO.{stream}"), &())
         .await
@@ -61,7 +64,9 @@ pub async fn stream_state(broker: &jetstream::Context, stream: &str) -> Result<S
 }
 
 fn state_of(info: Info) -> StreamState {
-    let first_ms = parse_rfc3339(&info.state.first_ts).ok().filter(|_| info.state.messages > 0);
+    let first_ms = parse_rfc3339(&info.state.first_ts)
+        .ok()
+        .filter(|_| info.state.messages > 0);
     StreamState {
         created: info.created,
         messages: info.state.messages,
@@ -83,12 +88,17 @@ mod tests {
             "created":"2026-01-02T03:04:05.123456789Z","state":{"messages":2,"bytes":90,"first_seq":41,
             "first_ts":"2026-01-02T03:05:00.5Z","last_seq":42,"last_ts":"2026-01-02T03:05:01Z","consumer_count":1},
             "ts":"2026-01-02T03:05:02.25Z"}"#;
-        let Response::Ok(info) = serde_json::from_str::<Response<Info>>(text).unwrap() else { panic!("an error") };
+        let Response::Ok(info) = serde_json::from_str::<Response<Info>>(text).unwrap() else {
+            panic!("an error")
+        };
         let state = state_of(info);
         // date -u -d 2026-01-02T03:05:00 +%s
         let minute = 1_767_323_100_000;
         assert_eq!((state.messages, state.last_sequence), (2, 42));
-        assert_eq!((state.first_ms, state.broker_ms), (Some(minute + 500), Some(minute + 2_250)));
+        assert_eq!(
+            (state.first_ms, state.broker_ms),
+            (Some(minute + 500), Some(minute + 2_250))
+        );
         assert_eq!(state.created, "2026-01-02T03:04:05.123456789Z");
     }
 
@@ -96,13 +106,18 @@ mod tests {
     fn an_empty_stream_has_no_oldest_message() {
         let text = r#"{"created":"2026-01-02T03:04:05Z","state":{"messages":0,"bytes":0,"first_seq":43,
             "first_ts":"0001-01-01T00:00:00Z","last_seq":42,"last_ts":"0001-01-01T00:00:00Z","consumer_count":1}}"#;
-        let Response::Ok(info) = serde_json::from_str::<Response<Info>>(text).unwrap() else { panic!("an error") };
-        assert_eq!((state_of(info).first_ms, ), (None,));
+        let Response::Ok(info) = serde_json::from_str::<Response<Info>>(text).unwrap() else {
+            panic!("an error")
+        };
+        assert_eq!((state_of(info).first_ms,), (None,));
     }
 
     #[test]
     fn a_refusal_is_read() {
         let text = r#"{"type":"x","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#;
-        assert!(matches!(serde_json::from_str::<Response<Info>>(text).unwrap(), Response::Err { .. }));
+        assert!(matches!(
+            serde_json::from_str::<Response<Info>>(text).unwrap(),
+            Response::Err { .. }
+        ));
     }
 }

@@ -44,14 +44,27 @@ impl Barrier {
 
 /// Waits until everything published before this call is applied.
 pub(super) async fn pass(inner: &Inner) -> Freshness {
-    let otherwise = || if inner.is_warm() { Freshness::Stale } else { Freshness::Cold };
+    let otherwise = || {
+        if inner.is_warm() {
+            Freshness::Stale
+        } else {
+            Freshness::Cold
+        }
+    };
     let (ask, told) = oneshot::channel();
     if inner.barrier.questions.try_send(ask).is_err() {
         return otherwise();
     }
-    let Ok(Some(last_sequence)) = told.await else { return otherwise() };
-    let is_applied = *inner.revision.borrow() >= last_sequence || inner.wait_for(last_sequence, APPLY_TIMEOUT).await;
-    if is_applied && inner.is_warm() { Freshness::Current } else { otherwise() }
+    let Ok(Some(last_sequence)) = told.await else {
+        return otherwise();
+    };
+    let is_applied = *inner.revision.borrow() >= last_sequence
+        || inner.wait_for(last_sequence, APPLY_TIMEOUT).await;
+    if is_applied && inner.is_warm() {
+        Freshness::Current
+    } else {
+        otherwise()
+    }
 }
 
 /// Answers questions until told to stop.
@@ -101,7 +114,9 @@ async fn ask(inner: &Inner) -> Answer {
             None
         }
         Err(_) => {
-            tracing::warn!("the broker did not tell within a second how far CATALOG is: going on with what is known");
+            tracing::warn!(
+                "the broker did not tell within a second how far CATALOG is: going on with what is known"
+            );
             None
         }
     }

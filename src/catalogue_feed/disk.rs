@@ -39,7 +39,10 @@ fn parse(bytes: &[u8]) -> Option<(String, Catalogue)> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let end = rest.iter().position(|b| *b == b'\n')?;
     let created = std::str::from_utf8(&rest[..end]).ok()?;
-    Some((created.to_owned(), Catalogue::from_snapshot(&rest[end + 1..]).ok()?))
+    Some((
+        created.to_owned(),
+        Catalogue::from_snapshot(&rest[end + 1..]).ok()?,
+    ))
 }
 
 /// Replaces the copy, durably.
@@ -60,14 +63,20 @@ pub(super) fn write(file: &Path, created: &str, catalogue: &Catalogue) -> io::Re
 
 /// Writes the catalogue after it has changed, and once more at the end.
 pub(super) async fn keep(inner: &Inner, stop: &CancellationToken) {
-    let Some(file) = inner.file.clone() else { return };
-    let mut written = inner.created().map(|created| (created, inner.read().revision()));
+    let Some(file) = inner.file.clone() else {
+        return;
+    };
+    let mut written = inner
+        .created()
+        .map(|created| (created, inner.read().revision()));
     loop {
         let is_last = tokio::select! {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(WRITE_EVERY) => false,
         };
-        let now = inner.created().map(|created| (created, inner.read().revision()));
+        let now = inner
+            .created()
+            .map(|created| (created, inner.read().revision()));
         if let Some((created, revision)) = now.clone()
             && inner.is_warm()
             && now != written
@@ -75,7 +84,8 @@ pub(super) async fn keep(inner: &Inner, stop: &CancellationToken) {
             // Cloning shares the documents; the copy is made outside the lock, so no event waits for the disk.
             let catalogue = inner.read().clone();
             let to = file.clone();
-            let result = tokio::task::spawn_blocking(move || write(&to, &created, &catalogue)).await;
+            let result =
+                tokio::task::spawn_blocking(move || write(&to, &created, &catalogue)).await;
             match result {
                 Ok(Ok(())) => written = now,
                 Ok(Err(error)) => {

@@ -68,19 +68,30 @@ async fn try_read_on(inner: &Inner) -> Result<std::convert::Infallible, Ended> {
     if revision >= state.last_sequence {
         inner.warm();
     }
-    let stream = inner.broker.get_stream_no_info(CATALOG_STREAM).await.map_err(Ended::broker)?;
+    let stream = inner
+        .broker
+        .get_stream_no_info(CATALOG_STREAM)
+        .await
+        .map_err(Ended::broker)?;
     let config = OrderedConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: revision + 1 },
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: revision + 1,
+        },
         ..OrderedConfig::default()
     };
-    let consumer = stream.create_consumer(config).await.map_err(Ended::broker)?;
+    let consumer = stream
+        .create_consumer(config)
+        .await
+        .map_err(Ended::broker)?;
     let mut messages = consumer.messages().await.map_err(Ended::broker)?;
     loop {
         let message = tokio::select! {
             () = inner.replaced.notified() => return Err(Ended::Replaced),
             message = messages.next() => message,
         };
-        let message = message.ok_or_else(|| Ended::broker("the subscription ended"))?.map_err(Ended::broker)?;
+        let message = message
+            .ok_or_else(|| Ended::broker("the subscription ended"))?
+            .map_err(Ended::broker)?;
         let info = message.info().map_err(Ended::broker)?;
         let sequence = info.stream_sequence;
         inner.apply(sequence, &message.subject, &message.payload);

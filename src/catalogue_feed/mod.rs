@@ -66,7 +66,8 @@ impl CatalogueHandle {
     ) -> (Self, JoinHandle<()>) {
         let copy = file.as_deref().and_then(disk::read);
         let is_warm = AtomicBool::new(copy.is_some());
-        let (created, state) = copy.map_or_else(Default::default, |(created, state)| (Some(created), state));
+        let (created, state) =
+            copy.map_or_else(Default::default, |(created, state)| (Some(created), state));
         let (barrier, questions) = Barrier::new();
         let inner = Arc::new(Inner {
             revision: watch::Sender::new(state.revision()),
@@ -78,7 +79,9 @@ impl CatalogueHandle {
             barrier,
             file,
         });
-        let handle = Self { inner: inner.clone() };
+        let handle = Self {
+            inner: inner.clone(),
+        };
         let task = tokio::spawn(async move {
             tokio::join!(
                 follow::follow(&inner, &stop),
@@ -117,7 +120,9 @@ impl CatalogueHandle {
 
 impl Inner {
     fn read(&self) -> RwLockReadGuard<'_, Catalogue> {
-        self.state.read().expect("no thread panics while it applies a document")
+        self.state
+            .read()
+            .expect("no thread panics while it applies a document")
     }
 
     fn is_warm(&self) -> bool {
@@ -125,7 +130,10 @@ impl Inner {
     }
 
     fn created(&self) -> Option<String> {
-        self.created.lock().expect("no thread panics while it notes when the stream was created").clone()
+        self.created
+            .lock()
+            .expect("no thread panics while it notes when the stream was created")
+            .clone()
     }
 
     async fn wait_for(&self, revision: u64, at_most: Duration) -> bool {
@@ -137,13 +145,21 @@ impl Inner {
     /// Applies one message. A document that does not fit is counted and skipped, as every other reader skips it.
     fn apply(&self, sequence: u64, subject: &str, payload: &[u8]) {
         let (applied, revision) = {
-            let mut state = self.state.write().expect("no thread panics while it applies a document");
+            let mut state = self
+                .state
+                .write()
+                .expect("no thread panics while it applies a document");
             let applied = state.apply(sequence, subject, payload);
             (applied, state.revision())
         };
         match applied {
             Ok(Applied::Changed(document)) => {
-                tracing::debug!(sequence, subject, kind = document.kind().name(), "a catalogue document is in force");
+                tracing::debug!(
+                    sequence,
+                    subject,
+                    kind = document.kind().name(),
+                    "a catalogue document is in force"
+                );
             }
             Ok(_) => {}
             Err(error) => {
@@ -157,15 +173,24 @@ impl Inner {
 
     /// Makes sure that what is known was read from this very stream; whatever came from another is forgotten.
     fn belong_to(&self, created: &str, last_sequence: u64) {
-        let mut known = self.created.lock().expect("no thread panics while it notes when the stream was created");
+        let mut known = self
+            .created
+            .lock()
+            .expect("no thread panics while it notes when the stream was created");
         let is_same = known.as_deref() == Some(created) && self.read().revision() <= last_sequence;
         if is_same {
             return;
         }
         if known.is_some() {
-            tracing::warn!(created, "CATALOG is another stream than before; the catalogue is read anew");
+            tracing::warn!(
+                created,
+                "CATALOG is another stream than before; the catalogue is read anew"
+            );
             self.is_warm.store(false, Ordering::Release);
-            *self.state.write().expect("no thread panics while it applies a document") = Catalogue::default();
+            *self
+                .state
+                .write()
+                .expect("no thread panics while it applies a document") = Catalogue::default();
             self.revision.send_replace(0);
         }
         *known = Some(created.to_owned());

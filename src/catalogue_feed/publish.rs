@@ -57,15 +57,22 @@ impl CatalogueHandle {
             let (revision, wanted) = {
                 let catalogue = self.read();
                 catalogue.check_all(documents)?;
-                let is_new = |d: &&Document| catalogue.document(d.kind(), d.id().as_str()).as_ref() != Some(*d);
-                (catalogue.revision(), documents.iter().filter(is_new).collect::<Vec<_>>())
+                let is_new = |d: &&Document| {
+                    catalogue.document(d.kind(), d.id().as_str()).as_ref() != Some(*d)
+                };
+                (
+                    catalogue.revision(),
+                    documents.iter().filter(is_new).collect::<Vec<_>>(),
+                )
             };
             if wanted.is_empty() {
                 return Ok(revision);
             }
             if let Some(last) = self.write(revision, &wanted).await? {
                 if !self.wait_for(last, APPLY_TIMEOUT).await {
-                    return Err(PublishError::unavailable("it is written, but not applied here yet"));
+                    return Err(PublishError::unavailable(
+                        "it is written, but not applied here yet",
+                    ));
                 }
                 return Ok(last);
             }
@@ -75,7 +82,11 @@ impl CatalogueHandle {
 
     /// Writes documents on top of a revision; the last one's sequence, or none when somebody else wrote first.
     /// Each message expects the sequence of the one before it, so all can be on their way at once.
-    async fn write(&self, revision: u64, documents: &[&Document]) -> Result<Option<u64>, PublishError> {
+    async fn write(
+        &self,
+        revision: u64,
+        documents: &[&Document],
+    ) -> Result<Option<u64>, PublishError> {
         let mut last = revision;
         let mut expected = revision;
         for chunk in documents.chunks(MAX_IN_FLIGHT) {
@@ -85,8 +96,14 @@ impl CatalogueHandle {
                     .payload(Bytes::from(document.to_json_bytes()))
                     .expected_last_sequence(expected);
                 expected += 1;
-                let sent = self.inner.broker.send_publish(document.subject(), message).await;
-                acks.push(tokio::spawn(sent.map_err(PublishError::unavailable)?.into_future()));
+                let sent = self
+                    .inner
+                    .broker
+                    .send_publish(document.subject(), message)
+                    .await;
+                acks.push(tokio::spawn(
+                    sent.map_err(PublishError::unavailable)?.into_future(),
+                ));
             }
             for ack in acks {
                 match ack.await.map_err(PublishError::unavailable)? {
@@ -102,5 +119,10 @@ impl CatalogueHandle {
 }
 
 fn is_worth_reading_again(kind: PublishErrorKind) -> bool {
-    matches!(kind, PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe)
+    matches!(
+        kind,
+        PublishErrorKind::WrongLastSequence
+            | PublishErrorKind::TimedOut
+            | PublishErrorKind::BrokenPipe
+    )
 }

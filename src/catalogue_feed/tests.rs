@@ -11,7 +11,9 @@ const ADVERTISER: &[u8] =
 
 fn catalogue() -> Catalogue {
     let mut catalogue = Catalogue::default();
-    catalogue.apply(3, "catalog.advertiser.acme", ADVERTISER).unwrap();
+    catalogue
+        .apply(3, "catalog.advertiser.acme", ADVERTISER)
+        .unwrap();
     catalogue
 }
 
