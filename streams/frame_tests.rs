@@ -10,6 +10,7 @@ use crate::frame::{
     decode_for_fold, decode_header, encode, encode_announcement, event_bound, frame_crc,
 };
 use crate::id::{Epoch, Id};
+use crate::lane::{EVENT_OVERHEAD_BYTES, FRAME_OVERHEAD_BYTES};
 use crate::names::FRAME_MAX_EVENTS_READ;
 use crate::strategies;
 use crate::watermark::Watermark;
@@ -75,6 +76,17 @@ proptest! {
     fn a_frame_is_no_larger_than_its_events_are_bound_to((header, events) in strategies::frame(20)) {
         let bound: usize = events.iter().map(event_bound).sum();
         prop_assert!(encode(&header, &events).len() <= bound + ENVELOPE_MAX_BYTES);
+    }
+
+    /// A lane cuts its frames by the bytes of their rows, before it encodes them.
+    #[test]
+    fn a_lane_s_budget_covers_the_frame((header, events) in strategies::frame(20)) {
+        for event in &events {
+            let row = rmp_serde::to_vec(event).unwrap().len();
+            prop_assert!(event_bound(event) <= row + EVENT_OVERHEAD_BYTES);
+        }
+        let rows: usize = events.iter().map(|e| rmp_serde::to_vec(e).unwrap().len() + EVENT_OVERHEAD_BYTES).sum();
+        prop_assert!(encode(&header, &events).len() <= rows + FRAME_OVERHEAD_BYTES);
     }
 
     #[test]
