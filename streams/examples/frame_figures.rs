@@ -1,7 +1,8 @@
 //! Bytes per event and speeds of the frame codec, on events as a busy shard sees them.
 //!
-//! `cargo run -p adtally-streams --example frame_figures`, or `make bench`, which puts them beside their yardstick.
-//! Seeded: the bytes are the same on every machine, the rates are this core's. With `--json` one object a line.
+//! `cargo run -p adtally-streams --example frame_figures`, or as a part of `make bench`.
+//! Seeded: the bytes are the same on every machine, the rates are this core's, with the checksum alone as their
+//! yardstick. With `--json` one object a line.
 
 #![allow(clippy::print_stdout)] // Its output is what it is for.
 
