@@ -238,7 +238,7 @@ fn placed(
         currency: None,
         flags,
         body,
-        spread: ad.map_or(1, |ad| ad.spread),
+        spread: ad.map_or(1, Ad::spread),
     })
 }
 

@@ -71,6 +71,7 @@ impl Catalogue {
         };
         let document = Document::from_json(kind, Some(id), payload)?;
         self.check(&document)?;
+        let document = self.completed(document);
         Ok(if self.insert(&document) {
             Applied::Changed(document)
         } else {
@@ -114,14 +115,9 @@ impl Catalogue {
             Document::Ad(new) => {
                 let old = self.ads.get(&new.ad_id);
                 room(kind, old.is_some(), self.ads.len(), MAX_ADS)?;
-                if let Some(old) = old {
-                    fixed(
-                        kind,
-                        &new.ad_id,
-                        "spread",
-                        &old.spread.to_string(),
-                        &new.spread.to_string(),
-                    )?;
+                if let (Some(old), Some(wanted)) = (old, new.spread) {
+                    let was = old.spread().to_string();
+                    fixed(kind, &new.ad_id, "spread", &was, &wanted.to_string())?;
                 }
                 exists(
                     &self.campaigns,
@@ -159,12 +155,27 @@ impl Catalogue {
         let mut after = self.clone();
         for document in documents {
             after.check(document)?;
-            after.insert(document);
+            after.insert(&after.completed(document.clone()));
         }
         Ok(())
     }
 
-    /// Puts a checked document in force; whether that changed anything.
+    /// The document as it would come into force: what it may leave out because it is fixed at creation is filled.
+    /// So a document that only pauses an ad need not know how the ad was made.
+    pub fn completed(&self, document: Document) -> Document {
+        match document {
+            Document::Ad(ad) if ad.spread.is_none() => {
+                let spread = self.ads.get(&ad.ad_id).map_or(1, |old| old.spread());
+                Document::Ad(Arc::new(Ad {
+                    spread: Some(spread),
+                    ..Ad::clone(&ad)
+                }))
+            }
+            complete => complete,
+        }
+    }
+
+    /// Puts a checked and completed document in force; whether that changed anything.
     fn insert(&mut self, document: &Document) -> bool {
         match document {
             Document::Advertiser(d) => put(&mut self.advertisers, &d.advertiser_id, d),

@@ -67,7 +67,7 @@ fn documents_come_into_force_one_by_one() {
         "USD"
     );
     assert_eq!(catalogue.campaign("k1").unwrap().pricing.price_micros, 5);
-    assert_eq!(catalogue.ad("a1").unwrap().spread, 2);
+    assert_eq!(catalogue.ad("a1").unwrap().spread(), 2);
     assert!(catalogue.ad("a2").is_none());
     assert_eq!(
         apply(&mut catalogue, campaign("k1", "acme", 5)),
@@ -130,6 +130,58 @@ fn what_is_fixed_stays_and_the_earlier_document_stands() {
         },
         before
     );
+}
+
+#[test]
+fn what_is_fixed_may_be_left_out() {
+    let mut catalogue = sample();
+    let bare = |id: &str, status: &str| {
+        let value =
+            json!({"campaign_id": "k1", "landing_url": "https://x.example/", "status": status});
+        (format!("catalog.ad.{id}"), value)
+    };
+    let Applied::Changed(Document::Ad(ad)) = apply(&mut catalogue, bare("a1", "paused")).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((ad.status, ad.spread), (Status::Paused, Some(2)));
+    assert_eq!(catalogue.ad("a1"), Some(&ad));
+    assert_eq!(
+        apply(&mut catalogue, bare("a1", "paused")),
+        Ok(Applied::Unchanged)
+    );
+    apply(&mut catalogue, bare("a2", "active")).unwrap();
+    assert_eq!(catalogue.ad("a2").unwrap().spread, Some(1));
+    let shown = catalogue
+        .document(DocumentKind::Ad, "a2")
+        .unwrap()
+        .to_json_bytes();
+    assert!(
+        String::from_utf8(shown)
+            .unwrap()
+            .ends_with(r#""creatives":[],"spread":1}"#)
+    );
+    let error = apply(&mut catalogue, ad_with_spread_2("a2")).unwrap_err();
+    assert_eq!(error.parameter(), Some("spread"));
+    // The same within one file.
+    let read = |(_, value): (String, Value), id| {
+        Document::from_value(DocumentKind::Ad, Some(id), &value).unwrap()
+    };
+    let file = [
+        read(bare("a3", "active"), "a3"),
+        read(ad_with_spread_2("a3"), "a3"),
+    ];
+    assert!(matches!(
+        catalogue.check_all(&file),
+        Err(CatalogueError::Immutable {
+            field: "spread",
+            ..
+        })
+    ));
+}
+
+fn ad_with_spread_2(id: &str) -> (String, Value) {
+    ad(id, "k1", 2)
 }
 
 #[test]

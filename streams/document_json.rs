@@ -274,22 +274,17 @@ fn creatives(fields: &Fields<'_>) -> Result<Vec<Arc<str>>, CatalogueError> {
     Ok(creatives)
 }
 
-fn spread(fields: &Fields<'_>) -> Result<u16, CatalogueError> {
-    let problem =
-        || CatalogueError::field("spread", format!("a whole number from 1 to {MAX_SPREAD}"));
-    match fields.get("spread") {
-        None => Ok(1),
-        Some(value) => {
-            let n = value
-                .as_u64()
-                .and_then(|n| u16::try_from(n).ok())
-                .ok_or_else(problem)?;
-            if (1..=MAX_SPREAD).contains(&n) {
-                Ok(n)
-            } else {
-                Err(problem())
-            }
-        }
+fn spread(fields: &Fields<'_>) -> Result<Option<u16>, CatalogueError> {
+    let Some(value) = fields.get("spread") else {
+        return Ok(None);
+    };
+    let whole = value.as_u64().and_then(|n| u16::try_from(n).ok());
+    match whole.filter(|n| (1..=MAX_SPREAD).contains(n)) {
+        Some(n) => Ok(Some(n)),
+        None => Err(CatalogueError::field(
+            "spread",
+            format!("a whole number from 1 to {MAX_SPREAD}"),
+        )),
     }
 }
 

@@ -81,7 +81,7 @@ fn what_may_be_left_out_has_its_default() {
     let ad = json!({"ad_id": "a1", "campaign_id": "k1", "landing_url": "http://acme.example", "surprise": {"x": 1}});
     assert_eq!(
         text_of(&read(DocumentKind::Ad, &ad).unwrap()),
-        r#"{"ad_id":"a1","campaign_id":"k1","landing_url":"http://acme.example","status":"active","creatives":[],"spread":1}"#
+        r#"{"ad_id":"a1","campaign_id":"k1","landing_url":"http://acme.example","status":"active","creatives":[]}"#
     );
     let ad = with(&an_ad(), "creatives", &json!(["blue", "red", "blue"]));
     let Document::Ad(ad) = read(DocumentKind::Ad, &ad).unwrap() else {

@@ -185,8 +185,17 @@ pub struct Ad {
     pub status: Status,
     /// The variants that are counted by name; none listed means whatever comes, up to a limit.
     pub creatives: Vec<Arc<str>>,
-    /// Over how many shards its events are spread. Fixed at creation.
-    pub spread: u16,
+    /// Over how many shards its events are spread. Fixed at creation; a document that leaves it out keeps what it
+    /// was, 1 for a new ad. In the catalogue it always stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<u16>,
+}
+
+impl Ad {
+    /// Over how many shards its events are spread: 1 unless it says more.
+    pub fn spread(&self) -> u16 {
+        self.spread.unwrap_or(1)
+    }
 }
 
 /// What a key opens.
