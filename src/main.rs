@@ -17,6 +17,7 @@ mod quarantine;
 mod query;
 mod read_body;
 mod simulate;
+mod store;
 mod stream_info;
 mod telemetry;
 

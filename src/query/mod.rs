@@ -9,6 +9,7 @@ pub mod fraud;
 pub mod scope;
 pub mod shard;
 pub mod spend;
+mod stored;
 pub mod top;
 
 use std::sync::Arc;

@@ -1,0 +1,161 @@
+//! How RocksDB is set up: one memory budget for all shards, and what each family of rows needs.
+//!
+//! Invariant: blocks and unflushed writes of all shards together stay within [`Limits`], whatever their number.
+
+use adtally_projections::family::Family;
+use adtally_projections::ids;
+use adtally_projections::metrics::merge_sums;
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, Env, LogLevel, MergeOperands, Options, WriteBufferManager,
+};
+
+/// What all shards together may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of blocks kept in memory, filters and indexes included; past it the least used are dropped.
+    pub block_cache_bytes: usize,
+    /// Bytes of writes that are not yet in files; near it the largest are flushed.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { block_cache_bytes: 256 << 20, write_buffer_bytes: 256 << 20 }
+    }
+}
+
+/// Bytes of a shard's write-ahead log; past it what it holds is flushed. Bounds the time of opening after a crash.
+const MAX_WAL_BYTES: u64 = 128 << 20;
+/// RocksDB threads that flush, of all shards.
+const FLUSH_THREADS: i32 = 1;
+/// RocksDB threads that compact, of all shards.
+const COMPACTION_THREADS: i32 = 2;
+/// Files that a shard keeps open; more are opened and closed as needed.
+const MAX_OPEN_FILES: i32 = 512;
+/// RocksDB's own log files that a shard keeps, and their size.
+const LOG_FILES: usize = 2;
+const LOG_FILE_BYTES: usize = 1 << 20;
+/// Bits of filter for each key of the id index: about one in a hundred absent ids is looked for on disk.
+const ID_FILTER_BITS: f64 = 10.0;
+
+/// The memory and threads that all shards share.
+#[derive(Clone)]
+pub struct Memory {
+    cache: Cache,
+    writes: WriteBufferManager,
+    env: Env,
+}
+
+impl Memory {
+    /// Memory within limits.
+    ///
+    /// # Errors
+    /// When RocksDB has no environment here.
+    pub fn new(limits: Limits) -> Result<Self, rocksdb::Error> {
+        let mut env = Env::new()?;
+        env.set_high_priority_background_threads(FLUSH_THREADS);
+        env.set_low_priority_background_threads(COMPACTION_THREADS);
+        Ok(Self {
+            cache: Cache::new_lru_cache(limits.block_cache_bytes),
+            writes: WriteBufferManager::new_write_buffer_manager(limits.write_buffer_bytes, false),
+            env,
+        })
+    }
+
+    /// Bytes of blocks in memory, and of writes that are not in files.
+    pub fn usage(&self) -> (usize, usize) {
+        (self.cache.get_usage(), self.writes.get_usage())
+    }
+
+    /// Options of a shard's database.
+    pub(super) fn database(&self) -> Options {
+        let mut o = Options::default();
+        o.create_if_missing(true);
+        o.create_missing_column_families(true);
+        o.set_env(&self.env);
+        o.set_write_buffer_manager(&self.writes);
+        o.set_max_background_jobs(FLUSH_THREADS + COMPACTION_THREADS);
+        o.set_max_total_wal_size(MAX_WAL_BYTES);
+        o.set_max_open_files(MAX_OPEN_FILES);
+        o.set_keep_log_file_num(LOG_FILES);
+        o.set_max_log_file_size(LOG_FILE_BYTES);
+        o.set_log_level(LogLevel::Warn);
+        o.set_skip_stats_update_on_db_open(true);
+        o
+    }
+
+    /// Options of a family of that name.
+    pub(super) fn family(&self, name: &str) -> Options {
+        match Family::ALL.into_iter().find(|family| family.name() == name) {
+            Some(family) => self.rows(family),
+            None if ids::day_of_family(name).is_some() => self.ids(),
+            // RocksDB's own default family, which holds nothing.
+            None => self.small(),
+        }
+    }
+
+    fn table(&self) -> BlockBasedOptions {
+        let mut t = BlockBasedOptions::default();
+        t.set_block_cache(&self.cache);
+        t.set_cache_index_and_filter_blocks(true);
+        t.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        t.set_format_version(6);
+        t
+    }
+
+    fn rows(&self, family: Family) -> Options {
+        let mut o = match family {
+            Family::CellsMinute | Family::CellsHour | Family::CellsDay | Family::FraudClicks => self.large(),
+            _ => self.small(),
+        };
+        if family.is_sum() {
+            o.set_merge_operator_associative(c"adtally-sums", merge);
+        }
+        o
+    }
+
+    /// Rows that are few, or found by their whole key.
+    fn small(&self) -> Options {
+        let mut o = Options::default();
+        let mut t = self.table();
+        t.set_bloom_filter(10.0, false);
+        o.set_block_based_table_factory(&t);
+        o.set_write_buffer_size(8 << 20);
+        o.set_arena_block_size(64 << 10);
+        o.set_compression_type(DBCompressionType::Lz4);
+        o
+    }
+
+    /// Rows that are many, and read by range.
+    fn large(&self) -> Options {
+        let mut o = Options::default();
+        let mut t = self.table();
+        t.set_block_size(16 << 10);
+        o.set_block_based_table_factory(&t);
+        o.set_write_buffer_size(32 << 20);
+        o.set_arena_block_size(256 << 10);
+        o.set_compression_type(DBCompressionType::Lz4);
+        o.set_bottommost_compression_type(DBCompressionType::Zstd);
+        o
+    }
+
+    /// Random keys that are mostly absent when they are looked for. Ids do not compress.
+    fn ids(&self) -> Options {
+        let mut o = Options::default();
+        let mut t = self.table();
+        // Blooms where files are young and short-lived, ribbons below: a third less memory for the same answer.
+        t.set_hybrid_ribbon_filter(ID_FILTER_BITS, 1);
+        t.set_optimize_filters_for_memory(true);
+        o.set_block_based_table_factory(&t);
+        o.set_write_buffer_size(32 << 20);
+        o.set_arena_block_size(256 << 10);
+        o.set_memtable_whole_key_filtering(true);
+        o.set_memtable_prefix_bloom_ratio(0.05);
+        o.set_compression_type(DBCompressionType::None);
+        o
+    }
+}
+
+fn merge(_key: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+    merge_sums(existing, operands.iter())
+}

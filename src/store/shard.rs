@@ -1,0 +1,254 @@
+//! One generation of one shard: a RocksDB, read and written as a fold wants it.
+//!
+//! Invariant: one writer, the shard's projector; [`Shard::write`] is all of a batch or nothing of it. It is not
+//! synced: what a crash loses is a whole tail of batches, positions included, and is folded again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adtally_projections::family::{Changes, Family, Keys, Op, Reads, Target, Values};
+use adtally_projections::fold::Fold;
+use adtally_projections::ids::{self, IdRecord};
+use rocksdb::{BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded};
+use rocksdb::{Options, WriteBatch, WriteOptions};
+
+use super::{Memory, ShardSnapshot, StoreError};
+
+pub(super) type Db = DBWithThreadMode<MultiThreaded>;
+
+/// An open generation of a shard.
+pub struct Shard {
+    number: u16,
+    generation: String,
+    path: PathBuf,
+    memory: Memory,
+    /// Log days that have a family of ids.
+    days: Mutex<BTreeSet<i32>>,
+    db: Db,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("number", &self.number).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Opens a generation's folder, made when it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot open it, as when another process has it open.
+    pub fn open(number: u16, generation: &str, path: &Path, memory: &Memory) -> Result<Self, StoreError> {
+        let options = memory.database();
+        let mut names: BTreeSet<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
+        if path.join("CURRENT").exists() {
+            names.extend(Db::list_cf(&options, path).map_err(rocks(path, "list its families"))?);
+        }
+        let days = names.iter().filter_map(|name| ids::day_of_family(name)).collect();
+        let families = names.iter().map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
+        let db = Db::open_cf_descriptors(&options, path, families).map_err(rocks(path, "open it"))?;
+        Ok(Self {
+            number,
+            generation: generation.to_owned(),
+            path: path.to_path_buf(),
+            memory: memory.clone(),
+            days: Mutex::new(days),
+            db,
+        })
+    }
+
+    /// The shard's number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The generation's name.
+    pub fn generation(&self) -> &str {
+        &self.generation
+    }
+
+    /// The generation's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub(super) fn rocks(&self, action: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
+        rocks(&self.path, action)
+    }
+
+    /// A family's handle, looked up once a batch or scan.
+    pub(super) fn family(&self, name: &str) -> Result<Arc<BoundColumnFamily<'_>>, StoreError> {
+        self.db.cf_handle(name).ok_or_else(|| StoreError::Damaged {
+            path: self.path.clone(),
+            source: adtally_projections::codec::Damaged { what: "family" },
+        })
+    }
+
+    /// The fold that goes on where this state is; a new state begins at the start of a stream created then.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the state cannot be read.
+    pub fn open_fold(&self, stream_created_ns: i64) -> Result<Fold, StoreError> {
+        let values = self.read(&Fold::open_reads())?;
+        Fold::open(&values, stream_created_ns)
+            .map_err(|source| StoreError::Damaged { path: self.path.clone(), source })
+    }
+
+    /// Answers a fold's reads.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot read.
+    pub fn read(&self, reads: &Reads) -> Result<Values, StoreError> {
+        let mut values = Values::default();
+        for (family, keys) in &reads.rows {
+            let handle = self.family(family.name())?;
+            let found = self.db.batched_multi_get_cf(&handle, keys.iter(), false);
+            let rows = found.into_iter().map(|row| row.map(|row| row.map(|value| value.to_vec())));
+            values.rows.push((*family, rows.collect::<Result<_, _>>().map_err(self.rocks("read rows"))?));
+        }
+        values.ids = self.read_ids(&reads.ids)?;
+        Ok(values)
+    }
+
+    /// Looks every id up in every log day, later days first, until it is found.
+    fn read_ids(&self, keys: &Keys) -> Result<Vec<Option<IdRecord>>, StoreError> {
+        let mut out = vec![None; keys.len()];
+        let days: Vec<i32> = self.days().iter().rev().copied().collect();
+        if keys.is_empty() || days.is_empty() {
+            return Ok(out);
+        }
+        // Sorted once for all days; RocksDB would sort for each.
+        let mut left: Vec<u32> = (0..keys.len() as u32).collect();
+        left.sort_unstable_by_key(|place| keys.get(*place as usize));
+        for day in days {
+            let handle = self.family(&ids::day_family(day))?;
+            let wanted = left.iter().map(|place| keys.get(*place as usize));
+            let found = self.db.batched_multi_get_cf(&handle, wanted, true);
+            let mut missed = Vec::with_capacity(left.len());
+            for (place, row) in left.iter().zip(found) {
+                match row.map_err(self.rocks("look ids up"))? {
+                    Some(value) => {
+                        let record = IdRecord::decode(&value)
+                            .map_err(|source| StoreError::Damaged { path: self.path.clone(), source })?;
+                        out[*place as usize] = Some(record);
+                    }
+                    None => missed.push(*place),
+                }
+            }
+            left = missed;
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Writes a fold's changes, all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot write; what is on disk is then a state of some earlier position.
+    pub fn write(&self, changes: &Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for day in changes.id_days() {
+            self.ensure_day(day)?;
+        }
+        let mut handles: Vec<(Target, Arc<BoundColumnFamily<'_>>)> = Vec::new();
+        let mut batch = WriteBatch::default();
+        for change in changes.iter() {
+            let at = match handles.iter().position(|(target, _)| *target == change.target) {
+                Some(at) => at,
+                None => {
+                    handles.push((change.target, self.family(&target_name(change.target))?));
+                    handles.len() - 1
+                }
+            };
+            let handle = &handles[at].1;
+            match change.op {
+                Op::Put => batch.put_cf(handle, change.key, change.value),
+                Op::Merge => batch.merge_cf(handle, change.key, change.value),
+                Op::Delete => batch.delete_cf(handle, change.key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_memtable_insert_hint_per_batch(true);
+        self.db.write_opt(batch, &options).map_err(self.rocks("write a batch"))
+    }
+
+    fn days(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+        self.days.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ensure_day(&self, day: i32) -> Result<(), StoreError> {
+        let mut days = self.days();
+        if days.contains(&day) {
+            return Ok(());
+        }
+        let name = ids::day_family(day);
+        let options: Options = self.memory.family(&name);
+        self.db.create_cf(&name, &options).map_err(self.rocks("make a family of ids"))?;
+        days.insert(day);
+        Ok(())
+    }
+
+    /// Log days that have a family of ids, earliest first.
+    pub fn id_days(&self) -> Vec<i32> {
+        self.days().iter().copied().collect()
+    }
+
+    /// Drops the families of ids that are past the horizon by a day at that log time; answers how many.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot drop one.
+    pub fn drop_expired_ids(&self, log_time_ms: i64) -> Result<usize, StoreError> {
+        let mut days = self.days();
+        let expired: Vec<i32> = days.iter().copied().filter(|day| ids::may_drop(*day, log_time_ms)).collect();
+        for day in &expired {
+            self.db.drop_cf(&ids::day_family(*day)).map_err(self.rocks("drop a family of ids"))?;
+            days.remove(day);
+        }
+        Ok(expired.len())
+    }
+
+    /// One instant of the state.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the position cannot be read.
+    pub fn snapshot(&self) -> Result<ShardSnapshot<'_>, StoreError> {
+        ShardSnapshot::of(self)
+    }
+
+    /// Flushes what is in memory and ends RocksDB's work on this generation.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot flush; the write-ahead log then still has everything.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let names = Family::ALL.iter().map(|family| family.name().to_owned());
+        let names: Vec<String> = names.chain(self.id_days().into_iter().map(ids::day_family)).collect();
+        let handles: Vec<_> = names.iter().filter_map(|name| self.db.cf_handle(name)).collect();
+        let flushed = self
+            .db
+            .flush_cfs_opt(&handles.iter().collect::<Vec<_>>(), &FlushOptions::default())
+            .map_err(self.rocks("flush"));
+        self.db.cancel_all_background_work(true);
+        flushed
+    }
+}
+
+fn target_name(target: Target) -> String {
+    match target {
+        Target::Family(family) => family.name().to_owned(),
+        Target::Ids(day) => ids::day_family(day),
+    }
+}
+
+fn rocks(path: &Path, action: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
+    let path = path.to_path_buf();
+    move |source| StoreError::Rocks { path: path.clone(), action, source }
+}

@@ -1,0 +1,188 @@
+//! A snapshot: one instant of a shard's state, across all its families.
+//!
+//! Invariant: everything read through one snapshot belongs to its position, whatever the projector writes
+//! meanwhile. It borrows its shard, so a generation is never closed under a question.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use adtally_projections::codec::Damaged;
+use adtally_projections::dump::Source;
+use adtally_projections::family::Family;
+use adtally_projections::ids;
+use adtally_projections::position::{POSITION_KEY, Position};
+use adtally_projections::symbols::{self, Space, Symbol};
+use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
+
+use super::shard::{Db, Shard};
+use super::StoreError;
+
+/// One instant of a shard.
+pub struct ShardSnapshot<'a> {
+    shard: &'a Shard,
+    snapshot: SnapshotWithThreadMode<'a, Db>,
+    position: Option<Position>,
+}
+
+impl<'a> ShardSnapshot<'a> {
+    pub(super) fn of(shard: &'a Shard) -> Result<Self, StoreError> {
+        let mut snapshot = Self { shard, snapshot: shard.db().snapshot(), position: None };
+        if let Some(value) = snapshot.get(Family::Meta, POSITION_KEY)? {
+            snapshot.position = Some(Position::decode(&value).map_err(|e| snapshot.damaged(e))?);
+        }
+        Ok(snapshot)
+    }
+
+    /// The position; none before the first message.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &'a Shard {
+        self.shard
+    }
+
+    /// The error of a row that cannot be decoded.
+    pub fn damaged(&self, source: Damaged) -> StoreError {
+        StoreError::Damaged { path: self.shard.path().to_path_buf(), source }
+    }
+
+    /// A row's value.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot read.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let handle = self.shard.family(family.name())?;
+        self.snapshot.get_cf(&handle, key).map_err(self.shard.rocks("read a row"))
+    }
+
+    /// Visits the rows from one key (included) to another (excluded; none: to the end), in order, until `row`
+    /// breaks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot read.
+    pub fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        row: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let handle = self.shard.family(family.name())?;
+        self.scan_handle(&handle, from, to, row)
+    }
+
+    /// Visits the rows whose keys begin with a prefix, in order, until `row` breaks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot read.
+    pub fn scan_prefix(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        row: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.scan(family, prefix, after(prefix).as_deref(), row)
+    }
+
+    fn scan_handle(
+        &self,
+        handle: &impl AsColumnFamilyRef,
+        from: &[u8],
+        to: Option<&[u8]>,
+        mut row: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let mut rows = self.snapshot.raw_iterator_cf_opt(handle, options);
+        rows.seek(from);
+        while let Some((key, value)) = rows.item() {
+            if row(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(self.shard.rocks("scan rows"))
+    }
+
+    /// The symbol of a name; none when the shard has not seen it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read.
+    pub fn symbol(&self, space: Space, name: &str) -> Result<Option<Symbol>, StoreError> {
+        if let Some(symbol) = symbols::fixed(space, name) {
+            return Ok(Some(symbol));
+        }
+        let mut key = Vec::new();
+        symbols::name_key(&mut key, space, name);
+        let damaged = || self.damaged(Damaged { what: "symbol" });
+        self.get(Family::Symbols, &key)?.map(|value| symbols::decode(&value).ok_or_else(damaged)).transpose()
+    }
+
+    /// The name of a symbol.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read, or when the symbol has none.
+    pub fn name(&self, space: Space, symbol: Symbol) -> Result<String, StoreError> {
+        if let Some(name) = symbols::fixed_name(symbol) {
+            return Ok(name.to_owned());
+        }
+        let mut key = Vec::new();
+        symbols::symbol_key(&mut key, space, symbol);
+        let value = self.get(Family::Symbols, &key)?.and_then(|value| String::from_utf8(value).ok());
+        value.ok_or_else(|| self.damaged(Damaged { what: "symbol" }))
+    }
+
+    /// The names of symbols, each read once.
+    ///
+    /// # Errors
+    /// [`StoreError`] when one cannot be read.
+    pub fn names(
+        &self,
+        space: Space,
+        wanted: impl IntoIterator<Item = Symbol>,
+    ) -> Result<BTreeMap<Symbol, String>, StoreError> {
+        let mut out = BTreeMap::new();
+        for symbol in wanted {
+            if let std::collections::btree_map::Entry::Vacant(entry) = out.entry(symbol) {
+                entry.insert(self.name(space, symbol)?);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Source for ShardSnapshot<'_> {
+    type Error = StoreError;
+
+    fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        ShardSnapshot::scan(self, family, &[], None, |key, value| {
+            row(key, value);
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn scan_ids(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        for day in self.shard.id_days() {
+            // A day that was dropped meanwhile held nothing that still counts.
+            if let Some(handle) = self.shard.db().cf_handle(&ids::day_family(day)) {
+                self.scan_handle(&handle, &[], None, |key, value| {
+                    row(key, value);
+                    ControlFlow::Continue(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first key after all that begin with a prefix; none when there is none.
+fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut out = prefix[..=last].to_vec();
+    out[last] += 1;
+    Some(out)
+}

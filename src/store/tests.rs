@@ -1,0 +1,176 @@
+//! The store against a map: the same fold on RocksDB and in memory must come to the same dump.
+
+#![allow(clippy::unwrap_used)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use adtally_projections::dump::dump;
+use adtally_projections::family::{Changes, Family, Op, Target};
+use adtally_projections::fold::{Entry, Fold};
+use adtally_projections::ids::{self, IdRecord};
+use adtally_projections::memory::Memory as Map;
+use adtally_projections::spend::{self, Spend};
+use adtally_streams::event::{Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement};
+use adtally_streams::frame::{Header, encode};
+use adtally_streams::id::{Epoch, Id};
+use adtally_streams::watermark::Watermark;
+
+use super::{Limits, Memory, Shard, Shards};
+
+const DAY_MS: i64 = 86_400_000;
+
+fn click(n: u64) -> Event {
+    let id = |text: String| Id::new(&text).unwrap();
+    let placement = Placement {
+        ad_id: id(format!("ad-{}", n % 5)),
+        campaign_id: id(format!("campaign-{}", n % 2)),
+        creative: format!("v{}", n % 3).into(),
+        region: "DE".into(),
+        device: Device::ALL[n as usize % 7],
+        cost_micros: 1_000 + n as i64,
+        verdict: n.is_multiple_of(4).then_some(EdgeReason::KnownBot),
+    };
+    Event {
+        id: id(format!("click-{}", n % 90)),
+        event_time_ms: 1_700_000_000_000 + n as i64 * 40_000,
+        arrival_ms: 1_700_000_000_000 + n as i64 * 40_001,
+        advertiser_id: (n % 2 == 0).then(|| id("advertiser".to_owned())),
+        currency: None,
+        utc_offset_s: 19_800,
+        catalogue_revision: 0,
+        content_hash: n % 90 + n / 120,
+        flags: Flags::default(),
+        address_hash: None,
+        user_id: None,
+        user_agent: None,
+        referrer: None,
+        body: Body::Click(placement, ClickDetail::default()),
+    }
+}
+
+/// Frames of seven clicks of which some come again, over twelve log days, with a message that cannot be read.
+fn entries() -> Vec<Entry> {
+    let mut out = Vec::new();
+    for n in 0u64..40 {
+        let first = if n % 9 == 8 { (n - 3) * 7 } else { n * 7 };
+        let events: Vec<Event> = (first..first + 7).map(click).collect();
+        let header = Header {
+            kind: Kind::Click,
+            producer: Id::new("collector-1").unwrap(),
+            epoch: Epoch(1),
+            first,
+            count: 7,
+            watermark: Watermark { through_ms: n as i64, acked: [0, first, 0], ..Watermark::default() },
+        };
+        let mut payload = encode(&header, &events);
+        if n == 20 {
+            payload[30] ^= 1;
+        }
+        let at = 1_700_000_000_000 + n as i64 * DAY_MS * 12 / 40;
+        out.push(Entry::decode(n + 1, at, "events.0.click", &payload));
+    }
+    out
+}
+
+fn open(path: &Path) -> Shard {
+    Shard::open(0, "g-test", path, &Memory::new(Limits::default()).unwrap()).unwrap()
+}
+
+#[test]
+fn rocksdb_and_a_map_come_to_the_same_state_through_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = entries();
+    let mut map = Map::default();
+    let mut fold = Fold::open(&map.read(&Fold::open_reads()), 77).unwrap();
+    for entry in &entries {
+        let folded = fold.fold(std::slice::from_ref(entry), |reads| Ok::<_, ()>(map.read(reads))).unwrap();
+        map.write(&folded.changes);
+    }
+    for (round, part) in entries.chunks(11).enumerate() {
+        let shard = open(folder.path());
+        let mut fold = shard.open_fold(77).unwrap();
+        for batch in part.chunks(4) {
+            let folded = fold.fold(batch, |reads| shard.read(reads)).unwrap();
+            shard.write(&folded.changes).unwrap();
+            shard.drop_expired_ids(fold.position().log_time_ms).unwrap();
+        }
+        // Once closed as it should be, once as after a crash of the process.
+        if round % 2 == 0 {
+            shard.close().unwrap();
+        }
+    }
+    let shard = open(folder.path());
+    assert_eq!(dump(&shard.snapshot().unwrap()).unwrap(), dump(&map).unwrap());
+    assert_eq!(shard.snapshot().unwrap().position().unwrap().sequence, 40);
+    // Twelve log days, of which those past seven days and one more are gone.
+    assert!(shard.id_days().len() < 12, "{:?}", shard.id_days());
+}
+
+#[test]
+fn the_latest_log_day_that_has_an_id_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = open(folder.path());
+    let record = |day: i32| IdRecord { log_time_ms: i64::from(day) * DAY_MS, sequence: 1, content_hash: 0 };
+    let mut changes = Changes::default();
+    for day in [20_000, 20_003] {
+        let value = |v: &mut Vec<u8>| record(day).encode(v);
+        changes.push_with(Target::Ids(day), Op::Put, |k| k.extend_from_slice(b"both"), value);
+    }
+    changes.push_with(Target::Ids(20_000), Op::Put, |k| k.extend_from_slice(b"early"), |v| record(20_000).encode(v));
+    shard.write(&changes).unwrap();
+    let mut reads = adtally_projections::family::Reads::default();
+    for key in [&b"neither"[..], b"both", b"early"] {
+        reads.ids.push(key);
+    }
+    assert_eq!(shard.read(&reads).unwrap().ids, [None, Some(record(20_003)), Some(record(20_000))]);
+    assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS).unwrap(), 0);
+    assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS + 1).unwrap(), 1);
+    assert_eq!(shard.read(&reads).unwrap().ids, [None, Some(record(20_003)), None]);
+    assert_eq!(shard.id_days(), [20_003]);
+    assert_eq!(ids::day_family(20_003), "ids_20241007");
+}
+
+#[test]
+fn a_snapshot_does_not_move_and_shards_reopen_their_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let add = |shard: &Shard, micros: i64| {
+        let mut changes = Changes::default();
+        changes.add(Family::Spend, |k| spend::total_key(k, 7), &[micros]);
+        shard.write(&changes).unwrap();
+    };
+    let generation = {
+        let shards = Shards::open(folder.path(), 3, Limits::default()).unwrap();
+        let shard = shards.get(2).unwrap();
+        add(shard, 5);
+        let before = shard.snapshot().unwrap();
+        add(shard, 7);
+        let mut key = Vec::new();
+        spend::total_key(&mut key, 7);
+        let gross = |value: Option<Vec<u8>>| Spend::decode(&value.unwrap()).unwrap().gross_micros;
+        assert_eq!(gross(before.get(Family::Spend, &key).unwrap()), 5);
+        assert_eq!(gross(shard.snapshot().unwrap().get(Family::Spend, &key).unwrap()), 12);
+        let mut seen = 0;
+        let count = |_: &[u8], _: &[u8]| {
+            seen += 1;
+            ControlFlow::Continue(())
+        };
+        before.scan_prefix(Family::Spend, &key[..1], count).unwrap();
+        assert_eq!(seen, 1);
+        shards.close().unwrap();
+        shards.generation()
+    };
+    let again = Shards::open(folder.path(), 3, Limits::default()).unwrap();
+    assert_eq!(again.generation(), generation);
+    assert!(!generation.contains(','), "{generation}");
+}
+
+#[test]
+fn a_current_file_that_names_nothing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Shards::open(folder.path(), 1, Limits::default()).unwrap());
+    let current = folder.path().join("shards/0/CURRENT");
+    std::fs::write(&current, "g-../../elsewhere\n").unwrap();
+    let error = Shards::open(folder.path(), 1, Limits::default()).unwrap_err();
+    assert!(error.to_string().contains("names no generation"), "{error}");
+}
