@@ -23,7 +23,13 @@ impl ShardRead for ShardSnapshot<'_> {
         Ok(ShardSnapshot::get(self, family, key)?)
     }
 
-    fn scan(&self, family: Family, from: &[u8], to: &[u8], each: EachRow<'_>) -> Result<(), QueryError> {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
         let mut failed = None;
         ShardSnapshot::scan(self, family, from, Some(to), |key, value| {
             each(key, value).unwrap_or_else(|error| {
@@ -39,9 +45,15 @@ impl Snapshots for Arc<Shards> {
     fn with(&self, work: &mut dyn FnMut(&SnapshotSet<'_>)) -> Result<(), QueryError> {
         let mut shards = Vec::with_capacity(usize::from(self.count()));
         for shard in self.iter() {
-            shards.push(Shard { number: shard.number(), rows: Box::new(shard.snapshot()?) });
+            shards.push(Shard {
+                number: shard.number(),
+                rows: Box::new(shard.snapshot()?),
+            });
         }
-        work(&SnapshotSet { generation: self.generation(), shards });
+        work(&SnapshotSet {
+            generation: self.generation(),
+            shards,
+        });
         Ok(())
     }
 }

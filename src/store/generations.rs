@@ -38,7 +38,10 @@ pub fn current(folder: &Path) -> Result<Option<String>, StoreError> {
         && name.len() <= MAX_NAME
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if !well_formed || !folder.join(name).is_dir() {
-        return Err(StoreError::BadCurrent { path, said: name.chars().take(MAX_NAME).collect() });
+        return Err(StoreError::BadCurrent {
+            path,
+            said: name.chars().take(MAX_NAME).collect(),
+        });
     }
     Ok(Some(name.to_owned()))
 }

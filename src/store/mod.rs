@@ -53,7 +53,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The file that names the open generation names none.
-    #[error("{path} names no generation of this folder (it says {said:?}): restore it, or remove the shard's folder to rebuild it from the log")]
+    #[error(
+        "{path} names no generation of this folder (it says {said:?}): restore it, or remove the shard's folder to rebuild it from the log"
+    )]
     BadCurrent {
         /// The file.
         path: PathBuf,

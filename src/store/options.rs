@@ -6,7 +6,8 @@ use adtally_projections::family::Family;
 use adtally_projections::ids;
 use adtally_projections::metrics::merge_sums;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, Env, LogLevel, MergeOperands, Options, WriteBufferManager,
+    BlockBasedOptions, Cache, DBCompressionType, Env, LogLevel, MergeOperands, Options,
+    WriteBufferManager,
 };
 
 /// What all shards together may use.
@@ -20,7 +21,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { block_cache_bytes: 256 << 20, write_buffer_bytes: 256 << 20 }
+        Self {
+            block_cache_bytes: 256 << 20,
+            write_buffer_bytes: 256 << 20,
+        }
     }
 }
 
@@ -105,7 +109,9 @@ impl Memory {
 
     fn rows(&self, family: Family) -> Options {
         let mut o = match family {
-            Family::CellsMinute | Family::CellsHour | Family::CellsDay | Family::FraudClicks => self.large(),
+            Family::CellsMinute | Family::CellsHour | Family::CellsDay | Family::FraudClicks => {
+                self.large()
+            }
             _ => self.small(),
         };
         if family.is_sum() {

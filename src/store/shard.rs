@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adtally_projections::family::{Changes, Family, Keys, Op, Reads, Target, Values};
 use adtally_projections::fold::Fold;
 use adtally_projections::ids::{self, IdRecord};
-use rocksdb::{BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded};
+use rocksdb::{
+    BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded,
+};
 use rocksdb::{Options, WriteBatch, WriteOptions};
 
 use super::{Memory, ShardSnapshot, StoreError};
@@ -30,7 +32,10 @@ pub struct Shard {
 
 impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard").field("number", &self.number).field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Shard")
+            .field("number", &self.number)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,15 +44,26 @@ impl Shard {
     ///
     /// # Errors
     /// [`StoreError`] when RocksDB cannot open it, as when another process has it open.
-    pub fn open(number: u16, generation: &str, path: &Path, memory: &Memory) -> Result<Self, StoreError> {
+    pub fn open(
+        number: u16,
+        generation: &str,
+        path: &Path,
+        memory: &Memory,
+    ) -> Result<Self, StoreError> {
         let options = memory.database();
         let mut names: BTreeSet<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
         if path.join("CURRENT").exists() {
             names.extend(Db::list_cf(&options, path).map_err(rocks(path, "list its families"))?);
         }
-        let days = names.iter().filter_map(|name| ids::day_of_family(name)).collect();
-        let families = names.iter().map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
-        let db = Db::open_cf_descriptors(&options, path, families).map_err(rocks(path, "open it"))?;
+        let days = names
+            .iter()
+            .filter_map(|name| ids::day_of_family(name))
+            .collect();
+        let families = names
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
+        let db =
+            Db::open_cf_descriptors(&options, path, families).map_err(rocks(path, "open it"))?;
         Ok(Self {
             number,
             generation: generation.to_owned(),
@@ -95,8 +111,10 @@ impl Shard {
     /// [`StoreError`] when the state cannot be read.
     pub fn open_fold(&self, stream_created_ns: i64) -> Result<Fold, StoreError> {
         let values = self.read(&Fold::open_reads())?;
-        Fold::open(&values, stream_created_ns)
-            .map_err(|source| StoreError::Damaged { path: self.path.clone(), source })
+        Fold::open(&values, stream_created_ns).map_err(|source| StoreError::Damaged {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Answers a fold's reads.
@@ -108,8 +126,14 @@ impl Shard {
         for (family, keys) in &reads.rows {
             let handle = self.family(family.name())?;
             let found = self.db.batched_multi_get_cf(&handle, keys.iter(), false);
-            let rows = found.into_iter().map(|row| row.map(|row| row.map(|value| value.to_vec())));
-            values.rows.push((*family, rows.collect::<Result<_, _>>().map_err(self.rocks("read rows"))?));
+            let rows = found
+                .into_iter()
+                .map(|row| row.map(|row| row.map(|value| value.to_vec())));
+            values.rows.push((
+                *family,
+                rows.collect::<Result<_, _>>()
+                    .map_err(self.rocks("read rows"))?,
+            ));
         }
         values.ids = self.read_ids(&reads.ids)?;
         Ok(values)
@@ -133,8 +157,11 @@ impl Shard {
             for (place, row) in left.iter().zip(found) {
                 match row.map_err(self.rocks("look ids up"))? {
                     Some(value) => {
-                        let record = IdRecord::decode(&value)
-                            .map_err(|source| StoreError::Damaged { path: self.path.clone(), source })?;
+                        let record =
+                            IdRecord::decode(&value).map_err(|source| StoreError::Damaged {
+                                path: self.path.clone(),
+                                source,
+                            })?;
                         out[*place as usize] = Some(record);
                     }
                     None => missed.push(*place),
@@ -162,7 +189,10 @@ impl Shard {
         let mut handles: Vec<(Target, Arc<BoundColumnFamily<'_>>)> = Vec::new();
         let mut batch = WriteBatch::default();
         for change in changes.iter() {
-            let at = match handles.iter().position(|(target, _)| *target == change.target) {
+            let at = match handles
+                .iter()
+                .position(|(target, _)| *target == change.target)
+            {
                 Some(at) => at,
                 None => {
                     handles.push((change.target, self.family(&target_name(change.target))?));
@@ -178,7 +208,9 @@ impl Shard {
         }
         let mut options = WriteOptions::default();
         options.set_memtable_insert_hint_per_batch(true);
-        self.db.write_opt(batch, &options).map_err(self.rocks("write a batch"))
+        self.db
+            .write_opt(batch, &options)
+            .map_err(self.rocks("write a batch"))
     }
 
     fn days(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
@@ -192,7 +224,9 @@ impl Shard {
         }
         let name = ids::day_family(day);
         let options: Options = self.memory.family(&name);
-        self.db.create_cf(&name, &options).map_err(self.rocks("make a family of ids"))?;
+        self.db
+            .create_cf(&name, &options)
+            .map_err(self.rocks("make a family of ids"))?;
         days.insert(day);
         Ok(())
     }
@@ -208,9 +242,15 @@ impl Shard {
     /// [`StoreError`] when RocksDB cannot drop one.
     pub fn drop_expired_ids(&self, log_time_ms: i64) -> Result<usize, StoreError> {
         let mut days = self.days();
-        let expired: Vec<i32> = days.iter().copied().filter(|day| ids::may_drop(*day, log_time_ms)).collect();
+        let expired: Vec<i32> = days
+            .iter()
+            .copied()
+            .filter(|day| ids::may_drop(*day, log_time_ms))
+            .collect();
         for day in &expired {
-            self.db.drop_cf(&ids::day_family(*day)).map_err(self.rocks("drop a family of ids"))?;
+            self.db
+                .drop_cf(&ids::day_family(*day))
+                .map_err(self.rocks("drop a family of ids"))?;
             days.remove(day);
         }
         Ok(expired.len())
@@ -230,11 +270,19 @@ impl Shard {
     /// [`StoreError`] when RocksDB cannot flush; the write-ahead log then still has everything.
     pub fn close(&self) -> Result<(), StoreError> {
         let names = Family::ALL.iter().map(|family| family.name().to_owned());
-        let names: Vec<String> = names.chain(self.id_days().into_iter().map(ids::day_family)).collect();
-        let handles: Vec<_> = names.iter().filter_map(|name| self.db.cf_handle(name)).collect();
+        let names: Vec<String> = names
+            .chain(self.id_days().into_iter().map(ids::day_family))
+            .collect();
+        let handles: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.db.cf_handle(name))
+            .collect();
         let flushed = self
             .db
-            .flush_cfs_opt(&handles.iter().collect::<Vec<_>>(), &FlushOptions::default())
+            .flush_cfs_opt(
+                &handles.iter().collect::<Vec<_>>(),
+                &FlushOptions::default(),
+            )
             .map_err(self.rocks("flush"));
         self.db.cancel_all_background_work(true);
         flushed
@@ -250,5 +298,9 @@ fn target_name(target: Target) -> String {
 
 fn rocks(path: &Path, action: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
     let path = path.to_path_buf();
-    move |source| StoreError::Rocks { path: path.clone(), action, source }
+    move |source| StoreError::Rocks {
+        path: path.clone(),
+        action,
+        source,
+    }
 }

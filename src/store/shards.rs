@@ -19,7 +19,10 @@ pub struct Shards {
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (blocks, writes) = self.usage();
-        f.debug_struct("Memory").field("blocks", &blocks).field("writes", &writes).finish()
+        f.debug_struct("Memory")
+            .field("blocks", &blocks)
+            .field("writes", &writes)
+            .finish()
     }
 }
 
@@ -42,7 +45,12 @@ impl Shards {
             fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
             let current = generations::current(&folder)?;
             let name = current.as_deref().unwrap_or(&new);
-            shards.push(Arc::new(Shard::open(number, name, &folder.join(name), &memory)?));
+            shards.push(Arc::new(Shard::open(
+                number,
+                name,
+                &folder.join(name),
+                &memory,
+            )?));
             if current.is_none() {
                 generations::set_current(&folder, name)?;
             }

@@ -14,8 +14,8 @@ use adtally_projections::position::{POSITION_KEY, Position};
 use adtally_projections::symbols::{self, Space, Symbol};
 use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 
-use super::shard::{Db, Shard};
 use super::StoreError;
+use super::shard::{Db, Shard};
 
 /// One instant of a shard.
 pub struct ShardSnapshot<'a> {
@@ -26,7 +26,11 @@ pub struct ShardSnapshot<'a> {
 
 impl<'a> ShardSnapshot<'a> {
     pub(super) fn of(shard: &'a Shard) -> Result<Self, StoreError> {
-        let mut snapshot = Self { shard, snapshot: shard.db().snapshot(), position: None };
+        let mut snapshot = Self {
+            shard,
+            snapshot: shard.db().snapshot(),
+            position: None,
+        };
         if let Some(value) = snapshot.get(Family::Meta, POSITION_KEY)? {
             snapshot.position = Some(Position::decode(&value).map_err(|e| snapshot.damaged(e))?);
         }
@@ -45,7 +49,10 @@ impl<'a> ShardSnapshot<'a> {
 
     /// The error of a row that cannot be decoded.
     pub fn damaged(&self, source: Damaged) -> StoreError {
-        StoreError::Damaged { path: self.shard.path().to_path_buf(), source }
+        StoreError::Damaged {
+            path: self.shard.path().to_path_buf(),
+            source,
+        }
     }
 
     /// A row's value.
@@ -54,7 +61,9 @@ impl<'a> ShardSnapshot<'a> {
     /// [`StoreError`] when RocksDB cannot read.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let handle = self.shard.family(family.name())?;
-        self.snapshot.get_cf(&handle, key).map_err(self.shard.rocks("read a row"))
+        self.snapshot
+            .get_cf(&handle, key)
+            .map_err(self.shard.rocks("read a row"))
     }
 
     /// Visits the rows from one key (included) to another (excluded; none: to the end), in order, until `row`
@@ -119,7 +128,9 @@ impl<'a> ShardSnapshot<'a> {
         let mut key = Vec::new();
         symbols::name_key(&mut key, space, name);
         let damaged = || self.damaged(Damaged { what: "symbol" });
-        self.get(Family::Symbols, &key)?.map(|value| symbols::decode(&value).ok_or_else(damaged)).transpose()
+        self.get(Family::Symbols, &key)?
+            .map(|value| symbols::decode(&value).ok_or_else(damaged))
+            .transpose()
     }
 
     /// The name of a symbol.
@@ -132,7 +143,9 @@ impl<'a> ShardSnapshot<'a> {
         }
         let mut key = Vec::new();
         symbols::symbol_key(&mut key, space, symbol);
-        let value = self.get(Family::Symbols, &key)?.and_then(|value| String::from_utf8(value).ok());
+        let value = self
+            .get(Family::Symbols, &key)?
+            .and_then(|value| String::from_utf8(value).ok());
         value.ok_or_else(|| self.damaged(Damaged { what: "symbol" }))
     }
 

@@ -11,7 +11,9 @@ use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::ids::{self, IdRecord};
 use adtally_projections::memory::Memory as Map;
 use adtally_projections::spend::{self, Spend};
-use adtally_streams::event::{Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement};
+use adtally_streams::event::{
+    Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement,
+};
 use adtally_streams::frame::{Header, encode};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
@@ -61,7 +63,11 @@ fn entries() -> Vec<Entry> {
             epoch: Epoch(1),
             first,
             count: 7,
-            watermark: Watermark { through_ms: n as i64, acked: [0, first, 0], ..Watermark::default() },
+            watermark: Watermark {
+                through_ms: n as i64,
+                acked: [0, first, 0],
+                ..Watermark::default()
+            },
         };
         let mut payload = encode(&header, &events);
         if n == 20 {
@@ -84,7 +90,11 @@ fn rocksdb_and_a_map_come_to_the_same_state_through_restarts() {
     let mut map = Map::default();
     let mut fold = Fold::open(&map.read(&Fold::open_reads()), 77).unwrap();
     for entry in &entries {
-        let folded = fold.fold(std::slice::from_ref(entry), |reads| Ok::<_, ()>(map.read(reads))).unwrap();
+        let folded = fold
+            .fold(std::slice::from_ref(entry), |reads| {
+                Ok::<_, ()>(map.read(reads))
+            })
+            .unwrap();
         map.write(&folded.changes);
     }
     for (round, part) in entries.chunks(11).enumerate() {
@@ -101,7 +111,10 @@ fn rocksdb_and_a_map_come_to_the_same_state_through_restarts() {
         }
     }
     let shard = open(folder.path());
-    assert_eq!(dump(&shard.snapshot().unwrap()).unwrap(), dump(&map).unwrap());
+    assert_eq!(
+        dump(&shard.snapshot().unwrap()).unwrap(),
+        dump(&map).unwrap()
+    );
     assert_eq!(shard.snapshot().unwrap().position().unwrap().sequence, 40);
     // Twelve log days, of which those past seven days and one more are gone.
     assert!(shard.id_days().len() < 12, "{:?}", shard.id_days());
@@ -111,22 +124,42 @@ fn rocksdb_and_a_map_come_to_the_same_state_through_restarts() {
 fn the_latest_log_day_that_has_an_id_answers() {
     let folder = tempfile::tempdir().unwrap();
     let shard = open(folder.path());
-    let record = |day: i32| IdRecord { log_time_ms: i64::from(day) * DAY_MS, sequence: 1, content_hash: 0 };
+    let record = |day: i32| IdRecord {
+        log_time_ms: i64::from(day) * DAY_MS,
+        sequence: 1,
+        content_hash: 0,
+    };
     let mut changes = Changes::default();
     for day in [20_000, 20_003] {
         let value = |v: &mut Vec<u8>| record(day).encode(v);
-        changes.push_with(Target::Ids(day), Op::Put, |k| k.extend_from_slice(b"both"), value);
+        changes.push_with(
+            Target::Ids(day),
+            Op::Put,
+            |k| k.extend_from_slice(b"both"),
+            value,
+        );
     }
-    changes.push_with(Target::Ids(20_000), Op::Put, |k| k.extend_from_slice(b"early"), |v| record(20_000).encode(v));
+    changes.push_with(
+        Target::Ids(20_000),
+        Op::Put,
+        |k| k.extend_from_slice(b"early"),
+        |v| record(20_000).encode(v),
+    );
     shard.write(&changes).unwrap();
     let mut reads = adtally_projections::family::Reads::default();
     for key in [&b"neither"[..], b"both", b"early"] {
         reads.ids.push(key);
     }
-    assert_eq!(shard.read(&reads).unwrap().ids, [None, Some(record(20_003)), Some(record(20_000))]);
+    assert_eq!(
+        shard.read(&reads).unwrap().ids,
+        [None, Some(record(20_003)), Some(record(20_000))]
+    );
     assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS).unwrap(), 0);
     assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS + 1).unwrap(), 1);
-    assert_eq!(shard.read(&reads).unwrap().ids, [None, Some(record(20_003)), None]);
+    assert_eq!(
+        shard.read(&reads).unwrap().ids,
+        [None, Some(record(20_003)), None]
+    );
     assert_eq!(shard.id_days(), [20_003]);
     assert_eq!(ids::day_family(20_003), "ids_20241007");
 }
@@ -149,7 +182,10 @@ fn a_snapshot_does_not_move_and_shards_reopen_their_generation() {
         spend::total_key(&mut key, 7);
         let gross = |value: Option<Vec<u8>>| Spend::decode(&value.unwrap()).unwrap().gross_micros;
         assert_eq!(gross(before.get(Family::Spend, &key).unwrap()), 5);
-        assert_eq!(gross(shard.snapshot().unwrap().get(Family::Spend, &key).unwrap()), 12);
+        assert_eq!(
+            gross(shard.snapshot().unwrap().get(Family::Spend, &key).unwrap()),
+            12
+        );
         let mut seen = 0;
         let count = |_: &[u8], _: &[u8]| {
             seen += 1;
