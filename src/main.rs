@@ -13,6 +13,8 @@ mod control;
 mod data_dir;
 mod http;
 mod listen;
+mod log;
+mod outbox;
 mod quarantine;
 mod query;
 mod read_body;

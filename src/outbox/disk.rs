@@ -1,0 +1,408 @@
+//! What an outbox keeps on disk: runs of rows, the epochs that wrote them, and how far each lane is acknowledged.
+//!
+//! The rows of one lane in one group commit are one *run*: a click costs a few bytes in a put that it shares, not a
+//! put of its own. Acknowledged positions are written without a sync: what a crash forgets of them is sent again,
+//! under the same counters.
+
+use std::path::{Path, PathBuf};
+
+use adtally_streams::event::Kind;
+use adtally_streams::id::{Epoch, Id};
+use rocksdb::{
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+use serde::{Deserialize, Serialize};
+
+use super::OutboxError;
+
+/// Bytes before each row of a run: its length.
+pub(super) const ROW_PREFIX_BYTES: usize = 4;
+/// Bytes before the rows of a run: version, count, oldest arrival.
+const RUN_HEADER_BYTES: usize = 1 + 4 + 8;
+const RUN_VERSION: u8 = 1;
+/// Bytes of rows in memory before they are flushed to a table.
+const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// Bytes of write-ahead log that recovery may have to read.
+const WAL_MAX_BYTES: u64 = 256 << 20;
+
+const RUNS: &str = "runs";
+const ACKED: &str = "acked";
+const EPOCHS: &str = "epochs";
+/// Longer than an epoch, which is what the other keys of its family are.
+const PRODUCER_KEY: &[u8] = b"producer-id";
+
+/// A lane as keys name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    shard: u16,
+    kind: u8,
+}
+
+impl LaneKey {
+    /// The lane of refused events, which no shard has.
+    pub const QUARANTINE: LaneKey = LaneKey { shard: u16::MAX, kind: u8::MAX };
+
+    pub fn events(shard: u16, kind: Kind) -> Self {
+        Self { shard, kind: kind as u8 }
+    }
+}
+
+/// What is remembered of an opening.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EpochRecord {
+    pub epoch: Epoch,
+    pub shards: u16,
+    pub opened_ms: i64,
+    /// The log has been told that nothing more will come from it.
+    #[serde(default)]
+    pub drained: bool,
+}
+
+/// A run without its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RunInfo {
+    /// First counter that counts here: of the run, or of the part of it that was asked for.
+    pub first: u64,
+    pub count: u64,
+    pub oldest_ms: i64,
+    /// Bytes of its rows with their prefixes.
+    pub bytes: u64,
+}
+
+/// A run that is being filled.
+#[derive(Debug, Default)]
+pub(super) struct RunBuilder {
+    value: Vec<u8>,
+    pub count: u64,
+    pub oldest_ms: i64,
+}
+
+impl RunBuilder {
+    pub fn push(&mut self, row: &[u8], arrival_ms: i64) {
+        if self.count == 0 {
+            self.value.clear();
+            self.value.resize(RUN_HEADER_BYTES, 0);
+            self.oldest_ms = arrival_ms;
+        }
+        self.count += 1;
+        self.oldest_ms = self.oldest_ms.min(arrival_ms);
+        self.value.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        self.value.extend_from_slice(row);
+    }
+
+    /// Bytes of the rows so far, with their prefixes.
+    pub fn bytes(&self) -> usize {
+        self.value.len().saturating_sub(RUN_HEADER_BYTES)
+    }
+
+    /// The stored value; the builder is empty afterwards and keeps its room.
+    pub fn finish(&mut self) -> &[u8] {
+        if self.count > 0 {
+            self.value[0] = RUN_VERSION;
+            self.value[1..5].copy_from_slice(&(self.count as u32).to_le_bytes());
+            self.value[5..RUN_HEADER_BYTES].copy_from_slice(&self.oldest_ms.to_le_bytes());
+            self.count = 0;
+        }
+        &self.value
+    }
+}
+
+/// A stored run: the count and oldest arrival that it states, and its rows.
+struct Run<'a> {
+    count: u64,
+    oldest_ms: i64,
+    rows: &'a [u8],
+}
+
+impl<'a> Run<'a> {
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let (header, rows) = value.split_at_checked(RUN_HEADER_BYTES)?;
+        let count = u32::from_le_bytes(header.get(1..5)?.try_into().ok()?);
+        let oldest_ms = i64::from_le_bytes(header.get(5..)?.try_into().ok()?);
+        (header[0] == RUN_VERSION && count > 0).then_some(Self { count: u64::from(count), oldest_ms, rows })
+    }
+
+    /// The next row, taken off `rows`.
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.rows.split_first_chunk::<ROW_PREFIX_BYTES>()?;
+        let (row, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        self.rows = rest;
+        Some(row)
+    }
+}
+
+/// The RocksDB of an outbox. Its calls block.
+#[derive(Debug)]
+pub(super) struct Disk {
+    db: DB,
+    dir: PathBuf,
+}
+
+fn lane_key(epoch: Epoch, lane: LaneKey) -> [u8; 11] {
+    let mut key = [0; 11];
+    key[..8].copy_from_slice(&epoch.0.to_be_bytes());
+    key[8..10].copy_from_slice(&lane.shard.to_be_bytes());
+    key[10] = lane.kind;
+    key
+}
+
+fn run_key(epoch: Epoch, lane: LaneKey, first: u64) -> [u8; 19] {
+    let mut key = [0; 19];
+    key[..11].copy_from_slice(&lane_key(epoch, lane));
+    key[11..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+fn first_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(11..19)?.try_into().ok()?))
+}
+
+fn db_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // A torn tail is what a kill leaves and was never answered; anything else that is damaged must be seen.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_max_total_wal_size(WAL_MAX_BYTES);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(LogLevel::Warn);
+    options
+}
+
+fn family(name: &str, write_buffer: usize) -> ColumnFamilyDescriptor {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(64 << 10);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(write_buffer);
+    ColumnFamilyDescriptor::new(name, options)
+}
+
+impl Disk {
+    /// Opens or makes the database in that folder.
+    pub fn open(dir: &Path) -> Result<Self, OutboxError> {
+        let families = [family(RUNS, WRITE_BUFFER_BYTES), family(ACKED, 1 << 20), family(EPOCHS, 1 << 20)];
+        let db = DB::open_cf_descriptors(&db_options(), dir, families)
+            .map_err(|source| OutboxError::Disk { dir: dir.to_owned(), source })?;
+        Ok(Self { db, dir: dir.to_owned() })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("the families are made when the database is opened")
+    }
+
+    fn failed(&self, source: rocksdb::Error) -> OutboxError {
+        OutboxError::Disk { dir: self.dir.clone(), source }
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> OutboxError {
+        OutboxError::Damaged { dir: self.dir.clone(), what: what.into() }
+    }
+
+    /// The producer's id: the one kept here, else `fresh`, which is then kept.
+    pub fn producer(&self, fresh: &Id) -> Result<Id, OutboxError> {
+        let kept = self.db.get_cf(self.family(EPOCHS), PRODUCER_KEY).map_err(|e| self.failed(e))?;
+        if let Some(text) = kept.as_deref().and_then(|t| std::str::from_utf8(t).ok()) {
+            return Id::new(text).map_err(|e| self.damaged(format!("the producer id {text:?}: {e}")));
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(EPOCHS), PRODUCER_KEY, fresh.as_str());
+        self.write(batch, true)?;
+        Ok(fresh.clone())
+    }
+
+    /// Every epoch that has not been forgotten, oldest first.
+    pub fn epochs(&self) -> Result<Vec<EpochRecord>, OutboxError> {
+        let mut found = Vec::new();
+        for item in self.db.full_iterator_cf(self.family(EPOCHS), rocksdb::IteratorMode::Start) {
+            let (key, value) = item.map_err(|e| self.failed(e))?;
+            if key.len() != 8 {
+                continue;
+            }
+            let record: EpochRecord =
+                serde_json::from_slice(&value).map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
+            found.push(record);
+        }
+        found.sort_by_key(|r| (r.opened_ms, r.epoch));
+        Ok(found)
+    }
+
+    /// Writes an epoch's record, synced: an epoch is on disk before anything is said under it.
+    pub fn put_epoch(&self, record: &EpochRecord) -> Result<(), OutboxError> {
+        let value = serde_json::to_vec(record).map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(EPOCHS), record.epoch.0.to_be_bytes(), value);
+        self.write(batch, true)
+    }
+
+    /// Forgets a drained epoch that holds no runs any more.
+    pub fn forget_epoch(&self, epoch: Epoch) -> Result<(), OutboxError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.family(EPOCHS), epoch.0.to_be_bytes());
+        let (from, to) = epoch_range(epoch);
+        batch.delete_range_cf(self.family(ACKED), from, to);
+        self.write(batch, false)
+    }
+
+    /// Whether any run of that epoch is kept.
+    pub fn has_runs(&self, epoch: Epoch) -> Result<bool, OutboxError> {
+        let mut iterator = self.db.raw_iterator_cf(self.family(RUNS));
+        iterator.seek(epoch.0.to_be_bytes());
+        iterator.status().map_err(|e| self.failed(e))?;
+        Ok(iterator.key().is_some_and(|key| key.starts_with(&epoch.0.to_be_bytes())))
+    }
+
+    pub fn put_run(&self, batch: &mut WriteBatch, epoch: Epoch, lane: LaneKey, first: u64, value: &[u8]) {
+        batch.put_cf(self.family(RUNS), run_key(epoch, lane, first), value);
+    }
+
+    pub fn put_acked(&self, batch: &mut WriteBatch, epoch: Epoch, lane: LaneKey, acked: u64) {
+        batch.put_cf(self.family(ACKED), lane_key(epoch, lane), acked.to_be_bytes());
+    }
+
+    /// Every counter of the lane below this one was acknowledged when it was last written.
+    pub fn acked(&self, epoch: Epoch, lane: LaneKey) -> Result<u64, OutboxError> {
+        let value = self.db.get_cf(self.family(ACKED), lane_key(epoch, lane)).map_err(|e| self.failed(e))?;
+        match value {
+            None => Ok(0),
+            Some(bytes) => {
+                let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(|_| self.damaged("a position"))?;
+                Ok(u64::from_be_bytes(bytes))
+            }
+        }
+    }
+
+    pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), OutboxError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        self.db.write_opt(batch, &options).map_err(|e| self.failed(e))
+    }
+
+    /// Walks the runs of a lane from the one that holds `from`, until `each` says false.
+    fn walk(
+        &self,
+        epoch: Epoch,
+        lane: LaneKey,
+        from: u64,
+        mut each: impl FnMut(u64, Run<'_>) -> Result<bool, OutboxError>,
+    ) -> Result<(), OutboxError> {
+        let prefix = lane_key(epoch, lane);
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(RUNS), ReadOptions::default());
+        iterator.seek_for_prev(run_key(epoch, lane, from));
+        if !iterator.key().is_some_and(|key| key.starts_with(&prefix)) {
+            iterator.seek(run_key(epoch, lane, from));
+        }
+        while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&prefix)) {
+            let first = first_of(key).ok_or_else(|| self.damaged("a key of another length"))?;
+            let run = Run::parse(value).ok_or_else(|| self.damaged(format!("a run at {first} that is not one")))?;
+            if first + run.count > from && !each(first, run)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|e| self.failed(e))
+    }
+
+    /// Hands the rows of a lane from counter `from` up to but without `until` to `each`, until it says false.
+    pub fn rows(
+        &self,
+        epoch: Epoch,
+        lane: LaneKey,
+        from: u64,
+        until: u64,
+        mut each: impl FnMut(&[u8]) -> Result<bool, OutboxError>,
+    ) -> Result<(), OutboxError> {
+        let mut at = from;
+        self.walk(epoch, lane, from, |first, mut run| {
+            if first > at {
+                return Err(self.damaged(format!("no run with counter {at} of epoch {epoch}, lane {lane:?}")));
+            }
+            for counter in first..first + run.count {
+                let row = run.next().ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
+                if counter < at {
+                    continue;
+                }
+                if at >= until || !each(row)? {
+                    return Ok(false);
+                }
+                at += 1;
+            }
+            Ok(at < until)
+        })
+    }
+
+    /// The runs of a lane from counter `from` on; the first one without what lies before.
+    pub fn runs(&self, epoch: Epoch, lane: LaneKey, from: u64) -> Result<Vec<RunInfo>, OutboxError> {
+        let mut found = Vec::new();
+        self.walk(epoch, lane, from, |first, mut run| {
+            let skipped = from.saturating_sub(first);
+            for _ in 0..skipped {
+                run.next().ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
+            }
+            found.push(RunInfo {
+                first: first + skipped,
+                count: run.count - skipped,
+                oldest_ms: run.oldest_ms,
+                bytes: run.rows.len() as u64,
+            });
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Bytes of the lane's runs below `before`, roughly.
+    pub fn bytes_before(&self, epoch: Epoch, lane: LaneKey, before: u64) -> u64 {
+        let (from, to) = (run_key(epoch, lane, 0), run_key(epoch, lane, before));
+        self.db.get_approximate_sizes_cf(self.family(RUNS), &[rocksdb::Range::new(&from, &to)]).iter().sum()
+    }
+
+    /// Deletes the lane's runs that lie wholly below `before`, and only those.
+    pub fn evict(&self, epoch: Epoch, lane: LaneKey, before: u64) -> Result<(), OutboxError> {
+        let mut end = before;
+        self.walk(epoch, lane, before.saturating_sub(1), |first, run| {
+            if first < before && first + run.count > before {
+                end = first;
+            }
+            Ok(false)
+        })?;
+        let (from, to) = (run_key(epoch, lane, 0), run_key(epoch, lane, end));
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.family(RUNS), from, to);
+        self.write(batch, false)?;
+        self.db.compact_range_cf(self.family(RUNS), Some(from), Some(to));
+        Ok(())
+    }
+
+    /// Bytes free on the folder's file system, as far as it says.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let stat = nix::sys::statvfs::statvfs(&self.dir).ok()?;
+        Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
+    }
+
+    /// Flushes what is in memory and ends the work in the background.
+    pub fn close(&self) {
+        for name in [RUNS, ACKED, EPOCHS] {
+            if let Err(error) = self.db.flush_cf(self.family(name)) {
+                tracing::warn!(dir = %self.dir.display(), %error, "the outbox was not flushed; its write-ahead log holds the rest");
+            }
+        }
+        self.db.cancel_all_background_work(true);
+    }
+}
+
+fn epoch_range(epoch: Epoch) -> (Vec<u8>, Vec<u8>) {
+    let from = epoch.0.to_be_bytes().to_vec();
+    let mut to = from.clone();
+    // Longer than any key of the epoch.
+    to.extend_from_slice(&[0xff; 20]);
+    (from, to)
+}
