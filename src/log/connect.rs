@@ -28,10 +28,21 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 #[command(next_help_heading = "NATS")]
 pub struct NatsOptions {
     /// Connect as a context of the nats CLI says
-    #[arg(long = "context", global = true, value_name = "NAME", env = "NATS_CONTEXT")]
+    #[arg(
+        long = "context",
+        global = true,
+        value_name = "NAME",
+        env = "NATS_CONTEXT"
+    )]
     pub context: Option<String>,
     /// Servers to connect to, separated by commas
-    #[arg(long = "server", short = 's', global = true, value_name = "URL", env = "NATS_URL")]
+    #[arg(
+        long = "server",
+        short = 's',
+        global = true,
+        value_name = "URL",
+        env = "NATS_URL"
+    )]
     pub server: Option<String>,
     /// File with a user's JWT and seed
     #[arg(long = "creds", global = true, value_name = "FILE", env = "NATS_CREDS")]
@@ -40,16 +51,34 @@ pub struct NatsOptions {
     #[arg(long = "user", global = true, value_name = "NAME", env = "NATS_USER")]
     pub user: Option<String>,
     /// Password
-    #[arg(long = "password", global = true, value_name = "TEXT", env = "NATS_PASSWORD", hide_env_values = true)]
+    #[arg(
+        long = "password",
+        global = true,
+        value_name = "TEXT",
+        env = "NATS_PASSWORD",
+        hide_env_values = true
+    )]
     pub password: Option<String>,
     /// File with the certificates of those who may sign the server's
     #[arg(long = "tlsca", global = true, value_name = "FILE", env = "NATS_CA")]
     pub tlsca: Option<PathBuf>,
     /// File with this client's certificate
-    #[arg(long = "tlscert", global = true, value_name = "FILE", env = "NATS_CERT", requires = "tlskey")]
+    #[arg(
+        long = "tlscert",
+        global = true,
+        value_name = "FILE",
+        env = "NATS_CERT",
+        requires = "tlskey"
+    )]
     pub tlscert: Option<PathBuf>,
     /// File with the key of this client's certificate
-    #[arg(long = "tlskey", global = true, value_name = "FILE", env = "NATS_KEY", requires = "tlscert")]
+    #[arg(
+        long = "tlskey",
+        global = true,
+        value_name = "FILE",
+        env = "NATS_KEY",
+        requires = "tlscert"
+    )]
     pub tlskey: Option<PathBuf>,
 }
 
@@ -101,7 +130,10 @@ struct ContextFile {
 impl NatsOptions {
     /// Options that reach one server at that URL.
     pub fn of_url(url: &str) -> Self {
-        Self { server: Some(url.to_owned()), ..Self::default() }
+        Self {
+            server: Some(url.to_owned()),
+            ..Self::default()
+        }
     }
 
     /// Whether anything says which NATS to use; without it, `serve` starts one of its own.
@@ -110,10 +142,17 @@ impl NatsOptions {
     }
 
     fn load_context(&self) -> Result<ContextFile, ConnectError> {
-        let Some(name) = &self.context else { return Ok(ContextFile::default()) };
-        let failed = |why: String| ConnectError::Context { name: name.clone(), why };
-        let path = context_path(name).ok_or_else(|| failed("neither XDG_CONFIG_HOME nor HOME is set".to_owned()))?;
-        let text = std::fs::read_to_string(&path).map_err(|e| failed(format!("{}: {e}", path.display())))?;
+        let Some(name) = &self.context else {
+            return Ok(ContextFile::default());
+        };
+        let failed = |why: String| ConnectError::Context {
+            name: name.clone(),
+            why,
+        };
+        let path = context_path(name)
+            .ok_or_else(|| failed("neither XDG_CONFIG_HOME nor HOME is set".to_owned()))?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| failed(format!("{}: {e}", path.display())))?;
         serde_json::from_str(&text).map_err(|e| failed(format!("{}: {e}", path.display())))
     }
 }
@@ -142,14 +181,21 @@ fn said(text: &str) -> Option<String> {
 /// Connects, or says why not. `name` is what the server's connection list shows.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, ConnectError> {
     let context = options.load_context()?;
-    let servers = options.server.clone().or_else(|| said(&context.url)).unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let servers = options
+        .server
+        .clone()
+        .or_else(|| said(&context.url))
+        .unwrap_or_else(|| DEFAULT_URL.to_owned());
     let addresses = addresses(&servers)?;
     let connecting = with_identity(base_options(name), options, &context).await?;
     let shown = without_passwords(&addresses);
     connecting
         .connect(addresses)
         .await
-        .map_err(|e| ConnectError::Connect { servers: shown, why: with_sources(&e) })
+        .map_err(|e| ConnectError::Connect {
+            servers: shown,
+            why: with_sources(&e),
+        })
 }
 
 /// Whether the connection stands at this moment.
@@ -174,10 +220,17 @@ fn base_options(name: &str) -> ConnectOptions {
 fn note(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected => tracing::warn!("the connection to the broker is lost; it is made again as soon as it can be"),
-        Event::SlowConsumer(subscription) => tracing::warn!(subscription, "the broker's messages come faster than they are read"),
+        Event::Disconnected => tracing::warn!(
+            "the connection to the broker is lost; it is made again as soon as it can be"
+        ),
+        Event::SlowConsumer(subscription) => tracing::warn!(
+            subscription,
+            "the broker's messages come faster than they are read"
+        ),
         Event::ServerError(error) => tracing::error!(%error, "the broker reports an error"),
-        Event::ClientError(error) => tracing::debug!(%error, "the connection to the broker cannot be made yet"),
+        Event::ClientError(error) => {
+            tracing::debug!(%error, "the connection to the broker cannot be made yet")
+        }
         other => tracing::debug!(%other, "the connection to the broker"),
     }
 }
@@ -187,28 +240,47 @@ async fn with_identity(
     options: &NatsOptions,
     context: &ContextFile,
 ) -> Result<ConnectOptions, ConnectError> {
-    let path = |given: &Option<PathBuf>, of_context: &str| given.clone().or_else(|| said(of_context).map(PathBuf::from));
+    let path = |given: &Option<PathBuf>, of_context: &str| {
+        given
+            .clone()
+            .or_else(|| said(of_context).map(PathBuf::from))
+    };
     if let Some(creds) = path(&options.creds, &context.creds) {
         let what = format!("the credentials file {}", creds.display());
         connecting =
-            connecting.credentials_file(&creds).await.map_err(|e| ConnectError::Option { what, why: e.to_string() })?;
+            connecting
+                .credentials_file(&creds)
+                .await
+                .map_err(|e| ConnectError::Option {
+                    what,
+                    why: e.to_string(),
+                })?;
     }
     if let Some(user) = options.user.clone().or_else(|| said(&context.user)) {
-        let password = options.password.clone().or_else(|| said(&context.password)).unwrap_or_default();
+        let password = options
+            .password
+            .clone()
+            .or_else(|| said(&context.password))
+            .unwrap_or_default();
         connecting = connecting.user_and_password(user, password);
     }
     if let Some(token) = said(&context.token) {
         connecting = connecting.token(token);
     }
     if let Some(file) = said(&context.nkey) {
-        let seed = std::fs::read_to_string(&file)
-            .map_err(|e| ConnectError::Option { what: format!("the nkey file {file}"), why: e.to_string() })?;
+        let seed = std::fs::read_to_string(&file).map_err(|e| ConnectError::Option {
+            what: format!("the nkey file {file}"),
+            why: e.to_string(),
+        })?;
         connecting = connecting.nkey(seed.trim().to_owned());
     }
     if let Some(ca) = path(&options.tlsca, &context.ca) {
         connecting = connecting.add_root_certificates(ca);
     }
-    if let (Some(cert), Some(key)) = (path(&options.tlscert, &context.cert), path(&options.tlskey, &context.key)) {
+    if let (Some(cert), Some(key)) = (
+        path(&options.tlscert, &context.cert),
+        path(&options.tlskey, &context.key),
+    ) {
         connecting = connecting.add_client_certificate(cert, key);
     }
     if let Some(prefix) = said(&context.inbox_prefix) {
@@ -218,20 +290,32 @@ async fn with_identity(
 }
 
 fn addresses(servers: &str) -> Result<Vec<ServerAddr>, ConnectError> {
-    let parsed = servers.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|server| {
-        server
-            .parse::<ServerAddr>()
-            .map_err(|e| ConnectError::Option { what: format!("the server {server:?}"), why: e.to_string() })
-    });
+    let parsed = servers
+        .split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(|server| {
+            server
+                .parse::<ServerAddr>()
+                .map_err(|e| ConnectError::Option {
+                    what: format!("the server {server:?}"),
+                    why: e.to_string(),
+                })
+        });
     let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
     if parsed.is_empty() {
-        return Err(ConnectError::Option { what: "the list of servers".to_owned(), why: "it is empty".to_owned() });
+        return Err(ConnectError::Option {
+            what: "the list of servers".to_owned(),
+            why: "it is empty".to_owned(),
+        });
     }
     Ok(parsed)
 }
 
 fn without_passwords(addresses: &[ServerAddr]) -> String {
-    let shown = addresses.iter().map(|a| format!("{}://{}:{}", a.scheme(), a.host(), a.port()));
+    let shown = addresses
+        .iter()
+        .map(|a| format!("{}://{}:{}", a.scheme(), a.host(), a.port()));
     shown.collect::<Vec<_>>().join(", ")
 }
 
@@ -253,7 +337,10 @@ mod tests {
     #[test]
     fn servers_are_a_list_and_passwords_stay_unsaid() {
         let parsed = addresses("nats://u:secret@a:1, b:2,,tls://c").unwrap();
-        assert_eq!(without_passwords(&parsed), "nats://a:1, nats://b:2, tls://c:4222");
+        assert_eq!(
+            without_passwords(&parsed),
+            "nats://a:1, nats://b:2, tls://c:4222"
+        );
         assert!(addresses(" , ").is_err());
     }
 
@@ -267,11 +354,30 @@ mod tests {
             r#"{"description":"","url":"nats://edge:4333","user":"u","password":"p","creds":"","nkey":"","cert":"","key":"","ca":"","nsc":"","jetstream_domain":""}"#,
         )
         .unwrap();
-        let options = NatsOptions { context: Some(file.display().to_string()), ..NatsOptions::default() };
+        let options = NatsOptions {
+            context: Some(file.display().to_string()),
+            ..NatsOptions::default()
+        };
         let context = options.load_context().unwrap();
-        assert_eq!((context.url.as_str(), context.user.as_str(), context.password.as_str()), ("nats://edge:4333", "u", "p"));
+        assert_eq!(
+            (
+                context.url.as_str(),
+                context.user.as_str(),
+                context.password.as_str()
+            ),
+            ("nats://edge:4333", "u", "p")
+        );
         assert!(options.is_given());
-        let missing = NatsOptions { context: Some("./none.json".to_owned()), ..NatsOptions::default() };
-        assert!(missing.load_context().unwrap_err().to_string().contains("none.json"));
+        let missing = NatsOptions {
+            context: Some("./none.json".to_owned()),
+            ..NatsOptions::default()
+        };
+        assert!(
+            missing
+                .load_context()
+                .unwrap_err()
+                .to_string()
+                .contains("none.json")
+        );
     }
 }

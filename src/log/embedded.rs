@@ -42,7 +42,9 @@ const STORE_MAX: &str = "1TB";
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// No program was found.
-    #[error("no nats-server was found: not in ADTALLY_NATS_SERVER, on the PATH, beside this program or in {cache}. `make setup` brings one; or give --server to use a NATS that runs already")]
+    #[error(
+        "no nats-server was found: not in ADTALLY_NATS_SERVER, on the PATH, beside this program or in {cache}. `make setup` brings one; or give --server to use a NATS that runs already"
+    )]
     NoProgram {
         /// The cache folder that was searched.
         cache: String,
@@ -66,7 +68,9 @@ pub enum EmbeddedError {
         log: String,
     },
     /// A server that was left behind does not end.
-    #[error("a nats-server of an earlier run (process {0}) still holds the store and does not end: end it by hand")]
+    #[error(
+        "a nats-server of an earlier run (process {0}) still holds the store and does not end: end it by hand"
+    )]
     Stale(u32),
 }
 
@@ -123,9 +127,15 @@ impl NatsServer {
     /// `<data_dir>/nats-url`. Whoever calls this holds the data folder's lock.
     pub async fn start(data_dir: &Path) -> Result<NatsServer, EmbeddedError> {
         let folder = data_dir.join("nats");
-        std::fs::create_dir_all(&folder).map_err(file_error(format!("making {}", folder.display())))?;
-        let folder = folder.canonicalize().map_err(file_error(format!("finding {}", folder.display())))?;
-        let place = Place { program: find_program()?, folder };
+        std::fs::create_dir_all(&folder)
+            .map_err(file_error(format!("making {}", folder.display())))?;
+        let folder = folder
+            .canonicalize()
+            .map_err(file_error(format!("finding {}", folder.display())))?;
+        let place = Place {
+            program: find_program()?,
+            folder,
+        };
         end_stale(&place).await?;
         let port = port(&place)?;
         write_conf(&place, port)?;
@@ -140,7 +150,12 @@ impl NatsServer {
         let stop = CancellationToken::new();
         tracing::info!(%url, pid = pid.load(Ordering::Relaxed), "a nats-server of our own is running");
         let supervisor = tokio::spawn(supervise(place, child, Arc::clone(&pid), stop.clone()));
-        Ok(NatsServer { url, pid, stop, supervisor })
+        Ok(NatsServer {
+            url,
+            pid,
+            stop,
+            supervisor,
+        })
     }
 
     /// Where it listens; the same over restarts, as long as the port is free.
@@ -164,7 +179,11 @@ impl NatsServer {
 
 /// The folder in which the set-up keeps what it fetched.
 fn cache_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("ADTALLY_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("adtally")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/adtally")))
@@ -177,7 +196,9 @@ fn find_program() -> Result<PathBuf, EmbeddedError> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("nats-server")));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|dir| dir.join("nats-server")));
     let cache = cache_folder();
     let mut cached: Vec<PathBuf> = cache
         .as_ref()
@@ -185,26 +206,42 @@ fn find_program() -> Result<PathBuf, EmbeddedError> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nats-server")))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("nats-server"))
+        })
         .map(|path| path.join("nats-server"))
         .collect();
     cached.sort_unstable();
-    on_path.chain(beside).chain(cached.into_iter().rev()).find(|path| path.is_file()).ok_or_else(|| {
-        EmbeddedError::NoProgram { cache: cache.map_or_else(|| "a cache folder".to_owned(), |dir| dir.display().to_string()) }
-    })
+    on_path
+        .chain(beside)
+        .chain(cached.into_iter().rev())
+        .find(|path| path.is_file())
+        .ok_or_else(|| EmbeddedError::NoProgram {
+            cache: cache.map_or_else(
+                || "a cache folder".to_owned(),
+                |dir| dir.display().to_string(),
+            ),
+        })
 }
 
 /// The remembered port while it is free, else another one, which is then remembered.
 fn port(place: &Place) -> Result<u16, EmbeddedError> {
     let file = place.port_file();
-    let remembered = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let remembered = std::fs::read_to_string(&file)
+        .ok()
+        .and_then(|text| text.trim().parse::<u16>().ok());
     if let Some(port) = remembered {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(port);
         }
-        tracing::warn!(port, "another program listens on the port that the nats-server had; it gets a new one");
+        tracing::warn!(
+            port,
+            "another program listens on the port that the nats-server had; it gets a new one"
+        );
     }
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    let free =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     let port = free.map_err(file_error("finding a free port"))?.port();
     write_atomically(&file, &format!("{port}\n"))?;
     Ok(port)
@@ -212,7 +249,13 @@ fn port(place: &Place) -> Result<u16, EmbeddedError> {
 
 /// A path as the server's configuration quotes it.
 fn quoted(path: &Path) -> String {
-    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
+    format!(
+        "\"{}\"",
+        path.display()
+            .to_string()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+    )
 }
 
 fn write_conf(place: &Place, port: u16) -> Result<(), EmbeddedError> {
@@ -258,11 +301,18 @@ fn spawn(place: &Place) -> Result<Child, EmbeddedError> {
         .map_err(|e| place.failed(e.to_string()))
 }
 
-async fn wait_until_ready(place: &Place, url: &str, child: &mut Child) -> Result<(), EmbeddedError> {
+async fn wait_until_ready(
+    place: &Place,
+    url: &str,
+    child: &mut Child,
+) -> Result<(), EmbeddedError> {
     let until = Instant::now() + START_WAIT;
     loop {
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(place.failed(format!("it ended with {status}; {}", last_line(&place.log()))));
+            return Err(place.failed(format!(
+                "it ended with {status}; {}",
+                last_line(&place.log())
+            )));
         }
         if let Ok(client) = connect(&NatsOptions::of_url(url), "adtally start").await
             && jetstream_answers(&jetstream::new(client)).await.is_ok()
@@ -270,7 +320,10 @@ async fn wait_until_ready(place: &Place, url: &str, child: &mut Child) -> Result
             return Ok(());
         }
         if Instant::now() >= until {
-            return Err(place.failed(format!("JetStream does not answer within {} s", START_WAIT.as_secs())));
+            return Err(place.failed(format!(
+                "JetStream does not answer within {} s",
+                START_WAIT.as_secs()
+            )));
         }
         tokio::time::sleep(START_POLL).await;
     }
@@ -278,7 +331,12 @@ async fn wait_until_ready(place: &Place, url: &str, child: &mut Child) -> Result
 
 fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().rev().find(|line| line.contains("[FTL]")).or_else(|| text.lines().last()).unwrap_or("").to_owned()
+    text.lines()
+        .rev()
+        .find(|line| line.contains("[FTL]"))
+        .or_else(|| text.lines().last())
+        .unwrap_or("")
+        .to_owned()
 }
 
 /// Starts the server again whenever it dies, until it is to end.
@@ -325,7 +383,9 @@ async fn end(child: &mut Child) {
         let _ = kill(Pid::from_raw(id as i32), Signal::SIGINT);
     }
     if tokio::time::timeout(STOP_WAIT, child.wait()).await.is_err() {
-        tracing::warn!("the nats-server takes too long to end and is killed; it syncs every write, so nothing is lost");
+        tracing::warn!(
+            "the nats-server takes too long to end and is killed; it syncs every write, so nothing is lost"
+        );
         if let Err(error) = child.kill().await {
             tracing::error!(%error, "the nats-server could not be killed");
         }
@@ -336,24 +396,37 @@ async fn end(child: &mut Child) {
 fn command_line(pid: u32) -> Option<String> {
     let proc_file = PathBuf::from(format!("/proc/{pid}/cmdline"));
     if let Ok(bytes) = std::fs::read(proc_file) {
-        return Some(String::from_utf8_lossy(&bytes).replace('\0', " ")).filter(|text| !text.is_empty());
+        return Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+            .filter(|text| !text.is_empty());
     }
-    let listed = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output().ok()?;
-    Some(String::from_utf8_lossy(&listed.stdout).into_owned()).filter(|text| !text.trim().is_empty())
+    let listed = std::process::Command::new("ps")
+        .args(["-o", "command=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
+    Some(String::from_utf8_lossy(&listed.stdout).into_owned())
+        .filter(|text| !text.trim().is_empty())
 }
 
 /// Ends a server that a killed run left behind: only the process of the pid file, and only while its command line
 /// names this very configuration.
 async fn end_stale(place: &Place) -> Result<(), EmbeddedError> {
-    let Some(pid) = std::fs::read_to_string(place.pid_file()).ok().and_then(|t| t.trim().parse::<u32>().ok()) else {
+    let Some(pid) = std::fs::read_to_string(place.pid_file())
+        .ok()
+        .and_then(|t| t.trim().parse::<u32>().ok())
+    else {
         return Ok(());
     };
     let conf = place.conf().display().to_string();
-    let is_ours = || command_line(pid).is_some_and(|line| line.contains("nats-server") && line.contains(&conf));
+    let is_ours = || {
+        command_line(pid).is_some_and(|line| line.contains("nats-server") && line.contains(&conf))
+    };
     if pid <= 1 || !is_ours() {
         return Ok(());
     }
-    tracing::info!(pid, "a nats-server of an earlier run is still there and is ended");
+    tracing::info!(
+        pid,
+        "a nats-server of an earlier run is still there and is ended"
+    );
     for (signal, wait) in [(Signal::SIGINT, STOP_WAIT), (Signal::SIGKILL, STOP_WAIT)] {
         // An error means that it has ended meanwhile.
         let _ = kill(Pid::from_raw(pid as i32), signal);

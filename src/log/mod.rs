@@ -16,7 +16,9 @@ pub enum LogError {
     #[error("the stream {0} does not exist: `adtally streams apply` or `adtally serve` makes it")]
     NoStream(String),
     /// The broker does not answer, or not in time. Trying again is reasonable.
-    #[error("the broker did not answer {asked}: {why}. Is it running, with JetStream, and reachable?")]
+    #[error(
+        "the broker did not answer {asked}: {why}. Is it running, with JetStream, and reachable?"
+    )]
     Unreachable {
         /// What was asked.
         asked: String,
@@ -35,10 +37,16 @@ pub enum LogError {
 
 impl LogError {
     pub(crate) fn unreachable(asked: impl Into<String>, why: impl std::fmt::Display) -> Self {
-        LogError::Unreachable { asked: asked.into(), why: why.to_string() }
+        LogError::Unreachable {
+            asked: asked.into(),
+            why: why.to_string(),
+        }
     }
 
     pub(crate) fn refused(asked: impl Into<String>, why: impl std::fmt::Display) -> Self {
-        LogError::Refused { asked: asked.into(), why: why.to_string() }
+        LogError::Refused {
+            asked: asked.into(),
+            why: why.to_string(),
+        }
     }
 }

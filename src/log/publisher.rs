@@ -75,10 +75,19 @@ pub enum Outcome {
 /// The log as an outbox sees it, so that an outbox can be held against a log that loses and repeats.
 pub trait Broker: Send + Sync + 'static {
     /// Publishes and waits for what becomes of it; `id` is the broker's dedup id.
-    fn publish(&self, subject: String, id: Option<String>, payload: Bytes) -> BoxFuture<'_, Outcome>;
+    fn publish(
+        &self,
+        subject: String,
+        id: Option<String>,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Outcome>;
 
     /// The payload that a stream holds at a sequence; none when it holds none there.
-    fn stored(&self, stream: String, sequence: u64) -> BoxFuture<'_, Result<Option<Bytes>, LogError>>;
+    fn stored(
+        &self,
+        stream: String,
+        sequence: u64,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, LogError>>;
 
     /// Resolves once the broker can be reached.
     fn connected(&self) -> BoxFuture<'_, ()>;
@@ -140,7 +149,14 @@ impl Publisher {
                 sender.send_if_modified(|link| std::mem::replace(link, now) != now);
             }
         });
-        Self { inner: Arc::new(Inner { client, jetstream, link, monitor }) }
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                jetstream,
+                link,
+                monitor,
+            }),
+        }
     }
 
     /// The connection.
@@ -164,8 +180,15 @@ impl Publisher {
     }
 
     /// Publishes unless another message than that of `last_sequence` is the subject's last (0: there is none).
-    pub async fn publish_after(&self, subject: &str, last_sequence: u64, payload: Bytes) -> Outcome {
-        let message = PublishMessage::build().payload(payload).expected_last_subject_sequence(last_sequence);
+    pub async fn publish_after(
+        &self,
+        subject: &str,
+        last_sequence: u64,
+        payload: Bytes,
+    ) -> Outcome {
+        let message = PublishMessage::build()
+            .payload(payload)
+            .expected_last_subject_sequence(last_sequence);
         self.send(subject, message).await
     }
 
@@ -175,7 +198,12 @@ impl Publisher {
             return Outcome::Unknown("the broker is not connected".to_owned());
         }
         let acknowledged = async {
-            match self.inner.jetstream.send_publish(subject.to_owned(), message).await {
+            match self
+                .inner
+                .jetstream
+                .send_publish(subject.to_owned(), message)
+                .await
+            {
                 Ok(ack) => ack.await,
                 Err(error) => Err(error),
             }
@@ -200,9 +228,13 @@ fn outcome_of(error: &async_nats::jetstream::context::PublishError) -> Outcome {
         .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
         .map(|source| source.error_code().0);
     match (error.kind(), jetstream) {
-        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(code::MESSAGE_TOO_LARGE)) => Outcome::TooLarge(said),
+        (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(code::MESSAGE_TOO_LARGE)) => {
+            Outcome::TooLarge(said)
+        }
         (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _)
-        | (_, Some(code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_CONSTANT)) => Outcome::Conflict(said),
+        | (_, Some(code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_CONSTANT)) => {
+            Outcome::Conflict(said)
+        }
         (
             _,
             Some(
@@ -221,12 +253,25 @@ fn outcome_of(error: &async_nats::jetstream::context::PublishError) -> Outcome {
 }
 
 impl Broker for Publisher {
-    fn publish(&self, subject: String, id: Option<String>, payload: Bytes) -> BoxFuture<'_, Outcome> {
+    fn publish(
+        &self,
+        subject: String,
+        id: Option<String>,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Outcome> {
         Box::pin(async move { Publisher::publish(self, &subject, id.as_deref(), payload).await })
     }
 
-    fn stored(&self, stream: String, sequence: u64) -> BoxFuture<'_, Result<Option<Bytes>, LogError>> {
-        Box::pin(async move { Ok(message_at(self.jetstream(), &stream, sequence).await?.map(|m| m.payload)) })
+    fn stored(
+        &self,
+        stream: String,
+        sequence: u64,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, LogError>> {
+        Box::pin(async move {
+            Ok(message_at(self.jetstream(), &stream, sequence)
+                .await?
+                .map(|m| m.payload))
+        })
     }
 
     fn connected(&self) -> BoxFuture<'_, ()> {

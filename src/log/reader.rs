@@ -99,7 +99,11 @@ impl ShardReader {
             progress: progress.clone(),
         };
         let task = tokio::spawn(reading.run());
-        Self { messages, progress, task }
+        Self {
+            messages,
+            progress,
+            task,
+        }
     }
 
     /// The next message. None when the reader has been stopped.
@@ -160,7 +164,11 @@ impl Reading {
                     metrics::counter!("adtally_reader_rebuilds_total", "stream" => self.stream.clone()).increment(1);
                 }
             }
-            pause = if self.next > before { REBUILD_MIN } else { (pause * 2).min(REBUILD_MAX) };
+            pause = if self.next > before {
+                REBUILD_MIN
+            } else {
+                (pause * 2).min(REBUILD_MAX)
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.sender.closed() => return,
@@ -200,10 +208,19 @@ impl Reading {
                 Ok(info) => {
                     consumed += 1;
                     if info.consumer_sequence != consumed {
-                        return Ended::Again(format!("message {} of the consumer came after {}", info.consumer_sequence, consumed - 1));
+                        return Ended::Again(format!(
+                            "message {} of the consumer came after {}",
+                            info.consumer_sequence,
+                            consumed - 1
+                        ));
                     }
-                    self.progress.last.fetch_max(info.stream_sequence + info.pending, Ordering::Relaxed);
-                    (info.stream_sequence, (info.published.unix_timestamp_nanos() / 1_000_000) as i64)
+                    self.progress
+                        .last
+                        .fetch_max(info.stream_sequence + info.pending, Ordering::Relaxed);
+                    (
+                        info.stream_sequence,
+                        (info.published.unix_timestamp_nanos() / 1_000_000) as i64,
+                    )
                 }
                 Err(error) => return Ended::Again(error.to_string()),
             };
@@ -218,11 +235,19 @@ impl Reading {
     }
 
     async fn consume(&self) -> Result<pull::Stream, String> {
-        let stream = get_stream(&self.jetstream, &self.stream).await.map_err(|e| e.to_string())?;
-        let info = info_of(&self.jetstream, &self.stream).await.map_err(|e| e.to_string())?;
-        self.progress.last.fetch_max(info.state.last_sequence, Ordering::Relaxed);
+        let stream = get_stream(&self.jetstream, &self.stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        let info = info_of(&self.jetstream, &self.stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        self.progress
+            .last
+            .fetch_max(info.state.last_sequence, Ordering::Relaxed);
         let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: self.next,
+            },
             ack_policy: AckPolicy::None,
             max_deliver: 1,
             filter_subject: self.filter.clone(),
@@ -232,25 +257,51 @@ impl Reading {
             memory_storage: true,
             ..pull::Config::default()
         };
-        let consumer = stream.create_consumer(config).await.map_err(|e| e.to_string())?;
-        let messages = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(|e| e.to_string())?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(EXPIRES)
+            .heartbeat(HEARTBEAT);
         messages.messages().await.map_err(|e| e.to_string())
     }
 
     /// Waits for room and hands the message on; false when nobody reads any more.
     async fn hand_on(&self, sequence: u64, broker_ms: i64, message: async_nats::Message) -> bool {
         let bytes = message.payload.len().clamp(1, QUEUE_MAX_BYTES);
-        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes as u32).await else { return false };
+        let Ok(room) = Arc::clone(&self.room)
+            .acquire_many_owned(bytes as u32)
+            .await
+        else {
+            return false;
+        };
         let subject = message.subject.to_string();
-        let message = LogMessage { sequence, broker_ms, subject, payload: message.payload, _room: Some(room) };
+        let message = LogMessage {
+            sequence,
+            broker_ms,
+            subject,
+            payload: message.payload,
+            _room: Some(room),
+        };
         self.sender.send(message).await.is_ok()
     }
 }
 
 /// The message that a stream holds at a sequence; none when it holds none there. Asks the stream's leader.
-pub async fn message_at(jetstream: &Context, stream: &str, sequence: u64) -> Result<Option<LogMessage>, LogError> {
+pub async fn message_at(
+    jetstream: &Context,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<LogMessage>, LogError> {
     let asked = || format!("message {sequence} of {stream}");
-    match get_stream(jetstream, stream).await?.get_raw_message(sequence).await {
+    match get_stream(jetstream, stream)
+        .await?
+        .get_raw_message(sequence)
+        .await
+    {
         Ok(message) => Ok(Some(LogMessage {
             sequence: message.sequence,
             broker_ms: (message.time.unix_timestamp_nanos() / 1_000_000) as i64,
@@ -260,8 +311,14 @@ pub async fn message_at(jetstream: &Context, stream: &str, sequence: u64) -> Res
         })),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(e) if e.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            LastRawMessageErrorKind::JetStream(e) if e.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND => {
+            LastRawMessageErrorKind::JetStream(e)
+                if e.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND =>
+            {
+                Ok(None)
+            }
+            LastRawMessageErrorKind::JetStream(e)
+                if e.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
+            {
                 Err(LogError::NoStream(stream.to_owned()))
             }
             LastRawMessageErrorKind::JetStream(e) => Err(LogError::refused(asked(), e)),
@@ -284,12 +341,21 @@ pub async fn last_sequence(jetstream: &Context, stream: &str) -> Result<u64, Log
 /// The sequence of a stream's last message on those subjects; 0 when there is none. Quicker than [`last_sequence`]
 /// where the stream has one replica and allows direct reads; where it has more, a direct read may be answered by
 /// one that lags, so its leader is asked.
-pub async fn last_sequence_of(jetstream: &Context, stream: &str, subjects: &str, replicas: usize) -> Result<u64, LogError> {
+pub async fn last_sequence_of(
+    jetstream: &Context,
+    stream: &str,
+    subjects: &str,
+    replicas: usize,
+) -> Result<u64, LogError> {
     if replicas > 1 {
         return last_sequence(jetstream, stream).await;
     }
     let asked = || format!("the last message of {subjects}");
-    match get_stream(jetstream, stream).await?.direct_get_last_for_subject(subjects).await {
+    match get_stream(jetstream, stream)
+        .await?
+        .direct_get_last_for_subject(subjects)
+        .await
+    {
         Ok(message) => Ok(message.sequence),
         Err(error) => match error.kind() {
             DirectGetErrorKind::NotFound => Ok(0),

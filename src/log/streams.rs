@@ -6,7 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use adtally_streams::names::{DEFAULT_SHARDS, INTAKE_STREAM, MAX_SHARDS, QUARANTINE_STREAM, events_stream};
+use adtally_streams::names::{
+    DEFAULT_SHARDS, INTAKE_STREAM, MAX_SHARDS, QUARANTINE_STREAM, events_stream,
+};
 use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{Config, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -50,7 +52,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events_max_bytes: None, intake_max_bytes: None, quarantine_max_bytes: None, replicas: 1 }
+        Self {
+            events_max_bytes: None,
+            intake_max_bytes: None,
+            quarantine_max_bytes: None,
+            replicas: 1,
+        }
     }
 }
 
@@ -71,7 +78,11 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {} is wanted, {} is there", self.stream, self.field, self.wanted, self.found)
+        write!(
+            f,
+            "{} {}: {} is wanted, {} is there",
+            self.stream, self.field, self.wanted, self.found
+        )
     }
 }
 
@@ -95,7 +106,8 @@ pub struct Usage {
 impl Usage {
     /// The share of its maximum, 0 without one. Compare with [`WARN_AT`] and [`NOT_READY_AT`].
     pub fn share(&self) -> f64 {
-        self.max_bytes.map_or(0.0, |max| self.bytes as f64 / max.max(1) as f64)
+        self.max_bytes
+            .map_or(0.0, |max| self.bytes as f64 / max.max(1) as f64)
     }
 }
 
@@ -114,7 +126,9 @@ pub struct Ensured {
 #[derive(Debug, thiserror::Error)]
 pub enum StreamsError {
     /// The streams exist for another number of shards.
-    #[error("{wanted} shards are asked for, but these streams are there for {found}: {streams}. The number is fixed once they exist: leave the option out, or use another NATS account")]
+    #[error(
+        "{wanted} shards are asked for, but these streams are there for {found}: {streams}. The number is fixed once they exist: leave the option out, or use another NATS account"
+    )]
     Shards {
         /// What was asked for.
         wanted: u16,
@@ -130,7 +144,9 @@ pub enum StreamsError {
     #[error("streams that are there do not keep what they must: {}. Change them with `nats stream edit`, or use another NATS account", list(.0))]
     Broken(Vec<Difference>),
     /// The broker has no room for a stream's maximum.
-    #[error("the broker has no room for {stream} with a maximum of {max_bytes} bytes: {why}. Choose a smaller maximum, or give JetStream more (max_file_store)")]
+    #[error(
+        "the broker has no room for {stream} with a maximum of {max_bytes} bytes: {why}. Choose a smaller maximum, or give JetStream more (max_file_store)"
+    )]
     NoRoom {
         /// The stream.
         stream: String,
@@ -145,12 +161,18 @@ pub enum StreamsError {
 }
 
 fn list(differences: &[Difference]) -> String {
-    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    differences
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// The definition of one EVENTS stream, as JSON.
 fn events_definition(shard: u16, shards: u16) -> String {
-    EVENTS.replace("{p}", &shard.to_string()).replace("{shards}", &shards.to_string())
+    EVENTS
+        .replace("{p}", &shard.to_string())
+        .replace("{shards}", &shards.to_string())
 }
 
 /// Every stream of a deployment of that many shards.
@@ -158,7 +180,8 @@ pub fn definitions(shards: u16, limits: &Limits) -> Vec<Config> {
     let events = (0..shards).map(|shard| events_definition(shard, shards));
     let others = [INTAKE, CATALOG, STATEMENTS, QUARANTINE].map(str::to_owned);
     let parsed = others.into_iter().chain(events).map(|json| {
-        serde_json::from_str::<Config>(&json).expect("the embedded definitions are JSON of a stream, which a test reads")
+        serde_json::from_str::<Config>(&json)
+            .expect("the embedded definitions are JSON of a stream, which a test reads")
     });
     parsed.map(|config| with_limits(config, limits)).collect()
 }
@@ -185,14 +208,19 @@ fn shard_of_name(name: &str) -> Option<u16> {
 
 /// A stream without asking whether it exists.
 pub(crate) async fn get_stream(jetstream: &Context, name: &str) -> Result<Stream<()>, LogError> {
-    jetstream.get_stream_no_info(name).await.map_err(|e| LogError::refused(format!("the stream {name}"), e))
+    jetstream
+        .get_stream_no_info(name)
+        .await
+        .map_err(|e| LogError::refused(format!("the stream {name}"), e))
 }
 
 /// What the broker says of a stream at this moment.
 pub async fn info_of(jetstream: &Context, name: &str) -> Result<Info, LogError> {
     let subject = format!("STREAM.INFO.{name}");
     let asked = || format!("what {name} is");
-    let answer = jetstream.request::<_, _, async_nats::jetstream::response::Response<Info>>(subject, &()).await;
+    let answer = jetstream
+        .request::<_, _, async_nats::jetstream::response::Response<Info>>(subject, &())
+        .await;
     match answer {
         Ok(async_nats::jetstream::response::Response::Ok(info)) => Ok(info),
         Ok(async_nats::jetstream::response::Response::Err { error }) => match error.error_code() {
@@ -211,7 +239,9 @@ async fn info_or_none(jetstream: &Context, name: &str) -> Result<Option<Info>, L
         match info_of(jetstream, name).await {
             Ok(info) => return Ok(Some(info)),
             Err(LogError::NoStream(_)) => return Ok(None),
-            Err(error) if matches!(error, LogError::Refused { .. }) || Instant::now() >= until => return Err(error),
+            Err(error) if matches!(error, LogError::Refused { .. }) || Instant::now() >= until => {
+                return Err(error);
+            }
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
@@ -223,11 +253,16 @@ async fn running_events(jetstream: &Context) -> Result<Vec<u16>, LogError> {
     loop {
         match jetstream.stream_names().try_collect::<Vec<String>>().await {
             Ok(names) => {
-                let mut shards: Vec<u16> = names.iter().filter_map(|name| shard_of_name(name)).collect();
+                let mut shards: Vec<u16> = names
+                    .iter()
+                    .filter_map(|name| shard_of_name(name))
+                    .collect();
                 shards.sort_unstable();
                 return Ok(shards);
             }
-            Err(error) if Instant::now() >= until => return Err(LogError::unreachable("which streams there are", error)),
+            Err(error) if Instant::now() >= until => {
+                return Err(LogError::unreachable("which streams there are", error));
+            }
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
@@ -238,8 +273,14 @@ async fn running_events(jetstream: &Context) -> Result<Vec<u16>, LogError> {
 pub async fn shards_of_running(jetstream: &Context) -> Result<Option<u16>, LogError> {
     let running = running_events(jetstream).await?;
     for shard in &running {
-        let Some(info) = info_or_none(jetstream, &events_stream(*shard)).await? else { continue };
-        let remembered = info.config.metadata.get(SHARDS_KEY).and_then(|text| text.parse::<u16>().ok());
+        let Some(info) = info_or_none(jetstream, &events_stream(*shard)).await? else {
+            continue;
+        };
+        let remembered = info
+            .config
+            .metadata
+            .get(SHARDS_KEY)
+            .and_then(|text| text.parse::<u16>().ok());
         if let Some(shards) = remembered.filter(|n| (1..=MAX_SHARDS).contains(n)) {
             return Ok(Some(shards));
         }
@@ -250,25 +291,42 @@ pub async fn shards_of_running(jetstream: &Context) -> Result<Option<u16>, LogEr
 
 /// Makes the streams that are missing and looks at those that are there. Without `shards`, as many as run, else
 /// [`DEFAULT_SHARDS`].
-pub async fn ensure(jetstream: &Context, shards: Option<u16>, limits: &Limits) -> Result<Ensured, StreamsError> {
+pub async fn ensure(
+    jetstream: &Context,
+    shards: Option<u16>,
+    limits: &Limits,
+) -> Result<Ensured, StreamsError> {
     let found = shards_of_running(jetstream).await?;
     if let (Some(wanted), Some(found)) = (shards, found)
         && wanted != found
     {
-        let names: Vec<String> = running_events(jetstream).await?.into_iter().map(events_stream).collect();
-        return Err(StreamsError::Shards { wanted, found, streams: names.join(", ") });
+        let names: Vec<String> = running_events(jetstream)
+            .await?
+            .into_iter()
+            .map(events_stream)
+            .collect();
+        return Err(StreamsError::Shards {
+            wanted,
+            found,
+            streams: names.join(", "),
+        });
     }
     let shards = shards.or(found).unwrap_or(DEFAULT_SHARDS);
     if shards == 0 || shards > MAX_SHARDS {
         return Err(StreamsError::ShardCount(shards));
     }
-    let mut ensured = Ensured { shards, created: Vec::new(), differences: Vec::new() };
+    let mut ensured = Ensured {
+        shards,
+        created: Vec::new(),
+        differences: Vec::new(),
+    };
     let mut cap = i64::MAX;
     for mut config in definitions(shards, limits) {
         let running = match info_or_none(jetstream, &config.name).await? {
             Some(info) => info.config,
             None => {
-                let may_shrink = limits.events_max_bytes.is_none() && shard_of_name(&config.name).is_some();
+                let may_shrink =
+                    limits.events_max_bytes.is_none() && shard_of_name(&config.name).is_some();
                 if may_shrink {
                     config.max_bytes = config.max_bytes.min(cap);
                 }
@@ -281,16 +339,28 @@ pub async fn ensure(jetstream: &Context, shards: Option<u16>, limits: &Limits) -
                 made
             }
         };
-        ensured.differences.extend(differences(&config, &running, limits));
+        ensured
+            .differences
+            .extend(differences(&config, &running, limits));
     }
-    let (broken, harmless) = ensured.differences.into_iter().partition::<Vec<_>, _>(|d| d.breaks);
+    let (broken, harmless) = ensured
+        .differences
+        .into_iter()
+        .partition::<Vec<_>, _>(|d| d.breaks);
     if !broken.is_empty() {
         return Err(StreamsError::Broken(broken));
     }
-    Ok(Ensured { differences: harmless, ..ensured })
+    Ok(Ensured {
+        differences: harmless,
+        ..ensured
+    })
 }
 
-async fn create(jetstream: &Context, config: &Config, may_shrink: bool) -> Result<Config, StreamsError> {
+async fn create(
+    jetstream: &Context,
+    config: &Config,
+    may_shrink: bool,
+) -> Result<Config, StreamsError> {
     let mut config = config.clone();
     let until = Instant::now() + LEADER_WAIT;
     loop {
@@ -303,35 +373,59 @@ async fn create(jetstream: &Context, config: &Config, may_shrink: bool) -> Resul
             CreateStreamErrorKind::JetStream(e) if no_room(e.error_code()) => {
                 if !may_shrink || config.max_bytes / 2 < EVENTS_MIN_BYTES {
                     let why = e.to_string();
-                    return Err(StreamsError::NoRoom { stream: config.name, max_bytes: config.max_bytes, why });
+                    return Err(StreamsError::NoRoom {
+                        stream: config.name,
+                        max_bytes: config.max_bytes,
+                        why,
+                    });
                 }
                 config.max_bytes /= 2;
                 tracing::warn!(stream = %config.name, max_bytes = config.max_bytes, "the broker has little room; the stream gets a smaller maximum");
             }
             // Somebody else has made it meanwhile; whether it is the same is looked at below.
-            CreateStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+            CreateStreamErrorKind::JetStream(e)
+                if e.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+            {
                 let info = info_or_none(jetstream, &config.name).await?;
-                return info.map(|i| i.config).ok_or(LogError::NoStream(config.name).into());
+                return info
+                    .map(|i| i.config)
+                    .ok_or(LogError::NoStream(config.name).into());
             }
-            CreateStreamErrorKind::JetStream(e) if e.code() != 503 => return Err(LogError::refused(asked(), e).into()),
-            _ if Instant::now() >= until => return Err(LogError::unreachable(asked(), error).into()),
+            CreateStreamErrorKind::JetStream(e) if e.code() != 503 => {
+                return Err(LogError::refused(asked(), e).into());
+            }
+            _ if Instant::now() >= until => {
+                return Err(LogError::unreachable(asked(), error).into());
+            }
             _ => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
 }
 
 fn no_room(code: ErrorCode) -> bool {
-    [ErrorCode::STORAGE_RESOURCES_EXCEEDED, ErrorCode::INSUFFICIENT_RESOURCES, ErrorCode::ACCOUNT_RESOURCES_EXCEEDED]
-        .contains(&code)
+    [
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+    ]
+    .contains(&code)
 }
 
 /// What differs between the definitions and what runs, missing streams too. Changes nothing. Without `shards`, the
 /// running number is taken.
-pub async fn check(jetstream: &Context, shards: Option<u16>, limits: &Limits) -> Result<Vec<Difference>, StreamsError> {
+pub async fn check(
+    jetstream: &Context,
+    shards: Option<u16>,
+    limits: &Limits,
+) -> Result<Vec<Difference>, StreamsError> {
     let found = shards_of_running(jetstream).await?;
     let shards = shards.or(found).unwrap_or(DEFAULT_SHARDS);
     let mut differences_found = Vec::new();
-    for shard in running_events(jetstream).await?.into_iter().filter(|shard| *shard >= shards) {
+    for shard in running_events(jetstream)
+        .await?
+        .into_iter()
+        .filter(|shard| *shard >= shards)
+    {
         differences_found.push(Difference {
             stream: events_stream(shard),
             field: "stream",
@@ -366,7 +460,9 @@ pub async fn usage(jetstream: &Context, shards: u16) -> Result<Vec<Usage>, LogEr
             shard,
             messages: info.state.messages,
             bytes: info.state.bytes,
-            max_bytes: u64::try_from(info.config.max_bytes).ok().filter(|max| *max > 0),
+            max_bytes: u64::try_from(info.config.max_bytes)
+                .ok()
+                .filter(|max| *max > 0),
             last_sequence: info.state.last_sequence,
         });
     }
@@ -375,14 +471,32 @@ pub async fn usage(jetstream: &Context, shards: u16) -> Result<Vec<Usage>, LogEr
 
 /// Compares field by field; what the server fills in by itself counts as equal.
 fn differences(wanted: &Config, found: &Config, limits: &Limits) -> Vec<Difference> {
-    let unlimited = |n: i64| if n <= 0 { "unlimited".to_owned() } else { n.to_string() };
+    let unlimited = |n: i64| {
+        if n <= 0 {
+            "unlimited".to_owned()
+        } else {
+            n.to_string()
+        }
+    };
     let text = |value: &dyn fmt::Debug| format!("{value:?}");
     let shards_of = |config: &Config| config.metadata.get(SHARDS_KEY).cloned();
     // Where the operator chose no maximum, any is theirs to choose.
-    let any_max = shard_of_name(&wanted.name).is_some() && limits.events_max_bytes.is_none() && found.max_bytes > 0;
-    let max_bytes = |config: &Config| if any_max { String::new() } else { unlimited(config.max_bytes) };
+    let any_max = shard_of_name(&wanted.name).is_some()
+        && limits.events_max_bytes.is_none()
+        && found.max_bytes > 0;
+    let max_bytes = |config: &Config| {
+        if any_max {
+            String::new()
+        } else {
+            unlimited(config.max_bytes)
+        }
+    };
     // A stream made by hand need not say how many there are.
-    let shards = |config: &Config| shards_of(config).or_else(|| shards_of(wanted)).unwrap_or_default();
+    let shards = |config: &Config| {
+        shards_of(config)
+            .or_else(|| shards_of(wanted))
+            .unwrap_or_default()
+    };
     let mut pairs: Vec<(&'static str, bool, String, String)> = Vec::new();
     let mut compare = |field, breaks, of: &dyn Fn(&Config) -> String| {
         let (wanted, found) = (of(wanted), of(found));
@@ -397,29 +511,44 @@ fn differences(wanted: &Config, found: &Config, limits: &Limits) -> Vec<Differen
     compare("discard", kept, &|c| text(&c.discard));
     compare("max_age", kept, &|c| text(&c.max_age));
     compare("max_msgs", kept, &|c| unlimited(c.max_messages));
-    compare("max_msgs_per_subject", kept, &|c| unlimited(c.max_messages_per_subject));
+    compare("max_msgs_per_subject", kept, &|c| {
+        unlimited(c.max_messages_per_subject)
+    });
     compare("no_ack", true, &|c| c.no_ack.to_string());
     compare("sealed", true, &|c| c.sealed.to_string());
     compare("mirror", true, &|c| c.mirror.is_some().to_string());
-    compare("sources", true, &|c| c.sources.as_ref().is_some_and(|s| !s.is_empty()).to_string());
-    compare("subject_transform", true, &|c| c.subject_transform.is_some().to_string());
+    compare("sources", true, &|c| {
+        c.sources
+            .as_ref()
+            .is_some_and(|s| !s.is_empty())
+            .to_string()
+    });
+    compare("subject_transform", true, &|c| {
+        c.subject_transform.is_some().to_string()
+    });
     compare("metadata", true, &|c| format!("{SHARDS_KEY}={}", shards(c)));
     compare("max_bytes", false, &max_bytes);
-    compare("max_msg_size", false, &|c| unlimited(i64::from(c.max_message_size)));
-    compare("max_consumers", false, &|c| unlimited(i64::from(c.max_consumers)));
+    compare("max_msg_size", false, &|c| {
+        unlimited(i64::from(c.max_message_size))
+    });
+    compare("max_consumers", false, &|c| {
+        unlimited(i64::from(c.max_consumers))
+    });
     compare("num_replicas", false, &|c| c.num_replicas.to_string());
     compare("duplicate_window", false, &|c| text(&c.duplicate_window));
     compare("deny_delete", false, &|c| c.deny_delete.to_string());
     compare("deny_purge", false, &|c| c.deny_purge.to_string());
     compare("allow_rollup_hdrs", false, &|c| c.allow_rollup.to_string());
     compare("allow_direct", false, &|c| c.allow_direct.to_string());
-    let named = pairs.into_iter().map(|(field, breaks, wanted_text, found)| Difference {
-        stream: wanted.name.clone(),
-        field,
-        wanted: wanted_text,
-        found,
-        breaks,
-    });
+    let named = pairs
+        .into_iter()
+        .map(|(field, breaks, wanted_text, found)| Difference {
+            stream: wanted.name.clone(),
+            field,
+            wanted: wanted_text,
+            found,
+            breaks,
+        });
     named.collect()
 }
 
@@ -440,17 +569,52 @@ mod tests {
 
     #[test]
     fn the_definitions_say_what_the_design_says() {
-        let all = definitions(3, &Limits { events_max_bytes: Some(7), replicas: 3, ..Limits::default() });
+        let all = definitions(
+            3,
+            &Limits {
+                events_max_bytes: Some(7),
+                replicas: 3,
+                ..Limits::default()
+            },
+        );
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["INTAKE", "CATALOG", "STATEMENTS", "QUARANTINE", "EVENTS_0", "EVENTS_1", "EVENTS_2"]);
+        assert_eq!(
+            names,
+            [
+                "INTAKE",
+                "CATALOG",
+                "STATEMENTS",
+                "QUARANTINE",
+                "EVENTS_0",
+                "EVENTS_1",
+                "EVENTS_2"
+            ]
+        );
         let of = |name: &str| all.iter().find(|c| c.name == name).unwrap();
         let events = of("EVENTS_2");
-        assert_eq!((events.subjects.as_slice(), events.max_bytes), (&["events.2.>".to_owned()][..], 7));
-        assert!(events.deny_delete && events.allow_direct && !events.deny_purge && events.max_age.is_zero());
-        assert_eq!((events.discard, events.duplicate_window), (DiscardPolicy::New, Duration::from_secs(600)));
-        assert_eq!((events.num_replicas, events.metadata[SHARDS_KEY].as_str()), (3, "3"));
+        assert_eq!(
+            (events.subjects.as_slice(), events.max_bytes),
+            (&["events.2.>".to_owned()][..], 7)
+        );
+        assert!(
+            events.deny_delete
+                && events.allow_direct
+                && !events.deny_purge
+                && events.max_age.is_zero()
+        );
+        assert_eq!(
+            (events.discard, events.duplicate_window),
+            (DiscardPolicy::New, Duration::from_secs(600))
+        );
+        assert_eq!(
+            (events.num_replicas, events.metadata[SHARDS_KEY].as_str()),
+            (3, "3")
+        );
         let intake = of("INTAKE");
-        assert_eq!((intake.retention, intake.subjects[0].as_str()), (RetentionPolicy::WorkQueue, "ads.>"));
+        assert_eq!(
+            (intake.retention, intake.subjects[0].as_str()),
+            (RetentionPolicy::WorkQueue, "ads.>")
+        );
         assert_eq!(of("QUARANTINE").max_age, Duration::from_secs(30 * 86_400));
         assert_eq!(of("QUARANTINE").discard, DiscardPolicy::Old);
         assert!(of("CATALOG").max_age.is_zero() && of("CATALOG").max_bytes <= 0);
@@ -461,21 +625,38 @@ mod tests {
         let limits = Limits::default();
         let wanted = definitions(2, &limits).pop().unwrap();
         let mut found = wanted.clone();
-        found.metadata.insert("_nats.ver".to_owned(), "2.15.1".to_owned());
+        found
+            .metadata
+            .insert("_nats.ver".to_owned(), "2.15.1".to_owned());
         found.max_bytes = 123;
         found.max_messages = -1;
         assert_eq!(differences(&wanted, &found, &limits), []);
         found.max_age = Duration::from_secs(60);
         found.duplicate_window = Duration::from_secs(1);
         let named = differences(&wanted, &found, &limits);
-        assert_eq!(named.iter().map(|d| (d.field, d.breaks)).collect::<Vec<_>>(), [("max_age", true), ("duplicate_window", false)]);
-        let chosen = Limits { events_max_bytes: Some(999), ..limits };
+        assert_eq!(
+            named
+                .iter()
+                .map(|d| (d.field, d.breaks))
+                .collect::<Vec<_>>(),
+            [("max_age", true), ("duplicate_window", false)]
+        );
+        let chosen = Limits {
+            events_max_bytes: Some(999),
+            ..limits
+        };
         let wanted = definitions(2, &chosen).pop().unwrap();
-        assert_eq!(differences(&wanted, &found, &chosen)[1].to_string(), "EVENTS_1 max_bytes: 999 is wanted, 123 is there");
+        assert_eq!(
+            differences(&wanted, &found, &chosen)[1].to_string(),
+            "EVENTS_1 max_bytes: 999 is wanted, 123 is there"
+        );
     }
 
     #[test]
     fn only_names_of_shards_are_shards() {
-        assert_eq!(["EVENTS_0", "EVENTS_255", "EVENTS_01", "EVENTS_x", "EVENTS"].map(shard_of_name), [Some(0), Some(255), None, None, None]);
+        assert_eq!(
+            ["EVENTS_0", "EVENTS_255", "EVENTS_01", "EVENTS_x", "EVENTS"].map(shard_of_name),
+            [Some(0), Some(255), None, None, None]
+        );
     }
 }

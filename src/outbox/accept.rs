@@ -28,7 +28,10 @@ pub struct Arrival {
 
 impl Arrival {
     pub(super) fn registered(shared: &Arc<Shared>, ms: i64) -> Self {
-        Self { shared: Arc::clone(shared), ms }
+        Self {
+            shared: Arc::clone(shared),
+            ms,
+        }
     }
 
     /// When it arrived, in milliseconds of the Unix epoch: what the event is to be stamped with.
@@ -83,18 +86,39 @@ pub(super) async fn accept(shared: &Arc<Shared>, items: Vec<Item>) -> Result<(),
         return Ok(());
     }
     let rows = encode(shared, items)?;
-    let bytes: u64 = rows.iter().map(|r| (r.bytes.len() + ROW_PREFIX_BYTES) as u64).sum();
+    let bytes: u64 = rows
+        .iter()
+        .map(|r| (r.bytes.len() + ROW_PREFIX_BYTES) as u64)
+        .sum();
     shared.reserve_unsent(bytes)?;
     let mut reservation = Reservation { shared, bytes };
     // A closed queue means that the writer has finished.
     let closed = |_| OutboxError::Closed;
-    let units = (bytes as usize).div_ceil(QUEUE_UNIT).min(QUEUE_MAX_BYTES / QUEUE_UNIT);
-    let one = Arc::clone(&shared.queue_requests).acquire_owned().await.map_err(closed)?;
-    let room = Arc::clone(&shared.queue_bytes).acquire_many_owned(units as u32).await.map_err(closed)?;
-    let oldest = rows.iter().map(|r| r.arrival_ms).min().filter(|ms| *ms != i64::MAX);
+    let units = (bytes as usize)
+        .div_ceil(QUEUE_UNIT)
+        .min(QUEUE_MAX_BYTES / QUEUE_UNIT);
+    let one = Arc::clone(&shared.queue_requests)
+        .acquire_owned()
+        .await
+        .map_err(closed)?;
+    let room = Arc::clone(&shared.queue_bytes)
+        .acquire_many_owned(units as u32)
+        .await
+        .map_err(closed)?;
+    let oldest = rows
+        .iter()
+        .map(|r| r.arrival_ms)
+        .min()
+        .filter(|ms| *ms != i64::MAX);
     let arrival = oldest.map(|ms| shared.arrive_at(ms));
     let (answer, answered) = oneshot::channel();
-    shared.submit(Request { rows, bytes, arrival, answer, permits: (one, room) })?;
+    shared.submit(Request {
+        rows,
+        bytes,
+        arrival,
+        answer,
+        permits: (one, room),
+    })?;
     // From here on the writer answers for the bytes.
     reservation.bytes = 0;
     answered.await.map_err(|_| OutboxError::Closed)
@@ -108,7 +132,9 @@ pub(super) fn queue_units() -> usize {
 fn encode(shared: &Shared, items: Vec<Item>) -> Result<Vec<Row>, OutboxError> {
     let shards = shared.current.shards;
     let encoded = items.into_iter().map(|item| match item {
-        Item::Event { shard, .. } if shard >= shards => Err(OutboxError::NoSuchShard { shard, shards }),
+        Item::Event { shard, .. } if shard >= shards => {
+            Err(OutboxError::NoSuchShard { shard, shards })
+        }
         Item::Event { shard, event } => Ok(Row {
             lane: shared.current.lane_of(shard, event.kind()),
             arrival_ms: event.arrival_ms,
@@ -125,7 +151,8 @@ fn encode(shared: &Shared, items: Vec<Item>) -> Result<Vec<Row>, OutboxError> {
 
 /// The stored form of an event.
 pub(super) fn event_row(event: &Event) -> Vec<u8> {
-    rmp_serde::to_vec_named(event).expect("an event of texts and numbers always has a MessagePack form")
+    rmp_serde::to_vec_named(event)
+        .expect("an event of texts and numbers always has a MessagePack form")
 }
 
 /// The stored form of a refused event's record: the reason's length in a byte, the reason, the JSON.

@@ -39,15 +39,16 @@ pub(super) async fn keep_telling(shared: Arc<Shared>) {
         }
         let idle_since = now_ms() - IDLE_AFTER.as_millis() as i64;
         let idle = (0..shared.current.shards).filter(|shard| shared.told_ms(*shard) <= idle_since);
-        let telling = stream::iter(idle.collect::<Vec<_>>()).for_each_concurrent(AT_ONCE, |shard| {
-            let shared = &shared;
-            async move {
-                let watermark = shared.watermark(shard);
-                if tell(shared, &shared.current, shard, &watermark).await {
-                    shared.told(shard);
+        let telling =
+            stream::iter(idle.collect::<Vec<_>>()).for_each_concurrent(AT_ONCE, |shard| {
+                let shared = &shared;
+                async move {
+                    let watermark = shared.watermark(shard);
+                    if tell(shared, &shared.current, shard, &watermark).await {
+                        shared.told(shard);
+                    }
                 }
-            }
-        });
+            });
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = telling => {}
@@ -57,11 +58,23 @@ pub(super) async fn keep_telling(shared: Arc<Shared>) {
 
 /// Announces a watermark to a shard; whether the broker has it.
 async fn tell(shared: &Shared, epoch: &EpochLanes, shard: u16, watermark: &Watermark) -> bool {
-    let payload = Bytes::from(encode_announcement(&shared.producer, epoch.epoch, watermark));
-    match shared.broker.publish(watermark_subject(shard), None, payload).await {
+    let payload = Bytes::from(encode_announcement(
+        &shared.producer,
+        epoch.epoch,
+        watermark,
+    ));
+    match shared
+        .broker
+        .publish(watermark_subject(shard), None, payload)
+        .await
+    {
         Outcome::Stored { .. } => true,
         other => {
-            tracing::debug!(shard, ?other, "an announcement was not acknowledged; the next one says the same and more");
+            tracing::debug!(
+                shard,
+                ?other,
+                "an announcement was not acknowledged; the next one says the same and more"
+            );
             false
         }
     }
@@ -78,7 +91,10 @@ pub(super) async fn drain(shared: &Arc<Shared>, until: Instant) -> bool {
         shared.current.wake();
         if tokio::time::timeout_at(until, progress).await.is_err() {
             let left = shared.unsent_events();
-            tracing::warn!(events = left, "the outbox was not drained in time; what is left stays on disk for the next start");
+            tracing::warn!(
+                events = left,
+                "the outbox was not drained in time; what is left stays on disk for the next start"
+            );
             return false;
         }
     }
@@ -88,12 +104,19 @@ pub(super) async fn drain(shared: &Arc<Shared>, until: Instant) -> bool {
 
 /// Tells every shard of an epoch that nothing more will come from it, until all have been told; then keeps that.
 /// False when the outbox ends, or the deadline passes, before.
-pub(super) async fn drained(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, until: Option<Instant>) -> bool {
+pub(super) async fn drained(
+    shared: &Arc<Shared>,
+    epoch: &Arc<EpochLanes>,
+    until: Option<Instant>,
+) -> bool {
     let mut left: Vec<u16> = (0..epoch.shards).collect();
     while !left.is_empty() {
         let round = stream::iter(left.clone())
             .map(|shard| async move {
-                let watermark = Watermark { drained: true, ..shared.watermark_of(epoch, shard) };
+                let watermark = Watermark {
+                    drained: true,
+                    ..shared.watermark_of(epoch, shard)
+                };
                 (shard, tell(shared, epoch, shard, &watermark).await)
             })
             .buffer_unordered(AT_ONCE)
@@ -122,7 +145,19 @@ pub(super) async fn drained(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, until
 }
 
 fn mark_drained(shared: &Shared, epoch: &EpochLanes) -> Result<(), super::OutboxError> {
-    let known = shared.disk.epochs()?.into_iter().find(|r| r.epoch == epoch.epoch);
-    let fresh = EpochRecord { epoch: epoch.epoch, shards: epoch.shards, opened_ms: now_ms(), drained: false };
-    shared.disk.put_epoch(&EpochRecord { drained: true, ..known.unwrap_or(fresh) })
+    let known = shared
+        .disk
+        .epochs()?
+        .into_iter()
+        .find(|r| r.epoch == epoch.epoch);
+    let fresh = EpochRecord {
+        epoch: epoch.epoch,
+        shards: epoch.shards,
+        opened_ms: now_ms(),
+        drained: false,
+    };
+    shared.disk.put_epoch(&EpochRecord {
+        drained: true,
+        ..known.unwrap_or(fresh)
+    })
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use adtally_streams::event::Kind;
 use adtally_streams::id::{Epoch, Id};
 use rocksdb::{
-    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,10 +41,16 @@ pub(super) struct LaneKey {
 
 impl LaneKey {
     /// The lane of refused events, which no shard has.
-    pub const QUARANTINE: LaneKey = LaneKey { shard: u16::MAX, kind: u8::MAX };
+    pub const QUARANTINE: LaneKey = LaneKey {
+        shard: u16::MAX,
+        kind: u8::MAX,
+    };
 
     pub fn events(shard: u16, kind: Kind) -> Self {
-        Self { shard, kind: kind as u8 }
+        Self {
+            shard,
+            kind: kind as u8,
+        }
     }
 }
 
@@ -87,7 +93,8 @@ impl RunBuilder {
         }
         self.count += 1;
         self.oldest_ms = self.oldest_ms.min(arrival_ms);
-        self.value.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        self.value
+            .extend_from_slice(&(row.len() as u32).to_le_bytes());
         self.value.extend_from_slice(row);
     }
 
@@ -120,7 +127,11 @@ impl<'a> Run<'a> {
         let (header, rows) = value.split_at_checked(RUN_HEADER_BYTES)?;
         let count = u32::from_le_bytes(header.get(1..5)?.try_into().ok()?);
         let oldest_ms = i64::from_le_bytes(header.get(5..)?.try_into().ok()?);
-        (header[0] == RUN_VERSION && count > 0).then_some(Self { count: u64::from(count), oldest_ms, rows })
+        (header[0] == RUN_VERSION && count > 0).then_some(Self {
+            count: u64::from(count),
+            oldest_ms,
+            rows,
+        })
     }
 
     /// The next row, taken off `rows`.
@@ -186,10 +197,21 @@ fn family(name: &str, write_buffer: usize) -> ColumnFamilyDescriptor {
 impl Disk {
     /// Opens or makes the database in that folder.
     pub fn open(dir: &Path) -> Result<Self, OutboxError> {
-        let families = [family(RUNS, WRITE_BUFFER_BYTES), family(ACKED, 1 << 20), family(EPOCHS, 1 << 20)];
-        let db = DB::open_cf_descriptors(&db_options(), dir, families)
-            .map_err(|source| OutboxError::Disk { dir: dir.to_owned(), source })?;
-        Ok(Self { db, dir: dir.to_owned() })
+        let families = [
+            family(RUNS, WRITE_BUFFER_BYTES),
+            family(ACKED, 1 << 20),
+            family(EPOCHS, 1 << 20),
+        ];
+        let db = DB::open_cf_descriptors(&db_options(), dir, families).map_err(|source| {
+            OutboxError::Disk {
+                dir: dir.to_owned(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            db,
+            dir: dir.to_owned(),
+        })
     }
 
     pub fn dir(&self) -> &Path {
@@ -197,22 +219,34 @@ impl Disk {
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("the families are made when the database is opened")
+        self.db
+            .cf_handle(name)
+            .expect("the families are made when the database is opened")
     }
 
     fn failed(&self, source: rocksdb::Error) -> OutboxError {
-        OutboxError::Disk { dir: self.dir.clone(), source }
+        OutboxError::Disk {
+            dir: self.dir.clone(),
+            source,
+        }
     }
 
     fn damaged(&self, what: impl Into<String>) -> OutboxError {
-        OutboxError::Damaged { dir: self.dir.clone(), what: what.into() }
+        OutboxError::Damaged {
+            dir: self.dir.clone(),
+            what: what.into(),
+        }
     }
 
     /// The producer's id: the one kept here, else `fresh`, which is then kept.
     pub fn producer(&self, fresh: &Id) -> Result<Id, OutboxError> {
-        let kept = self.db.get_cf(self.family(EPOCHS), PRODUCER_KEY).map_err(|e| self.failed(e))?;
+        let kept = self
+            .db
+            .get_cf(self.family(EPOCHS), PRODUCER_KEY)
+            .map_err(|e| self.failed(e))?;
         if let Some(text) = kept.as_deref().and_then(|t| std::str::from_utf8(t).ok()) {
-            return Id::new(text).map_err(|e| self.damaged(format!("the producer id {text:?}: {e}")));
+            return Id::new(text)
+                .map_err(|e| self.damaged(format!("the producer id {text:?}: {e}")));
         }
         let mut batch = WriteBatch::default();
         batch.put_cf(self.family(EPOCHS), PRODUCER_KEY, fresh.as_str());
@@ -223,13 +257,16 @@ impl Disk {
     /// Every epoch that has not been forgotten, oldest first.
     pub fn epochs(&self) -> Result<Vec<EpochRecord>, OutboxError> {
         let mut found = Vec::new();
-        for item in self.db.full_iterator_cf(self.family(EPOCHS), rocksdb::IteratorMode::Start) {
+        for item in self
+            .db
+            .full_iterator_cf(self.family(EPOCHS), rocksdb::IteratorMode::Start)
+        {
             let (key, value) = item.map_err(|e| self.failed(e))?;
             if key.len() != 8 {
                 continue;
             }
-            let record: EpochRecord =
-                serde_json::from_slice(&value).map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
+            let record: EpochRecord = serde_json::from_slice(&value)
+                .map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
             found.push(record);
         }
         found.sort_by_key(|r| (r.opened_ms, r.epoch));
@@ -238,7 +275,8 @@ impl Disk {
 
     /// Writes an epoch's record, synced: an epoch is on disk before anything is said under it.
     pub fn put_epoch(&self, record: &EpochRecord) -> Result<(), OutboxError> {
-        let value = serde_json::to_vec(record).map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
+        let value = serde_json::to_vec(record)
+            .map_err(|e| self.damaged(format!("an epoch record: {e}")))?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.family(EPOCHS), record.epoch.0.to_be_bytes(), value);
         self.write(batch, true)
@@ -258,24 +296,43 @@ impl Disk {
         let mut iterator = self.db.raw_iterator_cf(self.family(RUNS));
         iterator.seek(epoch.0.to_be_bytes());
         iterator.status().map_err(|e| self.failed(e))?;
-        Ok(iterator.key().is_some_and(|key| key.starts_with(&epoch.0.to_be_bytes())))
+        Ok(iterator
+            .key()
+            .is_some_and(|key| key.starts_with(&epoch.0.to_be_bytes())))
     }
 
-    pub fn put_run(&self, batch: &mut WriteBatch, epoch: Epoch, lane: LaneKey, first: u64, value: &[u8]) {
+    pub fn put_run(
+        &self,
+        batch: &mut WriteBatch,
+        epoch: Epoch,
+        lane: LaneKey,
+        first: u64,
+        value: &[u8],
+    ) {
         batch.put_cf(self.family(RUNS), run_key(epoch, lane, first), value);
     }
 
     pub fn put_acked(&self, batch: &mut WriteBatch, epoch: Epoch, lane: LaneKey, acked: u64) {
-        batch.put_cf(self.family(ACKED), lane_key(epoch, lane), acked.to_be_bytes());
+        batch.put_cf(
+            self.family(ACKED),
+            lane_key(epoch, lane),
+            acked.to_be_bytes(),
+        );
     }
 
     /// Every counter of the lane below this one was acknowledged when it was last written.
     pub fn acked(&self, epoch: Epoch, lane: LaneKey) -> Result<u64, OutboxError> {
-        let value = self.db.get_cf(self.family(ACKED), lane_key(epoch, lane)).map_err(|e| self.failed(e))?;
+        let value = self
+            .db
+            .get_cf(self.family(ACKED), lane_key(epoch, lane))
+            .map_err(|e| self.failed(e))?;
         match value {
             None => Ok(0),
             Some(bytes) => {
-                let bytes: [u8; 8] = bytes.as_slice().try_into().map_err(|_| self.damaged("a position"))?;
+                let bytes: [u8; 8] = bytes
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| self.damaged("a position"))?;
                 Ok(u64::from_be_bytes(bytes))
             }
         }
@@ -284,7 +341,9 @@ impl Disk {
     pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), OutboxError> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db.write_opt(batch, &options).map_err(|e| self.failed(e))
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|e| self.failed(e))
     }
 
     /// Walks the runs of a lane from the one that holds `from`, until `each` says false.
@@ -296,14 +355,17 @@ impl Disk {
         mut each: impl FnMut(u64, Run<'_>) -> Result<bool, OutboxError>,
     ) -> Result<(), OutboxError> {
         let prefix = lane_key(epoch, lane);
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(RUNS), ReadOptions::default());
+        let mut iterator = self
+            .db
+            .raw_iterator_cf_opt(self.family(RUNS), ReadOptions::default());
         iterator.seek_for_prev(run_key(epoch, lane, from));
         if !iterator.key().is_some_and(|key| key.starts_with(&prefix)) {
             iterator.seek(run_key(epoch, lane, from));
         }
         while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&prefix)) {
             let first = first_of(key).ok_or_else(|| self.damaged("a key of another length"))?;
-            let run = Run::parse(value).ok_or_else(|| self.damaged(format!("a run at {first} that is not one")))?;
+            let run = Run::parse(value)
+                .ok_or_else(|| self.damaged(format!("a run at {first} that is not one")))?;
             if first + run.count > from && !each(first, run)? {
                 return Ok(());
             }
@@ -324,10 +386,14 @@ impl Disk {
         let mut at = from;
         self.walk(epoch, lane, from, |first, mut run| {
             if first > at {
-                return Err(self.damaged(format!("no run with counter {at} of epoch {epoch}, lane {lane:?}")));
+                return Err(self.damaged(format!(
+                    "no run with counter {at} of epoch {epoch}, lane {lane:?}"
+                )));
             }
             for counter in first..first + run.count {
-                let row = run.next().ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
+                let row = run
+                    .next()
+                    .ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
                 if counter < at {
                     continue;
                 }
@@ -341,12 +407,18 @@ impl Disk {
     }
 
     /// The runs of a lane from counter `from` on; the first one without what lies before.
-    pub fn runs(&self, epoch: Epoch, lane: LaneKey, from: u64) -> Result<Vec<RunInfo>, OutboxError> {
+    pub fn runs(
+        &self,
+        epoch: Epoch,
+        lane: LaneKey,
+        from: u64,
+    ) -> Result<Vec<RunInfo>, OutboxError> {
         let mut found = Vec::new();
         self.walk(epoch, lane, from, |first, mut run| {
             let skipped = from.saturating_sub(first);
             for _ in 0..skipped {
-                run.next().ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
+                run.next()
+                    .ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
             }
             found.push(RunInfo {
                 first: first + skipped,
@@ -362,7 +434,10 @@ impl Disk {
     /// Bytes of the lane's runs below `before`, roughly.
     pub fn bytes_before(&self, epoch: Epoch, lane: LaneKey, before: u64) -> u64 {
         let (from, to) = (run_key(epoch, lane, 0), run_key(epoch, lane, before));
-        self.db.get_approximate_sizes_cf(self.family(RUNS), &[rocksdb::Range::new(&from, &to)]).iter().sum()
+        self.db
+            .get_approximate_sizes_cf(self.family(RUNS), &[rocksdb::Range::new(&from, &to)])
+            .iter()
+            .sum()
     }
 
     /// Deletes the lane's runs that lie wholly below `before`, and only those.
@@ -378,7 +453,8 @@ impl Disk {
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.family(RUNS), from, to);
         self.write(batch, false)?;
-        self.db.compact_range_cf(self.family(RUNS), Some(from), Some(to));
+        self.db
+            .compact_range_cf(self.family(RUNS), Some(from), Some(to));
         Ok(())
     }
 

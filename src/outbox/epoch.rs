@@ -25,7 +25,11 @@ pub(super) struct LaneCell {
 impl LaneCell {
     fn new(lane: Lane) -> Self {
         let oldest_ms = AtomicI64::new(lane.oldest_ms().unwrap_or(i64::MAX));
-        Self { state: Mutex::new(lane), oldest_ms, work: Notify::new() }
+        Self {
+            state: Mutex::new(lane),
+            oldest_ms,
+            work: Notify::new(),
+        }
     }
 
     /// The lane. A lane is whole between any two of its own calls, so a poisoned lock is taken as it is.
@@ -37,7 +41,8 @@ impl LaneCell {
     pub fn accepted(&self, count: u64, row_bytes: u64, oldest_ms: i64) {
         let mut lane = self.lock();
         lane.accepted(count, row_bytes, oldest_ms);
-        self.oldest_ms.store(lane.oldest_ms().unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.oldest_ms
+            .store(lane.oldest_ms().unwrap_or(i64::MAX), Ordering::SeqCst);
         drop(lane);
         self.work.notify_one();
     }
@@ -48,7 +53,8 @@ impl LaneCell {
         let mut lane = self.lock();
         let before = lane.acked();
         let acked = lane.landed(first);
-        self.oldest_ms.store(lane.oldest_ms().unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.oldest_ms
+            .store(lane.oldest_ms().unwrap_or(i64::MAX), Ordering::SeqCst);
         (acked, acked - before)
     }
 }
@@ -65,7 +71,11 @@ impl EpochLanes {
     /// An epoch with the lanes that `lane` gives for each index.
     pub fn new(epoch: Epoch, shards: u16, lane: impl FnMut(usize) -> Lane) -> Self {
         let count = usize::from(shards) * KINDS + 1;
-        Self { epoch, shards, cells: (0..count).map(lane).map(LaneCell::new).collect() }
+        Self {
+            epoch,
+            shards,
+            cells: (0..count).map(lane).map(LaneCell::new).collect(),
+        }
     }
 
     pub fn lane_of(&self, shard: u16, kind: Kind) -> usize {
@@ -103,7 +113,11 @@ impl EpochLanes {
     /// No unacknowledged event arrived before this. Refused events count for nothing here.
     pub fn oldest_ms(&self) -> Option<i64> {
         let events = &self.cells[..self.quarantine_lane()];
-        events.iter().map(|c| c.oldest_ms.load(Ordering::SeqCst)).min().filter(|ms| *ms != i64::MAX)
+        events
+            .iter()
+            .map(|c| c.oldest_ms.load(Ordering::SeqCst))
+            .min()
+            .filter(|ms| *ms != i64::MAX)
     }
 
     /// The acknowledged counters and the heads of a shard's lanes.

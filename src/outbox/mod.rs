@@ -110,7 +110,9 @@ pub enum Item {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// It holds as much as it may. Nothing was taken; HTTP answers 503.
-    #[error("the outbox is full: {unsent_bytes} bytes wait for the broker and {limit_bytes} may; see whether the broker can be reached and its streams have room")]
+    #[error(
+        "the outbox is full: {unsent_bytes} bytes wait for the broker and {limit_bytes} may; see whether the broker can be reached and its streams have room"
+    )]
     Full {
         /// Bytes that wait.
         unsent_bytes: u64,
@@ -118,7 +120,9 @@ pub enum OutboxError {
         limit_bytes: u64,
     },
     /// Its disk is nearly full. Nothing was taken; HTTP answers 503.
-    #[error("the disk of the outbox has {free_bytes} bytes left, below the reserve of {reserve_bytes}: make room")]
+    #[error(
+        "the disk of the outbox has {free_bytes} bytes left, below the reserve of {reserve_bytes}: make room"
+    )]
     DiskFull {
         /// Bytes free.
         free_bytes: u64,
@@ -129,7 +133,9 @@ pub enum OutboxError {
     #[error("the outbox is closing and takes no more events")]
     Closed,
     /// The event names a shard that the deployment does not have: nothing was taken.
-    #[error("shard {shard} does not exist, there are {shards}: whoever placed the event used another number of shards")]
+    #[error(
+        "shard {shard} does not exist, there are {shards}: whoever placed the event used another number of shards"
+    )]
     NoSuchShard {
         /// The shard named.
         shard: u16,
@@ -137,7 +143,9 @@ pub enum OutboxError {
         shards: u16,
     },
     /// The folder cannot be opened or read.
-    #[error("the outbox in {dir} cannot be used: {source}. Its unsent events are in there, so keep the folder: mend the disk or its permissions, or set the folder aside to begin an empty one")]
+    #[error(
+        "the outbox in {dir} cannot be used: {source}. Its unsent events are in there, so keep the folder: mend the disk or its permissions, or set the folder aside to begin an empty one"
+    )]
     Disk {
         /// The folder.
         dir: PathBuf,
@@ -145,7 +153,9 @@ pub enum OutboxError {
         source: rocksdb::Error,
     },
     /// The folder holds something that this program did not write.
-    #[error("the outbox in {dir} holds {what}: it was written by another version, or is damaged. Keep the folder, and set it aside to begin an empty one")]
+    #[error(
+        "the outbox in {dir} holds {what}: it was written by another version, or is damaged. Keep the folder, and set it aside to begin an empty one"
+    )]
     Damaged {
         /// The folder.
         dir: PathBuf,
@@ -160,7 +170,10 @@ pub enum OutboxError {
 impl OutboxError {
     /// Whether the sender should try again later: the answer is 503.
     pub fn is_busy(&self) -> bool {
-        matches!(self, OutboxError::Full { .. } | OutboxError::DiskFull { .. } | OutboxError::Closed)
+        matches!(
+            self,
+            OutboxError::Full { .. } | OutboxError::DiskFull { .. } | OutboxError::Closed
+        )
     }
 }
 
@@ -230,12 +243,18 @@ impl Outbox {
         let opened = recover::open(options, broker)?;
         let writer = writer::spawn(Arc::clone(&opened.shared), opened.requests);
         let tasks = shipper::spawn(&opened.shared, opened.recovered);
-        Ok(Outbox { shared: opened.shared, tasks, writer: Some(writer) })
+        Ok(Outbox {
+            shared: opened.shared,
+            tasks,
+            writer: Some(writer),
+        })
     }
 
     /// The way in.
     pub fn handle(&self) -> OutboxHandle {
-        OutboxHandle { shared: Arc::clone(&self.shared) }
+        OutboxHandle {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Takes no more events, ships what there is, says so on the log and closes. What is not acknowledged when
@@ -251,7 +270,10 @@ impl Outbox {
         self.tasks.stop().await;
         let left_events = self.shared.unsent_events();
         self.shared.close_disk().await;
-        DrainReport { drained, left_events }
+        DrainReport {
+            drained,
+            left_events,
+        }
     }
 }
 

@@ -68,11 +68,20 @@ struct Record {
 async fn fly(shared: Arc<Shared>, epoch: Arc<EpochLanes>, record: Record) {
     if deliver(&shared, record.message, |_, _| false).await {
         metrics::counter!("adtally_quarantined_total").increment(1);
-        shared.landed(&epoch, epoch.quarantine_lane(), record.first, record.row_bytes);
+        shared.landed(
+            &epoch,
+            epoch.quarantine_lane(),
+            record.first,
+            record.row_bytes,
+        );
     }
 }
 
-async fn read(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, at_most: usize) -> Result<Vec<Record>, OutboxError> {
+async fn read(
+    shared: &Arc<Shared>,
+    epoch: &Arc<EpochLanes>,
+    at_most: usize,
+) -> Result<Vec<Record>, OutboxError> {
     let (reading, of) = (Arc::clone(shared), Arc::clone(epoch));
     match tokio::task::spawn_blocking(move || take(&reading, &of, at_most)).await {
         Ok(records) => records,
@@ -82,33 +91,53 @@ async fn read(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, at_most: usize) -> 
 }
 
 fn take(shared: &Shared, epoch: &EpochLanes, at_most: usize) -> Result<Vec<Record>, OutboxError> {
-    let damaged = |what: String| OutboxError::Damaged { dir: shared.disk.dir().to_owned(), what };
+    let damaged = |what: String| OutboxError::Damaged {
+        dir: shared.disk.dir().to_owned(),
+        what,
+    };
     let lane = epoch.quarantine_lane();
     let (from, waiting) = {
         let state = epoch.cell(lane).lock();
         (state.next(), state.waiting())
     };
-    let max_bytes = shared.broker.max_payload().saturating_sub(RECORD_OVERHEAD_BYTES);
+    let max_bytes = shared
+        .broker
+        .max_payload()
+        .saturating_sub(RECORD_OVERHEAD_BYTES);
     let mut records: Vec<Record> = Vec::new();
     let mut bytes = 0;
-    shared.disk.rows(epoch.epoch, epoch.key(lane), from, from + waiting.min(at_most as u64), |row| {
-        if bytes + row.len() > READ_MAX_BYTES && !records.is_empty() {
-            return Ok(false);
-        }
-        bytes += row.len();
-        let first = from + records.len() as u64;
-        let (reason, json) = refused_parts(row).ok_or_else(|| damaged(format!("a refused event's record at {first}")))?;
-        let payload = fitting(json, max_bytes);
-        let message = Outgoing {
-            subject: format!("{QUARANTINE_PREFIX}.{reason}"),
-            id: quarantine_message_id(epoch.epoch, first),
-            payload: Bytes::from(payload),
-        };
-        records.push(Record { first, row_bytes: (row.len() + ROW_PREFIX_BYTES) as u64, message });
-        Ok(true)
-    })?;
+    shared.disk.rows(
+        epoch.epoch,
+        epoch.key(lane),
+        from,
+        from + waiting.min(at_most as u64),
+        |row| {
+            if bytes + row.len() > READ_MAX_BYTES && !records.is_empty() {
+                return Ok(false);
+            }
+            bytes += row.len();
+            let first = from + records.len() as u64;
+            let (reason, json) = refused_parts(row)
+                .ok_or_else(|| damaged(format!("a refused event's record at {first}")))?;
+            let payload = fitting(json, max_bytes);
+            let message = Outgoing {
+                subject: format!("{QUARANTINE_PREFIX}.{reason}"),
+                id: quarantine_message_id(epoch.epoch, first),
+                payload: Bytes::from(payload),
+            };
+            records.push(Record {
+                first,
+                row_bytes: (row.len() + ROW_PREFIX_BYTES) as u64,
+                message,
+            });
+            Ok(true)
+        },
+    )?;
     if records.is_empty() {
-        return Err(damaged(format!("no record of a refused event at {from} of epoch {}", epoch.epoch)));
+        return Err(damaged(format!(
+            "no record of a refused event at {from} of epoch {}",
+            epoch.epoch
+        )));
     }
     let mut state = epoch.cell(lane).lock();
     for record in &records {
@@ -147,14 +176,20 @@ mod tests {
 
     #[test]
     fn a_record_fits_a_smaller_broker_too() {
-        for payload in [&b"\x01\xff".repeat(60_000)[..], "\u{1}\"x".repeat(60_000).as_bytes()] {
+        for payload in [
+            &b"\x01\xff".repeat(60_000)[..],
+            "\u{1}\"x".repeat(60_000).as_bytes(),
+        ] {
             let refusal = Refusal::new(Reason::InvalidPayload, "neither JSON nor MessagePack");
             let json = QuarantineRecord::new(refusal, "ads.click.a", 5, payload).to_json_bytes();
             assert_eq!(fitting(&json, json.len()), json);
             let cut = fitting(&json, 64 << 10);
             assert!(cut.len() <= 64 << 10, "{}", cut.len());
             let value: serde_json::Value = serde_json::from_slice(&cut).unwrap();
-            assert_eq!((value["truncated"].as_bool(), value["reason"].as_str()), (Some(true), Some("invalid_payload")));
+            assert_eq!(
+                (value["truncated"].as_bool(), value["reason"].as_str()),
+                (Some(true), Some("invalid_payload"))
+            );
         }
     }
 }

@@ -27,11 +27,18 @@ pub(super) struct Opened {
 
 pub(super) fn open(options: OutboxOptions, broker: Arc<dyn Broker>) -> Result<Opened, OutboxError> {
     if options.shards == 0 || options.shards > MAX_SHARDS {
-        return Err(OutboxError::Options(format!("{} shards; there are 1 to {MAX_SHARDS}", options.shards)));
+        return Err(OutboxError::Options(format!(
+            "{} shards; there are 1 to {MAX_SHARDS}",
+            options.shards
+        )));
     }
     let fresh = producer_id(&options.producer_name)?;
-    std::fs::create_dir_all(&options.dir)
-        .map_err(|e| OutboxError::Options(format!("the folder {} cannot be made: {e}", options.dir.display())))?;
+    std::fs::create_dir_all(&options.dir).map_err(|e| {
+        OutboxError::Options(format!(
+            "the folder {} cannot be made: {e}",
+            options.dir.display()
+        ))
+    })?;
     let disk = Disk::open(&options.dir)?;
     let producer = disk.producer(&fresh)?;
     let mut retained = Retained::default();
@@ -58,22 +65,36 @@ pub(super) fn open(options: OutboxOptions, broker: Arc<dyn Broker>) -> Result<Op
         unsent_bytes,
         retained,
     });
-    Ok(Opened { shared, requests, recovered })
+    Ok(Opened {
+        shared,
+        requests,
+        recovered,
+    })
 }
 
 fn producer_id(name: &str) -> Result<Id, OutboxError> {
     let text = format!("{name}-{:08x}", rand::random::<u32>());
-    Id::new(&text).map_err(|e| OutboxError::Options(format!("the producer name {name:?} makes no id: {e}")))
+    Id::new(&text)
+        .map_err(|e| OutboxError::Options(format!("the producer name {name:?} makes no id: {e}")))
 }
 
 fn new_epoch(disk: &Disk, shards: u16) -> Result<Epoch, OutboxError> {
     let epoch = Epoch(rand::random());
-    disk.put_epoch(&EpochRecord { epoch, shards, opened_ms: now_ms(), drained: false })?;
+    disk.put_epoch(&EpochRecord {
+        epoch,
+        shards,
+        opened_ms: now_ms(),
+        drained: false,
+    })?;
     Ok(epoch)
 }
 
 /// The lanes of an earlier epoch as its runs and acknowledged positions say, and the bytes that are unsent.
-fn lanes_of(disk: &Disk, record: &EpochRecord, retained: &mut Retained) -> Result<(EpochLanes, u64), OutboxError> {
+fn lanes_of(
+    disk: &Disk,
+    record: &EpochRecord,
+    retained: &mut Retained,
+) -> Result<(EpochLanes, u64), OutboxError> {
     let names = EpochLanes::new(record.epoch, record.shards, |_| Lane::default());
     let mut lanes = Vec::with_capacity(names.count());
     let mut unsent = 0;
@@ -85,21 +106,42 @@ fn lanes_of(disk: &Disk, record: &EpochRecord, retained: &mut Retained) -> Resul
         // far, and the position was not yet written again.
         let acked = runs.first().map_or(acked, |run| run.first.max(acked));
         let mut lane = Lane::starting_at(acked);
-        for RunInfo { first, count, oldest_ms, bytes } in runs {
+        for RunInfo {
+            first,
+            count,
+            oldest_ms,
+            bytes,
+        } in runs
+        {
             if first != lane.head() {
-                let what = format!("counters up to {} and then {first} of epoch {}, lane {key:?}", lane.head(), record.epoch);
-                return Err(OutboxError::Damaged { dir: disk.dir().to_owned(), what });
+                let what = format!(
+                    "counters up to {} and then {first} of epoch {}, lane {key:?}",
+                    lane.head(),
+                    record.epoch
+                );
+                return Err(OutboxError::Damaged {
+                    dir: disk.dir().to_owned(),
+                    what,
+                });
             }
             lane.accepted(count, bytes, oldest_ms);
             unsent += bytes;
         }
         if acked > 0 {
             let bytes = disk.bytes_before(record.epoch, key, acked);
-            retained.keep(Segment { epoch: record.epoch, lane: key, end: acked, bytes, at_ms: record.opened_ms });
+            retained.keep(Segment {
+                epoch: record.epoch,
+                lane: key,
+                end: acked,
+                bytes,
+                at_ms: record.opened_ms,
+            });
         }
         lanes.push(lane);
     }
     let mut lanes = lanes.into_iter();
-    let filled = EpochLanes::new(record.epoch, record.shards, |_| lanes.next().unwrap_or_default());
+    let filled = EpochLanes::new(record.epoch, record.shards, |_| {
+        lanes.next().unwrap_or_default()
+    });
     Ok((filled, unsent))
 }

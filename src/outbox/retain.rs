@@ -47,7 +47,13 @@ impl Retained {
     /// The lane is acknowledged up to `end`, and `bytes` more have landed.
     pub fn landed(&mut self, epoch: Epoch, lane: LaneKey, end: u64, bytes: u64, now_ms: i64) {
         self.bytes += bytes;
-        let fresh = Segment { epoch, lane, end, bytes: 0, at_ms: now_ms };
+        let fresh = Segment {
+            epoch,
+            lane,
+            end,
+            bytes: 0,
+            at_ms: now_ms,
+        };
         let segment = self.open.entry((epoch, lane)).or_insert(fresh);
         segment.end = end;
         segment.bytes += bytes;
@@ -65,8 +71,12 @@ impl Retained {
 
     /// The next segment to delete, which is then no longer kept.
     pub fn evict(&mut self, now_ms: i64, max_age_ms: i64, max_bytes: u64) -> Option<Segment> {
-        let idle: Vec<_> =
-            self.open.iter().filter(|(_, s)| now_ms - s.at_ms >= SEGMENT_MAX_MS).map(|(key, _)| *key).collect();
+        let idle: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, s)| now_ms - s.at_ms >= SEGMENT_MAX_MS)
+            .map(|(key, _)| *key)
+            .collect();
         for key in idle {
             self.closed.extend(self.open.remove(&key));
         }
@@ -74,7 +84,10 @@ impl Retained {
             // A cap below one segment: what is open goes, too.
             self.closed.extend(self.open.drain().map(|(_, s)| s));
         }
-        let due = self.closed.front().is_some_and(|s| self.bytes > max_bytes || now_ms - s.at_ms >= max_age_ms);
+        let due = self
+            .closed
+            .front()
+            .is_some_and(|s| self.bytes > max_bytes || now_ms - s.at_ms >= max_age_ms);
         let segment = if due { self.closed.pop_front() } else { None };
         self.bytes = self.bytes.saturating_sub(segment.map_or(0, |s| s.bytes));
         segment
@@ -85,7 +98,10 @@ impl Retained {
 fn evict_due(shared: &Shared) {
     let max_age_ms = shared.limits.sent_max_age.as_millis() as i64;
     loop {
-        let mut retained = shared.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retained = shared
+            .retained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let due = retained.evict(now_ms(), max_age_ms, shared.limits.sent_max_bytes);
         drop(retained);
         let Some(segment) = due else { break };
@@ -139,7 +155,10 @@ mod tests {
 
     #[test]
     fn sent_segments_go_oldest_first_by_bytes_and_by_age() {
-        let lanes = [LaneKey::events(0, Kind::Click), LaneKey::events(1, Kind::Click)];
+        let lanes = [
+            LaneKey::events(0, Kind::Click),
+            LaneKey::events(1, Kind::Click),
+        ];
         let mut kept = Retained::default();
         kept.landed(Epoch(1), lanes[0], 10, 12 << 20, 0);
         kept.landed(Epoch(1), lanes[0], 20, 12 << 20, 5);
@@ -147,9 +166,16 @@ mod tests {
         assert_eq!(kept.bytes(), 25 << 20);
         assert_eq!(kept.evict(10, HOUR, 1 << 30), None, "neither old nor much");
         let first = kept.evict(10, HOUR, 10 << 20).unwrap();
-        assert_eq!((first.lane, first.end, first.bytes), (lanes[0], 20, 24 << 20));
+        assert_eq!(
+            (first.lane, first.end, first.bytes),
+            (lanes[0], 20, 24 << 20)
+        );
         assert_eq!(kept.evict(10, HOUR, 10 << 20), None);
-        assert_eq!(kept.evict(HOUR, HOUR, 10 << 20), None, "one minute less than its age");
+        assert_eq!(
+            kept.evict(HOUR, HOUR, 10 << 20),
+            None,
+            "one minute less than its age"
+        );
         let second = kept.evict(HOUR + 9, HOUR, 10 << 20).unwrap();
         assert_eq!((second.lane, second.end), (lanes[1], 7));
         assert_eq!(kept.bytes(), 0);

@@ -27,7 +27,9 @@ pub(super) const FLIGHT_MAX_BYTES: usize = 64 << 20;
 
 /// Milliseconds of the Unix epoch by this machine's clock.
 pub(super) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,7 +83,10 @@ pub(super) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("producer", &self.producer).field("epoch", &self.current.epoch).finish()
+        f.debug_struct("Outbox")
+            .field("producer", &self.producer)
+            .field("epoch", &self.current.epoch)
+            .finish()
     }
 }
 
@@ -157,12 +162,18 @@ impl Shared {
     pub fn reserve_unsent(&self, bytes: u64) -> Result<(), OutboxError> {
         if self.disk_full.load(Ordering::Relaxed) {
             let free_bytes = self.disk.free_bytes().unwrap_or(0);
-            return Err(OutboxError::DiskFull { free_bytes, reserve_bytes: self.limits.disk_reserve_bytes });
+            return Err(OutboxError::DiskFull {
+                free_bytes,
+                reserve_bytes: self.limits.disk_reserve_bytes,
+            });
         }
         let before = self.unsent_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.limits.unsent_max_bytes {
             self.release_unsent(bytes);
-            return Err(OutboxError::Full { unsent_bytes: before, limit_bytes: self.limits.unsent_max_bytes });
+            return Err(OutboxError::Full {
+                unsent_bytes: before,
+                limit_bytes: self.limits.unsent_max_bytes,
+            });
         }
         Ok(())
     }
@@ -182,7 +193,10 @@ impl Shared {
     pub fn close(&self) {
         self.queue_requests.close();
         self.queue_bytes.close();
-        self.sender.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.sender
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     // The writer.
@@ -214,7 +228,9 @@ impl Shared {
 
     pub fn framed(&self, events: u64, bytes: u64) {
         self.counts.frames.fetch_add(1, Ordering::Relaxed);
-        self.counts.framed_events.fetch_add(events, Ordering::Relaxed);
+        self.counts
+            .framed_events
+            .fetch_add(events, Ordering::Relaxed);
         self.counts.framed_bytes.fetch_add(bytes, Ordering::Relaxed);
         counter!("adtally_frames_published_total", "owner" => self.owner.name()).increment(1);
         counter!("adtally_frames_events_total", "owner" => self.owner.name()).increment(events);
@@ -247,7 +263,12 @@ impl Shared {
         let horizon = locked(&self.in_flight).horizon(now_ms());
         let through = through_ms(horizon, self.oldest_unacked_ms());
         let (acked, heads) = self.current.counters(shard);
-        Watermark { through_ms: through, acked, heads, drained: false }
+        Watermark {
+            through_ms: through,
+            acked,
+            heads,
+            drained: false,
+        }
     }
 
     /// The watermark of an earlier opening for a shard. It says nothing of time: this opening's does, for both.
@@ -256,14 +277,22 @@ impl Shared {
             return self.watermark(shard);
         }
         let (acked, heads) = epoch.counters(shard);
-        Watermark { through_ms: 0, acked, heads, drained: false }
+        Watermark {
+            through_ms: 0,
+            acked,
+            heads,
+            drained: false,
+        }
     }
 
     fn oldest_unacked_ms(&self) -> Option<i64> {
         let recovering = locked(&self.recovering);
         let earlier = recovering.iter().filter_map(|e| e.oldest_ms()).min();
         drop(recovering);
-        [earlier, self.current.oldest_ms()].into_iter().flatten().min()
+        [earlier, self.current.oldest_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The shard has been told the watermark just now.
@@ -274,7 +303,9 @@ impl Shared {
     }
 
     pub fn told_ms(&self, shard: u16) -> i64 {
-        self.told_ms.get(usize::from(shard)).map_or(i64::MAX, |told| told.load(Ordering::Relaxed))
+        self.told_ms
+            .get(usize::from(shard))
+            .map_or(i64::MAX, |told| told.load(Ordering::Relaxed))
     }
 
     // What is said of it.
@@ -285,7 +316,11 @@ impl Shared {
 
     pub fn status(&self) -> OutboxStatus {
         let unsent_bytes = self.unsent_bytes.load(Ordering::Relaxed);
-        let closed = self.sender.read().unwrap_or_else(PoisonError::into_inner).is_none();
+        let closed = self
+            .sender
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none();
         OutboxStatus {
             producer: self.producer.clone(),
             epoch: self.current.epoch,
@@ -310,11 +345,14 @@ impl Shared {
     /// Looks at the disk and publishes the gauges.
     pub fn observe(&self) {
         if let Some(free) = self.disk.free_bytes() {
-            self.disk_full.store(free < self.limits.disk_reserve_bytes, Ordering::Relaxed);
+            self.disk_full
+                .store(free < self.limits.disk_reserve_bytes, Ordering::Relaxed);
         }
         let status = self.status();
         let owner = self.owner.name();
-        let age_ms = status.oldest_unacked_ms.map_or(0, |ms| (now_ms() - ms).max(0));
+        let age_ms = status
+            .oldest_unacked_ms
+            .map_or(0, |ms| (now_ms() - ms).max(0));
         gauge!("adtally_outbox_unsent_events", "owner" => owner).set(status.unsent_events as f64);
         gauge!("adtally_outbox_unsent_bytes", "owner" => owner).set(status.unsent_bytes as f64);
         gauge!("adtally_outbox_capacity_bytes", "owner" => owner).set(status.capacity_bytes as f64);

@@ -54,13 +54,25 @@ impl Tasks {
 pub(super) fn spawn(shared: &Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) -> Tasks {
     let mut running = JoinSet::new();
     for lane in 0..shared.current.quarantine_lane() {
-        running.spawn(ship_lane(Arc::clone(shared), Arc::clone(&shared.current), lane, false));
+        running.spawn(ship_lane(
+            Arc::clone(shared),
+            Arc::clone(&shared.current),
+            lane,
+            false,
+        ));
     }
-    running.spawn(quarantine::ship(Arc::clone(shared), Arc::clone(&shared.current), false));
+    running.spawn(quarantine::ship(
+        Arc::clone(shared),
+        Arc::clone(&shared.current),
+        false,
+    ));
     running.spawn(ship_recovered(Arc::clone(shared), recovered));
     running.spawn(announce::keep_telling(Arc::clone(shared)));
     running.spawn(retain::keep_house(Arc::clone(shared)));
-    Tasks { shared: Arc::clone(shared), running }
+    Tasks {
+        shared: Arc::clone(shared),
+        running,
+    }
 }
 
 fn report(ended: Result<(), JoinError>) {
@@ -77,10 +89,21 @@ async fn ship_recovered(shared: Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) {
         let left = epoch.unacked();
         tracing::info!(epoch = %epoch.epoch, events = left, "an earlier opening of the outbox left events; they are shipped under its epoch");
         let mut lanes = JoinSet::new();
-        for lane in (0..epoch.quarantine_lane()).filter(|lane| epoch.cell(*lane).lock().unacked() > 0) {
-            lanes.spawn(ship_lane(Arc::clone(&shared), Arc::clone(&epoch), lane, true));
+        for lane in
+            (0..epoch.quarantine_lane()).filter(|lane| epoch.cell(*lane).lock().unacked() > 0)
+        {
+            lanes.spawn(ship_lane(
+                Arc::clone(&shared),
+                Arc::clone(&epoch),
+                lane,
+                true,
+            ));
         }
-        lanes.spawn(quarantine::ship(Arc::clone(&shared), Arc::clone(&epoch), true));
+        lanes.spawn(quarantine::ship(
+            Arc::clone(&shared),
+            Arc::clone(&epoch),
+            true,
+        ));
         while let Some(ended) = lanes.join_next().await {
             report(ended);
         }
@@ -99,7 +122,9 @@ async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, unt
     // Frames fly in tasks of their own: this one may wait for room, and room comes from frames that land.
     let mut flights = JoinSet::new();
     loop {
-        while !shared.stop.is_cancelled() && epoch.cell(lane).lock().may_cut(frame_max_bytes(&shared)) {
+        while !shared.stop.is_cancelled()
+            && epoch.cell(lane).lock().may_cut(frame_max_bytes(&shared))
+        {
             match cut(&shared, &epoch, lane).await {
                 Ok(Some(frame)) => {
                     flights.spawn(fly(Arc::clone(&shared), Arc::clone(&epoch), lane, frame));
@@ -124,7 +149,12 @@ async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, unt
 
 /// The largest frame that both this program and the broker take.
 fn frame_max_bytes(shared: &Shared) -> usize {
-    FRAME_MAX_BYTES.min(shared.broker.max_payload().saturating_sub(MESSAGE_HEADERS_BYTES))
+    FRAME_MAX_BYTES.min(
+        shared
+            .broker
+            .max_payload()
+            .saturating_sub(MESSAGE_HEADERS_BYTES),
+    )
 }
 
 /// A frame that is ready to be sent.
@@ -146,7 +176,11 @@ pub(super) struct Outgoing {
 }
 
 /// Cuts what waits in the lane into a frame; none when the outbox ends meanwhile.
-async fn cut(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, lane: usize) -> Result<Option<Frame>, OutboxError> {
+async fn cut(
+    shared: &Arc<Shared>,
+    epoch: &Arc<EpochLanes>,
+    lane: usize,
+) -> Result<Option<Frame>, OutboxError> {
     let max_bytes = frame_max_bytes(shared);
     let room = Arc::clone(&shared.flight_bytes).acquire_many_owned(max_bytes as u32);
     let mut room = tokio::select! {
@@ -163,7 +197,13 @@ async fn cut(shared: &Arc<Shared>, epoch: &Arc<EpochLanes>, lane: usize) -> Resu
         Ok(Ok((first, events, row_bytes, message))) => {
             let spare = max_bytes.saturating_sub(message.payload.len());
             drop(room.split(spare));
-            Ok(Some(Frame { first, events, row_bytes, message, _room: room }))
+            Ok(Some(Frame {
+                first,
+                events,
+                row_bytes,
+                message,
+                _room: room,
+            }))
         }
         Ok(Err(error)) => Err(error),
         Err(panic) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
@@ -177,7 +217,10 @@ fn pack(
     lane: usize,
     max_bytes: usize,
 ) -> Result<(u64, u64, u64, Outgoing), OutboxError> {
-    let damaged = |what: String| OutboxError::Damaged { dir: shared.disk.dir().to_owned(), what };
+    let damaged = |what: String| OutboxError::Damaged {
+        dir: shared.disk.dir().to_owned(),
+        what,
+    };
     let (shard, kind) = epoch
         .shard_and_kind(lane)
         .ok_or_else(|| damaged("refused events where events were expected".to_owned()))?;
@@ -190,17 +233,25 @@ fn pack(
     let mut budget = FrameBudget::new(max_bytes);
     let mut events: Vec<Event> = Vec::with_capacity((until - from) as usize);
     let mut row_bytes = 0;
-    shared.disk.rows(epoch.epoch, epoch.key(lane), from, until, |row| {
-        if !budget.admits(row.len()) {
-            return Ok(false);
-        }
-        let counter = from + events.len() as u64;
-        events.push(rmp_serde::from_slice(row).map_err(|e| damaged(format!("an event at {counter}: {e}")))?);
-        row_bytes += (row.len() + ROW_PREFIX_BYTES) as u64;
-        Ok(true)
-    })?;
+    shared
+        .disk
+        .rows(epoch.epoch, epoch.key(lane), from, until, |row| {
+            if !budget.admits(row.len()) {
+                return Ok(false);
+            }
+            let counter = from + events.len() as u64;
+            events.push(
+                rmp_serde::from_slice(row)
+                    .map_err(|e| damaged(format!("an event at {counter}: {e}")))?,
+            );
+            row_bytes += (row.len() + ROW_PREFIX_BYTES) as u64;
+            Ok(true)
+        })?;
     if events.is_empty() {
-        return Err(damaged(format!("no events at {from} of epoch {}, {kind} lane of shard {shard}", epoch.epoch)));
+        return Err(damaged(format!(
+            "no events at {from} of epoch {}, {kind} lane of shard {shard}",
+            epoch.epoch
+        )));
     }
     let count = events.len() as u64;
     let first = cell.lock().cut(count, row_bytes);
@@ -264,7 +315,11 @@ impl Drop for FullLane<'_> {
 
 /// Publishes until the broker has the message; false when the outbox ends before. `same` tells whether a stored
 /// message that bears our id holds what ours does.
-pub(super) async fn deliver(shared: &Shared, message: Outgoing, same: fn(&[u8], &[u8]) -> bool) -> bool {
+pub(super) async fn deliver(
+    shared: &Shared,
+    message: Outgoing,
+    same: fn(&[u8], &[u8]) -> bool,
+) -> bool {
     let mut id = message.id.clone();
     let mut ours_may_be_there = false;
     let mut retry = RETRY_MIN;
@@ -275,17 +330,29 @@ pub(super) async fn deliver(shared: &Shared, message: Outgoing, same: fn(&[u8], 
             () = shared.stop.cancelled() => return false,
             () = shared.broker.connected() => {}
         }
-        let outcome = shared.broker.publish(message.subject.clone(), Some(id.clone()), message.payload.clone());
+        let outcome = shared.broker.publish(
+            message.subject.clone(),
+            Some(id.clone()),
+            message.payload.clone(),
+        );
         let outcome = tokio::select! {
             () = shared.stop.cancelled() => return false,
             outcome = outcome => outcome,
         };
         let longest = match outcome {
-            Outcome::Stored { duplicate: false, .. } => return true,
+            Outcome::Stored {
+                duplicate: false, ..
+            } => return true,
             Outcome::Stored { .. } if ours_may_be_there => return true,
-            Outcome::Stored { stream, sequence, .. } => {
+            Outcome::Stored {
+                stream, sequence, ..
+            } => {
                 match shared.broker.stored(stream, sequence).await {
-                    Ok(Some(stored)) if stored == message.payload || same(&stored, &message.payload) => return true,
+                    Ok(Some(stored))
+                        if stored == message.payload || same(&stored, &message.payload) =>
+                    {
+                        return true;
+                    }
                     Ok(_) => {
                         renamed += 1;
                         metrics::counter!("adtally_message_id_taken_total").increment(1);
@@ -293,7 +360,9 @@ pub(super) async fn deliver(shared: &Shared, message: Outgoing, same: fn(&[u8], 
                         id = format!("{}-r{renamed}", message.id);
                         continue;
                     }
-                    Err(error) => tracing::debug!(%error, %id, "a duplicate could not be read back yet"),
+                    Err(error) => {
+                        tracing::debug!(%error, %id, "a duplicate could not be read back yet")
+                    }
                 }
                 RETRY_MAX
             }

@@ -35,7 +35,9 @@ impl WriterThread {
     pub async fn finish(self) {
         let ended = tokio::task::spawn_blocking(move || self.thread.join()).await;
         if !matches!(ended, Ok(Ok(()))) {
-            tracing::error!("the outbox's writer ended by a panic; what it had not answered is not on disk");
+            tracing::error!(
+                "the outbox's writer ended by a panic; what it had not answered is not on disk"
+            );
         }
     }
 }
@@ -70,8 +72,15 @@ struct Writer {
 
 impl Writer {
     fn new(shared: Arc<Shared>) -> Self {
-        let lanes = (0..shared.current.count()).map(|_| Pending::default()).collect();
-        Self { shared, lanes, touched: Vec::new(), acks_written: Instant::now() }
+        let lanes = (0..shared.current.count())
+            .map(|_| Pending::default())
+            .collect();
+        Self {
+            shared,
+            lanes,
+            touched: Vec::new(),
+            acks_written: Instant::now(),
+        }
     }
 
     fn run(mut self, requests: &Receiver<Request>) {
@@ -113,7 +122,12 @@ impl Writer {
         self.shared.written(events as u64);
         self.publish();
         for request in group {
-            let Request { arrival, answer, permits, .. } = request;
+            let Request {
+                arrival,
+                answer,
+                permits,
+                ..
+            } = request;
             // The lanes hold the rows now, so the arrival need not hold the watermark back any more.
             drop(arrival);
             drop(permits);
@@ -148,7 +162,13 @@ impl Writer {
             return;
         }
         let current = &self.shared.current;
-        self.shared.disk.put_run(batch, current.epoch, current.key(index), lane.first, lane.run.finish());
+        self.shared.disk.put_run(
+            batch,
+            current.epoch,
+            current.key(index),
+            lane.first,
+            lane.run.finish(),
+        );
         lane.first += count;
     }
 
@@ -156,7 +176,10 @@ impl Writer {
     fn publish(&mut self) {
         for index in self.touched.drain(..) {
             let lane = &mut self.lanes[index];
-            self.shared.current.cell(index).accepted(lane.count, lane.row_bytes, lane.oldest_ms);
+            self.shared
+                .current
+                .cell(index)
+                .accepted(lane.count, lane.row_bytes, lane.oldest_ms);
             lane.count = 0;
             lane.row_bytes = 0;
         }
