@@ -26,7 +26,6 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
 
-pub use answer::{PIXEL, CLICK_ID};
 pub use signed::Signer;
 
 use crate::border::address::UNKNOWN;

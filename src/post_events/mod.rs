@@ -10,7 +10,6 @@ use std::sync::Arc;
 use adtally_streams::event::Kind;
 use adtally_streams::parse::RawEvent;
 use adtally_streams::refusal::Refusal;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -155,6 +154,7 @@ fn posted(outcomes: Vec<Outcome>) -> Posted {
 mod tests {
     use adtally_streams::id::Id;
     use adtally_streams::refusal::Reason;
+    use axum::body::Body;
 
     use super::*;
 
