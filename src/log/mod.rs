@@ -9,6 +9,9 @@ pub mod publisher;
 pub mod reader;
 pub mod streams;
 
+#[cfg(test)]
+mod tests;
+
 /// Something that was asked of the log and not answered as hoped.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
