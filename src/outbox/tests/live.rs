@@ -22,9 +22,16 @@ use crate::outbox::{Outbox, OutboxLimits};
 async fn every_answered_event_is_on_the_log_once_though_the_broker_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let server = NatsServer::start(dir.path()).await.unwrap();
-    let client = connect(&NatsOptions::of_url(server.url()), "test").await.unwrap();
-    let limits = Limits { events_max_bytes: Some(64 << 20), ..Limits::default() };
-    ensure(&jetstream::new(client.clone()), Some(SHARDS), &limits).await.unwrap();
+    let client = connect(&NatsOptions::of_url(server.url()), "test")
+        .await
+        .unwrap();
+    let limits = Limits {
+        events_max_bytes: Some(64 << 20),
+        ..Limits::default()
+    };
+    ensure(&jetstream::new(client.clone()), Some(SHARDS), &limits)
+        .await
+        .unwrap();
     let place = dir.path().join("outbox");
     let publisher = Arc::new(Publisher::new(client.clone()));
     let outbox = Outbox::open(options(&place, OutboxLimits::default()), publisher).unwrap();
@@ -34,7 +41,11 @@ async fn every_answered_event_is_on_the_log_once_though_the_broker_is_killed() {
         senders.spawn(async move {
             for n in 0..250_u16 {
                 let arrival = handle.arrive();
-                let event = event(&format!("s{sender}-{n}"), Kind::ALL[usize::from(n) % 3], arrival.ms());
+                let event = event(
+                    &format!("s{sender}-{n}"),
+                    Kind::ALL[usize::from(n) % 3],
+                    arrival.ms(),
+                );
                 handle.accept(vec![item(n % SHARDS, event)]).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -55,7 +66,10 @@ async fn every_answered_event_is_on_the_log_once_though_the_broker_is_killed() {
     for shard in 0..SHARDS {
         let mut reader = ShardReader::open(client.clone(), &format!("EVENTS_{shard}"), 0, None);
         loop {
-            let message = tokio::time::timeout(SOON, reader.next()).await.unwrap().unwrap();
+            let message = tokio::time::timeout(SOON, reader.next())
+                .await
+                .unwrap()
+                .unwrap();
             match decode_events(&message.payload).unwrap() {
                 EventMessage::Announcement { watermark, .. } if watermark.drained => {
                     assert_eq!(watermark.acked, watermark.heads);
@@ -64,8 +78,16 @@ async fn every_answered_event_is_on_the_log_once_though_the_broker_is_killed() {
                 EventMessage::Announcement { .. } => {}
                 EventMessage::Frame(frame) => {
                     for (n, event) in frame.events.iter().enumerate() {
-                        if counters.insert((shard, frame.header.kind, frame.header.first + n as u64)) {
-                            assert!(found.insert(event.id.to_string()), "{} stands under two counters", event.id);
+                        if counters.insert((
+                            shard,
+                            frame.header.kind,
+                            frame.header.first + n as u64,
+                        )) {
+                            assert!(
+                                found.insert(event.id.to_string()),
+                                "{} stands under two counters",
+                                event.id
+                            );
                         }
                     }
                 }
