@@ -18,6 +18,8 @@ pub mod ids;
 pub mod incidents;
 pub mod ledger;
 pub mod memory;
+#[cfg(test)]
+mod model_tests;
 pub mod metrics;
 pub mod partial;
 pub mod plan;
