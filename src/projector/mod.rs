@@ -1,0 +1,253 @@
+//! The projector: one thread a shard that reads the shard's stream, folds it and writes what comes of it.
+//!
+//! Invariant: a shard's state has one writer, and its position moves only with a whole batch written. Nothing is
+//! acknowledged to the broker: the position is in the state, and reading goes on after it.
+
+mod check;
+pub mod figures;
+pub mod reports;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adtally_projections::fold::FoldError;
+use async_nats::Client;
+use tokio::sync::{mpsc, watch};
+
+use crate::log::LogError;
+use crate::log::reader::ReaderProgress;
+use crate::store::{Shards, StoreError};
+
+/// Why a shard is not folded any further.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectorError {
+    /// The stream was deleted and made again, or is another deployment's.
+    #[error(
+        "{stream} is not the stream that shard {shard} was folded from: that one was created at {folded} ns of the Unix epoch, this one at {found}. If it was restored from a backup, remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+    )]
+    OtherStream {
+        /// The shard.
+        shard: u16,
+        /// Its stream.
+        stream: String,
+        /// Creation of the stream that was folded.
+        folded: i64,
+        /// Creation of the stream that is there.
+        found: i64,
+    },
+    /// The stream ends before the position.
+    #[error(
+        "{stream} ends at sequence {last}, and shard {shard} is folded up to {position}: the stream was restored from before then. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+    )]
+    Shorter {
+        /// The shard.
+        shard: u16,
+        /// Its stream.
+        stream: String,
+        /// The stream's last sequence.
+        last: u64,
+        /// The state's position.
+        position: u64,
+    },
+    /// The message at the position is another one.
+    #[error(
+        "message {position} of {stream} has checksum {found:08x}, and shard {shard} was folded from one of {folded:08x}: the stream was restored from elsewhere. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+    )]
+    OtherMessage {
+        /// The shard.
+        shard: u16,
+        /// Its stream.
+        stream: String,
+        /// The state's position.
+        position: u64,
+        /// Checksum of the message that was folded.
+        folded: u32,
+        /// Checksum of the one that is there.
+        found: u32,
+    },
+    /// Messages that were not folded are gone.
+    #[error(
+        "{stream} begins at sequence {first}, and shard {shard} is folded up to {position} only: what is between was purged, and a count without it would be wrong. Restore the stream or a state at or past {before}"
+    )]
+    Purged {
+        /// The shard.
+        shard: u16,
+        /// Its stream.
+        stream: String,
+        /// The stream's first sequence.
+        first: u64,
+        /// The state's position.
+        position: u64,
+        /// The sequence before the first.
+        before: u64,
+    },
+    /// The log refuses.
+    #[error("shard {shard}: {source}")]
+    Log {
+        /// The shard.
+        shard: u16,
+        /// What the log says.
+        source: LogError,
+    },
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A batch cannot be folded.
+    #[error("shard {shard}: {source}")]
+    Fold {
+        /// The shard.
+        shard: u16,
+        /// What the fold says.
+        source: FoldError<StoreError>,
+    },
+    /// No thread could be started, or one panicked.
+    #[error("the thread of shard {shard} {what}")]
+    Thread {
+        /// The shard.
+        shard: u16,
+        /// What became of it.
+        what: String,
+    },
+}
+
+/// Where a shard's projector is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The stream was found to be the one that was folded. Until then the broker is waited for.
+    pub verified: bool,
+    /// Sequence of the last message whose effects can be read.
+    pub sequence: u64,
+    /// Its log time, Unix milliseconds.
+    pub log_time_ms: i64,
+}
+
+struct Worker {
+    progress: watch::Receiver<Progress>,
+    reading: watch::Receiver<ReaderProgress>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// The running projectors of all shards.
+pub struct Projector {
+    shards: Arc<Shards>,
+    workers: Vec<Worker>,
+    stop: watch::Sender<bool>,
+    failures: mpsc::UnboundedReceiver<ProjectorError>,
+}
+
+/// What others see of the projectors; clones look at the same ones.
+#[derive(Clone)]
+pub struct ProjectorHandle {
+    shards: Arc<Shards>,
+    workers: Arc<[(watch::Receiver<Progress>, watch::Receiver<ReaderProgress>)]>,
+}
+
+impl Projector {
+    /// Starts a thread for every shard. Must be called within a Tokio runtime. A broker that is not there is waited
+    /// for; a stream that is not the one that was folded is a failure, see [`Projector::failed`].
+    ///
+    /// # Errors
+    /// [`ProjectorError`] when a state cannot be read or a thread cannot be started.
+    pub fn start(shards: Arc<Shards>, client: &Client) -> Result<Self, ProjectorError> {
+        let (stop, stopped) = watch::channel(false);
+        let (failed, failures) = mpsc::unbounded_channel();
+        let mut workers = Vec::new();
+        for shard in shards.iter() {
+            let number = shard.number();
+            let position = shard.snapshot()?.position();
+            let (progress, seen) = watch::channel(Progress {
+                verified: false,
+                sequence: position.map_or(0, |p| p.sequence),
+                log_time_ms: position.map_or(0, |p| p.log_time_ms),
+            });
+            let (reading, read) = watch::channel(ReaderProgress::default());
+            let run = worker::Run {
+                shard: Arc::clone(shard),
+                client: client.clone(),
+                stop: stopped.clone(),
+                progress,
+                reading,
+                failed: failed.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .spawn(move || run.run())
+                .map_err(|error| ProjectorError::Thread { shard: number, what: format!("did not start: {error}") })?;
+            workers.push(Worker { progress: seen, reading: read, thread: Some(thread) });
+        }
+        Ok(Self { shards, workers, stop, failures })
+    }
+
+    /// What others see of it.
+    pub fn handle(&self) -> ProjectorHandle {
+        ProjectorHandle {
+            shards: Arc::clone(&self.shards),
+            workers: self.workers.iter().map(|w| (w.progress.clone(), w.reading.clone())).collect(),
+        }
+    }
+
+    /// Waits until a shard fails, and says why. Whoever runs the projector ends the process then: an answer would
+    /// be of a state that stands still.
+    pub async fn failed(&mut self) -> ProjectorError {
+        match self.failures.recv().await {
+            Some(error) => error,
+            // Every thread has ended without a failure: it was told to stop.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops all threads after the batch that each is at. The shards stay open.
+    ///
+    /// # Errors
+    /// [`ProjectorError`] when a thread panicked.
+    pub async fn stop(mut self) -> Result<(), ProjectorError> {
+        self.stop.send_replace(true);
+        for (shard, worker) in self.workers.iter_mut().enumerate() {
+            let Some(thread) = worker.thread.take() else { continue };
+            let ended = tokio::task::spawn_blocking(|| thread.join()).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                return Err(ProjectorError::Thread { shard: shard as u16, what: "panicked".to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ProjectorHandle {
+    /// The shards, for questions.
+    pub fn shards(&self) -> &Arc<Shards> {
+        &self.shards
+    }
+
+    /// The applied sequence of every shard, in their order.
+    pub fn positions(&self) -> Vec<u64> {
+        self.workers.iter().map(|(progress, _)| progress.borrow().sequence).collect()
+    }
+
+    /// Where every shard's projector is.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.workers.iter().map(|(progress, _)| *progress.borrow()).collect()
+    }
+
+    /// How many messages every shard has yet to fold, as far as its reader has heard.
+    pub fn lag(&self) -> Vec<u64> {
+        let lag = |progress: &Progress, reading: &ReaderProgress| {
+            reading.last_sequence().saturating_sub(progress.sequence)
+        };
+        self.workers.iter().map(|(progress, reading)| lag(&progress.borrow(), &reading.borrow())).collect()
+    }
+
+    /// Waits until a shard has folded a sequence; false when it has not within `patience`, or there is no such
+    /// shard.
+    pub async fn wait_for(&self, shard: u16, sequence: u64, patience: Duration) -> bool {
+        let Some((progress, _)) = self.workers.get(usize::from(shard)) else { return false };
+        let mut progress = progress.clone();
+        let reached = progress.wait_for(|progress| progress.sequence >= sequence);
+        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
+    }
+}

@@ -1,0 +1,203 @@
+//! The thread of one shard: takes what waits, folds it, writes it, says how far it is.
+//!
+//! Invariant: a batch is everything that waits, within limits, and is written as soon as nothing more does: under
+//! load batches grow and cells are summed before they are written, at rest a message is readable at once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adtally_projections::fold::{Content, Entry, Fold, Folded};
+use adtally_projections::ids;
+use adtally_streams::names::events_stream;
+use async_nats::Client;
+use async_nats::jetstream;
+use tokio::sync::{mpsc, watch};
+
+use super::{Progress, ProjectorError, check, telemetry};
+use crate::log::LogError;
+use crate::log::reader::{LogMessage, ReaderProgress, ShardReader};
+use crate::store::Shard;
+
+/// Messages that one batch takes at most.
+pub const BATCH_MAX_MESSAGES: usize = 1_024;
+/// Events that one batch takes at most, give or take a message.
+pub const BATCH_MAX_EVENTS: usize = 131_072;
+/// Bytes of messages that one batch takes at most, give or take a message.
+pub const BATCH_MAX_BYTES: usize = 16 << 20;
+/// How long a batch gathers at most while more keeps coming.
+const BATCH_MAX_TIME: Duration = Duration::from_millis(250);
+/// How long a broker that does not answer is left alone.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often gaps are counted.
+const GAPS_EVERY: Duration = Duration::from_secs(10);
+
+/// The fold of a shard and the state that it writes.
+pub struct Folder {
+    shard: Arc<Shard>,
+    fold: Fold,
+    log_day: i32,
+}
+
+impl Folder {
+    /// Goes on where the state is.
+    pub fn open(shard: Arc<Shard>, stream_created_ns: i64) -> Result<Self, ProjectorError> {
+        let fold = shard.open_fold(stream_created_ns)?;
+        Ok(Self { shard, fold, log_day: i32::MIN })
+    }
+
+    /// How far it is.
+    pub fn sequence(&self) -> u64 {
+        self.fold.position().sequence
+    }
+
+    /// Folds a batch and writes it. After an error it must be opened again.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<Folded, ProjectorError> {
+        let shard = &self.shard;
+        let folded = self
+            .fold
+            .fold(entries, |reads| shard.read(reads))
+            .map_err(|source| ProjectorError::Fold { shard: shard.number(), source })?;
+        shard.write(&folded.changes)?;
+        let log_time_ms = self.fold.position().log_time_ms;
+        let day = ids::log_day(log_time_ms);
+        if day != self.log_day {
+            self.log_day = day;
+            shard.drop_expired_ids(log_time_ms)?;
+        }
+        Ok(folded)
+    }
+
+    /// How far it is, for others to see.
+    pub fn progress(&self) -> Progress {
+        let position = self.fold.position();
+        Progress { verified: true, sequence: position.sequence, log_time_ms: position.log_time_ms }
+    }
+}
+
+/// Messages gathered for a batch.
+#[derive(Default)]
+struct Gathered {
+    entries: Vec<Entry>,
+    bytes: usize,
+    events: usize,
+}
+
+impl Gathered {
+    /// Decodes a message; its room in the reader's queue is free from then on.
+    fn take(&mut self, message: LogMessage) {
+        self.bytes += message.payload.len();
+        let entry = Entry::decode(message.sequence, message.broker_ms, &message.subject, &message.payload);
+        if let Content::Frame(frame) = &entry.content {
+            self.events += frame.header.count as usize;
+        }
+        self.entries.push(entry);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_MAX_MESSAGES
+            || self.bytes >= BATCH_MAX_BYTES
+            || self.events >= BATCH_MAX_EVENTS
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        (self.bytes, self.events) = (0, 0);
+    }
+}
+
+/// Everything that the thread of a shard needs.
+pub struct Run {
+    pub shard: Arc<Shard>,
+    pub client: Client,
+    pub stop: watch::Receiver<bool>,
+    pub progress: watch::Sender<Progress>,
+    pub reading: watch::Sender<ReaderProgress>,
+    pub failed: mpsc::UnboundedSender<ProjectorError>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Run {
+    /// Folds until it is told to stop, or cannot go on.
+    pub fn run(mut self) {
+        if let Err(error) = self.fold_on() {
+            tracing::error!(shard = self.shard.number(), %error, "the shard is not folded any further");
+            // Nobody listens once the projector is being stopped, and then it does not matter.
+            let _ = self.failed.send(error);
+        }
+    }
+
+    fn fold_on(&mut self) -> Result<(), ProjectorError> {
+        let runtime = self.runtime.clone();
+        let Some(created_ns) = runtime.block_on(self.verify())? else { return Ok(()) };
+        let mut folder = Folder::open(Arc::clone(&self.shard), created_ns)?;
+        self.progress.send_replace(folder.progress());
+        let stream = events_stream(self.shard.number());
+        let from = folder.sequence() + 1;
+        let reader = runtime.block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
+        self.reading.send_replace(reader.progress());
+        self.read_on(reader, &mut folder, &runtime)
+    }
+
+    fn read_on(
+        &mut self,
+        mut reader: ShardReader,
+        folder: &mut Folder,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<(), ProjectorError> {
+        let telemetry = telemetry::ShardMetrics::new(self.shard.number());
+        let mut gathered = Gathered::default();
+        let mut gaps_counted: Option<Instant> = None;
+        while let Some(first) = runtime.block_on(next(&mut reader, &mut self.stop)) {
+            let began = Instant::now();
+            gathered.take(first);
+            while !gathered.is_full() && began.elapsed() < BATCH_MAX_TIME {
+                match reader.try_next() {
+                    Some(message) => gathered.take(message),
+                    None => break,
+                }
+            }
+            let folded = folder.apply(&gathered.entries)?;
+            gathered.clear();
+            let progress = folder.progress();
+            self.progress.send_replace(progress);
+            let lag = reader.progress().last_sequence().saturating_sub(progress.sequence);
+            telemetry.batch(&folded, progress, lag, began.elapsed());
+            if gaps_counted.is_none_or(|at| at.elapsed() >= GAPS_EVERY) {
+                telemetry.gaps(&self.shard)?;
+                gaps_counted = Some(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the broker, and checks that its stream is the one that was folded. Answers when the stream was
+    /// created; none when it is time to stop.
+    async fn verify(&mut self) -> Result<Option<i64>, ProjectorError> {
+        let shard = self.shard.number();
+        let position = self.shard.snapshot()?.position();
+        let jetstream = jetstream::new(self.client.clone());
+        loop {
+            match check::facts(&jetstream, shard, position).await {
+                Ok(facts) => {
+                    check::check(shard, position, &facts)?;
+                    return Ok(Some(facts.created_ns));
+                }
+                Err(source @ LogError::Refused { .. }) => return Err(ProjectorError::Log { shard, source }),
+                Err(error) => tracing::debug!(shard, %error, "waiting for the stream"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = self.stop.wait_for(|stop| *stop) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The next message; none when it is time to stop.
+async fn next(reader: &mut ShardReader, stop: &mut watch::Receiver<bool>) -> Option<LogMessage> {
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        message = reader.next() => message,
+    }
+}
