@@ -18,9 +18,9 @@ pub mod ids;
 pub mod incidents;
 pub mod ledger;
 pub mod memory;
+pub mod metrics;
 #[cfg(test)]
 mod model_tests;
-pub mod metrics;
 pub mod partial;
 pub mod plan;
 pub mod position;

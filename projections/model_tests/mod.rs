@@ -30,11 +30,18 @@ fn open(state: &Memory) -> Fold {
 }
 
 fn entry(message: &Message) -> Entry {
-    Entry::decode(message.sequence, message.broker_ms, &message.subject, &message.payload)
+    Entry::decode(
+        message.sequence,
+        message.broker_ms,
+        &message.subject,
+        &message.payload,
+    )
 }
 
 fn fold(fold: &mut Fold, entries: &[Entry], state: &mut Memory) {
-    let folded = fold.fold(entries, |reads| Ok::<_, ()>(state.read(reads))).unwrap();
+    let folded = fold
+        .fold(entries, |reads| Ok::<_, ()>(state.read(reads)))
+        .unwrap();
     state.write(&folded.changes);
 }
 
@@ -42,7 +49,8 @@ fn fold(fold: &mut Fold, entries: &[Entry], state: &mut Memory) {
 fn plainly(log: &[Message]) -> Memory {
     let mut state = Memory::default();
     let mut all = open(&state);
-    log.iter().for_each(|message| fold(&mut all, &[entry(message)], &mut state));
+    log.iter()
+        .for_each(|message| fold(&mut all, &[entry(message)], &mut state));
     state
 }
 
@@ -57,7 +65,8 @@ fn wildly(log: &[Message], random: &mut Random) -> Memory {
         let end = entries.len().min(at + 1 + random.below(20) as usize);
         let from = at.saturating_sub(random.below(3) as usize);
         if random.percent(10) {
-            all.fold(&entries[from..end], |reads| Ok::<_, ()>(state.read(reads))).unwrap();
+            all.fold(&entries[from..end], |reads| Ok::<_, ()>(state.read(reads)))
+                .unwrap();
             all = open(&state);
             continue;
         }
@@ -73,23 +82,40 @@ fn wildly(log: &[Message], random: &mut Random) -> Memory {
 }
 
 fn counted(state: &Memory) -> BTreeSet<String> {
-    dump(state).unwrap().iter().filter(oracle::is_counted).cloned().collect()
+    dump(state)
+        .unwrap()
+        .iter()
+        .filter(oracle::is_counted)
+        .cloned()
+        .collect()
 }
 
 fn assert_lines(seed: u64, have: &BTreeSet<String>, want: &BTreeSet<String>) {
     let missing: Vec<_> = want.difference(have).take(5).collect();
     let surplus: Vec<_> = have.difference(want).take(5).collect();
-    assert!(have == want, "seed {seed}: missing {missing:#?}, surplus {surplus:#?}");
+    assert!(
+        have == want,
+        "seed {seed}: missing {missing:#?}, surplus {surplus:#?}"
+    );
 }
 
 fn assert_totals(seed: u64, state: &Memory, want: &[Totals; 3]) {
     for kind in Kind::ALL {
         let mut key = Vec::new();
         totals::key(&mut key, kind);
-        let have = state.get(Target::Family(Family::Totals), &key).map_or(Totals::default(), |v| Totals::decode(v).unwrap());
+        let have = state
+            .get(Target::Family(Family::Totals), &key)
+            .map_or(Totals::default(), |v| Totals::decode(v).unwrap());
         assert_eq!(have, want[kind as usize], "seed {seed}, {kind}");
-        let sum = have.applied + have.duplicates_ledger + have.duplicates_id + have.conflicts + have.refused;
-        assert_eq!(have.events, sum, "seed {seed}, {kind}: every event became something");
+        let sum = have.applied
+            + have.duplicates_ledger
+            + have.duplicates_id
+            + have.conflicts
+            + have.refused;
+        assert_eq!(
+            have.events, sum,
+            "seed {seed}, {kind}: every event became something"
+        );
     }
 }
 
@@ -106,8 +132,16 @@ fn assert_gaps(seed: u64, state: &Memory, told: &oracle::Counted) -> u64 {
             let gap = completeness::gap(&producer, kind, &applied);
             let lane = (producer.epoch.0, kind);
             let (acked, head) = told.announced[&lane];
-            let is_there = |counter: &u64| told.counters.get(&lane).is_some_and(|c| c.contains(counter));
-            assert_eq!(gap.lost_events(), (0..acked).filter(|c| !is_there(c)).count() as u64, "seed {seed}");
+            let is_there = |counter: &u64| {
+                told.counters
+                    .get(&lane)
+                    .is_some_and(|c| c.contains(counter))
+            };
+            assert_eq!(
+                gap.lost_events(),
+                (0..acked).filter(|c| !is_there(c)).count() as u64,
+                "seed {seed}"
+            );
             let outstanding = (acked..head.max(acked)).filter(|c| !is_there(c)).count() as u64;
             assert_eq!(gap.outstanding_events(), outstanding, "seed {seed}");
             lost += gap.lost_events();
@@ -122,11 +156,19 @@ fn check(seed: u64, wild: Wild) -> (World, Memory, u64) {
     let mut world = World::run(seed, wild);
     let state = plainly(&world.log);
     let other = wildly(&world.log, &mut world.random);
-    assert_eq!(dump(&state).unwrap(), dump(&other).unwrap(), "seed {seed}: batches changed the state");
+    assert_eq!(
+        dump(&state).unwrap(),
+        dump(&other).unwrap(),
+        "seed {seed}: batches changed the state"
+    );
     let told = oracle::of_log(&world.log);
     assert_lines(seed, &counted(&state), &oracle::lines(&told.events));
     assert_totals(seed, &state, &told.totals);
-    let bad = dump(&state).unwrap().iter().filter(|line| line.starts_with("bad_frame ")).count() as u64;
+    let bad = dump(&state)
+        .unwrap()
+        .iter()
+        .filter(|line| line.starts_with("bad_frame "))
+        .count() as u64;
     assert_eq!(bad, told.bad, "seed {seed}");
     let lost = assert_gaps(seed, &state, &told);
     (world, state, lost)
@@ -142,23 +184,42 @@ fn what_was_answered_counts_once() {
         assert_lines(seed, &counted(&state), &oracle::lines(&distinct));
         assert_eq!(lost, 0, "seed {seed}: everything was sent");
     }
-    assert!(repeated > 1_000, "the worlds must hold events that come by two ways, and held {repeated}");
+    assert!(
+        repeated > 1_000,
+        "the worlds must hold events that come by two ways, and held {repeated}"
+    );
 }
 
 #[test]
 fn conflicts_and_ids_past_their_horizon_are_as_the_log_has_them() {
     let (mut conflicts, mut repeats) = (0, 0);
     for seed in 1_000..1_000 + SEEDS {
-        let (world, state, _) = check(seed, Wild { conflicts_and_days: true, ..Wild::default() });
+        let (world, state, _) = check(
+            seed,
+            Wild {
+                conflicts_and_days: true,
+                ..Wild::default()
+            },
+        );
         let told = oracle::of_log(&world.log);
         conflicts += told.totals.iter().map(|t| t.conflicts).sum::<i64>();
         let distinct = oracle::of_answers(&world.answered).len();
         repeats += told.events.len() - distinct;
         let lines = dump(&state).unwrap();
-        let recorded = lines.iter().filter(|line| line.starts_with("conflict ")).count() as i64;
-        assert_eq!(recorded, told.totals.iter().map(|t| t.conflicts).sum::<i64>(), "seed {seed}");
+        let recorded = lines
+            .iter()
+            .filter(|line| line.starts_with("conflict "))
+            .count() as i64;
+        assert_eq!(
+            recorded,
+            told.totals.iter().map(|t| t.conflicts).sum::<i64>(),
+            "seed {seed}"
+        );
     }
-    assert!(conflicts > 500 && repeats > 200, "{conflicts} conflicts, {repeats} ids that counted again");
+    assert!(
+        conflicts > 500 && repeats > 200,
+        "{conflicts} conflicts, {repeats} ids that counted again"
+    );
 }
 
 #[test]
@@ -168,8 +229,16 @@ fn creatives_past_the_limit_are_other() {
         let mut log = Vec::new();
         // Several worlds one after the other on one log, so that an ad sees more names than are counted.
         for part in 0..16 {
-            let world = World::run(seed * 16 + part, Wild { many_creatives: true, ..Wild::default() });
-            let last = log.last().map_or((0, 0), |m: &Message| (m.sequence, m.broker_ms));
+            let world = World::run(
+                seed * 16 + part,
+                Wild {
+                    many_creatives: true,
+                    ..Wild::default()
+                },
+            );
+            let last = log
+                .last()
+                .map_or((0, 0), |m: &Message| (m.sequence, m.broker_ms));
             log.extend(world.log.into_iter().map(|m| Message {
                 sequence: m.sequence + last.0,
                 broker_ms: m.broker_ms.max(last.1),
@@ -177,7 +246,11 @@ fn creatives_past_the_limit_are_other() {
             }));
         }
         let told = oracle::of_log(&log);
-        others += told.events.iter().filter(|(e, c)| c == "other" && *e.placement().unwrap().creative != *"other").count();
+        others += told
+            .events
+            .iter()
+            .filter(|(e, c)| c == "other" && *e.placement().unwrap().creative != *"other")
+            .count();
         let state = wildly(&log, &mut Random(seed));
         assert_lines(seed, &counted(&state), &oracle::lines(&told.events));
     }
@@ -186,7 +259,17 @@ fn creatives_past_the_limit_are_other() {
 
 #[test]
 fn what_the_broker_lost_is_a_gap() {
-    let lost: u64 =
-        (3_000..3_000 + SEEDS).map(|seed| check(seed, Wild { losses: true, ..Wild::default() }).2).sum();
+    let lost: u64 = (3_000..3_000 + SEEDS)
+        .map(|seed| {
+            check(
+                seed,
+                Wild {
+                    losses: true,
+                    ..Wild::default()
+                },
+            )
+            .2
+        })
+        .sum();
     assert!(lost > 200, "{lost} events lost");
 }

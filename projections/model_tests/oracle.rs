@@ -43,13 +43,27 @@ pub fn of_log(log: &[Message]) -> Counted {
                 out.bad += 1;
                 continue;
             }
-            Said::Announcement { epoch, watermark, .. } => (epoch.0, watermark),
-            Said::Frame { epoch, kind, first, events, watermark, .. } => {
+            Said::Announcement {
+                epoch, watermark, ..
+            } => (epoch.0, watermark),
+            Said::Frame {
+                epoch,
+                kind,
+                first,
+                events,
+                watermark,
+                ..
+            } => {
                 let totals = &mut out.totals[*kind as usize];
                 totals.frames += 1;
                 for (event, counter) in events.iter().zip(*first..) {
                     totals.events += 1;
-                    if !out.counters.entry((epoch.0, *kind)).or_default().insert(counter) {
+                    if !out
+                        .counters
+                        .entry((epoch.0, *kind))
+                        .or_default()
+                        .insert(counter)
+                    {
                         totals.duplicates_ledger += 1;
                         continue;
                     }
@@ -66,7 +80,8 @@ pub fn of_log(log: &[Message]) -> Counted {
                         }
                     }
                     totals.applied += 1;
-                    totals.judged_invalid += i64::from(event.placement().is_some_and(|p| p.verdict.is_some()));
+                    totals.judged_invalid +=
+                        i64::from(event.placement().is_some_and(|p| p.verdict.is_some()));
                     let creative = creative_of(&mut creatives, event);
                     out.events.push((event.clone(), creative));
                 }
@@ -84,7 +99,9 @@ pub fn of_log(log: &[Message]) -> Counted {
 
 /// The first 256 names of an ad count, then `other`.
 fn creative_of(creatives: &mut HashMap<String, Vec<String>>, event: &Event) -> String {
-    let Some(placement) = event.placement() else { return String::new() };
+    let Some(placement) = event.placement() else {
+        return String::new();
+    };
     let name = placement.creative.to_string();
     let known = creatives.entry(placement.ad_id.to_string()).or_default();
     if name.is_empty() || name == "other" || known.contains(&name) {
@@ -101,16 +118,42 @@ fn creative_of(creatives: &mut HashMap<String, Vec<String>>, event: &Event) -> S
 pub fn of_answers(answered: &[Event]) -> Vec<(Event, String)> {
     let mut seen = HashSet::new();
     let first = |event: &&Event| seen.insert(identity(event));
-    answered.iter().filter(first).map(|e| (e.clone(), e.placement().map_or("", |p| &*p.creative).to_owned())).collect()
+    answered
+        .iter()
+        .filter(first)
+        .map(|e| {
+            (
+                e.clone(),
+                e.placement().map_or("", |p| &*p.creative).to_owned(),
+            )
+        })
+        .collect()
 }
 
 fn buckets(event: &Event) -> [String; 3] {
     let utc: DateTime<Utc> = Utc.timestamp_millis_opt(event.event_time_ms).unwrap();
     let civil = utc.with_timezone(&FixedOffset::east_opt(event.utc_offset_s).unwrap());
-    let minute = utc.with_second(0).unwrap().with_nanosecond(0).unwrap().timestamp() / 60;
-    let hour = civil.with_minute(0).unwrap().with_second(0).unwrap().with_nanosecond(0).unwrap().timestamp();
+    let minute = utc
+        .with_second(0)
+        .unwrap()
+        .with_nanosecond(0)
+        .unwrap()
+        .timestamp()
+        / 60;
+    let hour = civil
+        .with_minute(0)
+        .unwrap()
+        .with_second(0)
+        .unwrap()
+        .with_nanosecond(0)
+        .unwrap()
+        .timestamp();
     let day = (civil.date_naive() - NaiveDate::from_ymd_opt(1970, 1, 1).unwrap()).num_days();
-    [format!("minute={minute}"), format!("hour={hour}{:+}", event.utc_offset_s), format!("day={day}")]
+    [
+        format!("minute={minute}"),
+        format!("hour={hour}{:+}", event.utc_offset_s),
+        format!("day={day}"),
+    ]
 }
 
 /// The lines of the dump that those events must come to.
@@ -134,11 +177,17 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
                 continue;
             }
         };
-        let (campaign, ad, cost) = (&placement.campaign_id, &placement.ad_id, placement.cost_micros);
+        let (campaign, ad, cost) = (
+            &placement.campaign_id,
+            &placement.ad_id,
+            placement.cost_micros,
+        );
         let invalid = placement.verdict.is_some();
         let (region, device) = (&placement.region, placement.device.name());
         for bucket in [&minute, &hour, &day] {
-            let key = format!("cell {campaign} {bucket} ad={ad} creative={creative:?} region={region} device={device}");
+            let key = format!(
+                "cell {campaign} {bucket} ad={ad} creative={creative:?} region={region} device={device}"
+            );
             let m = cells.entry(key).or_default();
             m.impressions += i64::from(!is_click && !invalid);
             m.invalid_impressions += i64::from(!is_click && invalid);
@@ -154,7 +203,9 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
             sum.not_charged_micros += if invalid { cost } else { 0 };
         }
         if let (true, Some(reason)) = (is_click, placement.verdict) {
-            let sum = fraud.entry(format!("fraud {campaign} {minute} {}/0", reason.name())).or_default();
+            let sum = fraud
+                .entry(format!("fraud {campaign} {minute} {}/0", reason.name()))
+                .or_default();
             sum.invalid_clicks += 1;
             sum.cost_micros += cost;
             out.insert(format!(
@@ -167,7 +218,12 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
     }
     out.extend(cells.iter().map(|(k, v)| format!("{k} {v:?}")));
     // A campaign that never cost anything has no row.
-    out.extend(spend.iter().filter(|(_, v)| v.gross_micros != 0).map(|(k, v)| format!("{k} {v:?}")));
+    out.extend(
+        spend
+            .iter()
+            .filter(|(_, v)| v.gross_micros != 0)
+            .map(|(k, v)| format!("{k} {v:?}")),
+    );
     out.extend(fraud.iter().map(|(k, v)| format!("{k} {v:?}")));
     out.extend(conversions.iter().map(|(k, v)| format!("{k} {v:?}")));
     out
@@ -175,5 +231,7 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
 
 /// Which lines of a dump [`lines`] speaks of.
 pub fn is_counted(line: &&String) -> bool {
-    ["cell ", "spend ", "fraud ", "fraud_click ", "conversions "].iter().any(|prefix| line.starts_with(prefix))
+    ["cell ", "spend ", "fraud ", "fraud_click ", "conversions "]
+        .iter()
+        .any(|prefix| line.starts_with(prefix))
 }

@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 
-use adtally_streams::event::{Body, ClickDetail, ConversionDetail, Device, EdgeReason, Event, Flags, Kind, Placement};
+use adtally_streams::event::{
+    Body, ClickDetail, ConversionDetail, Device, EdgeReason, Event, Flags, Kind, Placement,
+};
 use adtally_streams::frame::{Header, encode, encode_announcement};
 use adtally_streams::id::{Epoch, Id, frame_message_id};
 use adtally_streams::money::Currency;
@@ -49,8 +51,17 @@ pub struct Wild {
 /// What a message of the log says, as its writer knows it.
 #[derive(Clone, Debug)]
 pub enum Said {
-    Frame { epoch: Epoch, kind: Kind, first: u64, events: Vec<Event>, watermark: Watermark },
-    Announcement { epoch: Epoch, watermark: Watermark },
+    Frame {
+        epoch: Epoch,
+        kind: Kind,
+        first: u64,
+        events: Vec<Event>,
+        watermark: Watermark,
+    },
+    Announcement {
+        epoch: Epoch,
+        watermark: Watermark,
+    },
     Nothing,
 }
 
@@ -135,7 +146,13 @@ impl World {
     fn open(&mut self, producer: u64) {
         let epoch = Epoch(self.random.next());
         let producer = id(format!("producer-{producer}"));
-        self.openings.push(Opening { producer, epoch, lanes: Default::default(), acked: [0; 3], drained: false });
+        self.openings.push(Opening {
+            producer,
+            epoch,
+            lanes: Default::default(),
+            acked: [0; 3],
+            drained: false,
+        });
     }
 
     fn step(&mut self) {
@@ -157,8 +174,15 @@ impl World {
             84..88 => self.known_ids.clear(),
             88..91 => self.resend(),
             91..95 => self.announce(),
-            95..97 => self.publish(None, "events.0.click".to_owned(), b"not a frame".to_vec(), Said::Nothing),
-            _ if self.wild.conflicts_and_days => self.now_ms += DAY_MS * (1 + self.random.below(5) as i64),
+            95..97 => self.publish(
+                None,
+                "events.0.click".to_owned(),
+                b"not a frame".to_vec(),
+                Said::Nothing,
+            ),
+            _ if self.wild.conflicts_and_days => {
+                self.now_ms += DAY_MS * (1 + self.random.below(5) as i64)
+            }
             _ => self.now_ms += 60_000,
         }
     }
@@ -168,7 +192,9 @@ impl World {
         for _ in 0..1 + self.random.below(12) {
             let again = !self.answered.is_empty() && self.random.percent(12);
             let mut event = match again {
-                true => self.answered[self.random.below(self.answered.len() as u64) as usize].clone(),
+                true => {
+                    self.answered[self.random.below(self.answered.len() as u64) as usize].clone()
+                }
                 false => self.event(),
             };
             if again && event.flags.has(Flags::MINTED_ID) && event.kind() != Kind::Click {
@@ -179,7 +205,12 @@ impl World {
                 event.content_hash ^= 1;
             }
             let name = format!("producer-{}", self.random.below(self.producers));
-            let opening = self.openings.iter_mut().rev().find(|o| o.producer.as_str() == name).unwrap();
+            let opening = self
+                .openings
+                .iter_mut()
+                .rev()
+                .find(|o| o.producer.as_str() == name)
+                .unwrap();
             opening.lanes[event.kind() as usize].push(event.clone());
             self.answered.push(event);
         }
@@ -198,16 +229,32 @@ impl World {
         };
         let placement = Placement {
             ad_id: id(format!("ad-{ad}")),
-            campaign_id: id(format!("campaign-{}", if r.percent(5) { 9 } else { ad / 2 })),
+            campaign_id: id(format!(
+                "campaign-{}",
+                if r.percent(5) { 9 } else { ad / 2 }
+            )),
             creative: creative.into(),
             region: ["", "DE", "US-CA", "other"][r.below(4) as usize].into(),
             device: Device::ALL[r.below(7) as usize],
             cost_micros: [0, 1, 2_500_000][r.below(3) as usize],
-            verdict: if r.percent(20) { EdgeReason::from_number(1 + r.below(4) as u8) } else { None },
+            verdict: if r.percent(20) {
+                EdgeReason::from_number(1 + r.below(4) as u8)
+            } else {
+                None
+            },
         };
-        let age = if r.percent(20) { r.below(3 * DAY_MS as u64) } else { r.below(20_000) };
-        let event_time_ms = if r.percent(3) { -1 - r.below(9_000_000) as i64 } else { self.now_ms - age as i64 };
-        let advertiser = (kind == Kind::Conversion || ad > 0).then(|| id(format!("advertiser-{}", ad / 2)));
+        let age = if r.percent(20) {
+            r.below(3 * DAY_MS as u64)
+        } else {
+            r.below(20_000)
+        };
+        let event_time_ms = if r.percent(3) {
+            -1 - r.below(9_000_000) as i64
+        } else {
+            self.now_ms - age as i64
+        };
+        let advertiser =
+            (kind == Kind::Conversion || ad > 0).then(|| id(format!("advertiser-{}", ad / 2)));
         let mut flags = Flags::default();
         if r.percent(50) {
             flags.set(Flags::MINTED_ID);
@@ -220,8 +267,14 @@ impl World {
             id: id(text),
             event_time_ms,
             arrival_ms: self.now_ms,
-            currency: advertiser.is_some().then(|| Currency::new(["USD", "EUR"][ad as usize % 2]).unwrap()),
-            utc_offset_s: if advertiser.is_some() { OFFSETS[r.below(6) as usize] } else { 0 },
+            currency: advertiser
+                .is_some()
+                .then(|| Currency::new(["USD", "EUR"][ad as usize % 2]).unwrap()),
+            utc_offset_s: if advertiser.is_some() {
+                OFFSETS[r.below(6) as usize]
+            } else {
+                0
+            },
             advertiser_id: advertiser,
             catalogue_revision: 0,
             content_hash: self.next_name << 1,
@@ -235,7 +288,11 @@ impl World {
                 Kind::Click => Body::Click(placement, ClickDetail::default()),
                 Kind::Conversion => {
                     let value_micros = placement.cost_micros;
-                    Body::Conversion(ConversionDetail { click_id: None, order_id: None, value_micros })
+                    Body::Conversion(ConversionDetail {
+                        click_id: None,
+                        order_id: None,
+                        value_micros,
+                    })
                 }
             },
         }
@@ -269,7 +326,8 @@ impl World {
         for k in 0..3 {
             let mut first = 0;
             while first < self.openings[at].acked[k] {
-                let end = self.openings[at].acked[k].min(first + 1 + self.random.below(10) as usize);
+                let end =
+                    self.openings[at].acked[k].min(first + 1 + self.random.below(10) as usize);
                 self.frame(at, k, first, end);
                 first = end;
             }
@@ -292,14 +350,33 @@ impl World {
         let events = opening.lanes[k][first..end].to_vec();
         let watermark = opening.watermark(self.now_ms - 1_000);
         let (first, count) = (first as u64, (end - first) as u32);
-        let header = Header { kind, producer, epoch, first, count, watermark };
+        let header = Header {
+            kind,
+            producer,
+            epoch,
+            first,
+            count,
+            watermark,
+        };
         let payload = encode(&header, &events);
         let message_id = frame_message_id(epoch, kind, first, end as u64 - 1);
-        let said = Said::Frame { epoch, kind, first, events, watermark };
+        let said = Said::Frame {
+            epoch,
+            kind,
+            first,
+            events,
+            watermark,
+        };
         self.publish(Some(message_id), format!("events.0.{kind}"), payload, said);
     }
 
-    fn publish(&mut self, message_id: Option<String>, subject: String, payload: Vec<u8>, said: Said) {
+    fn publish(
+        &mut self,
+        message_id: Option<String>,
+        subject: String,
+        payload: Vec<u8>,
+        said: Said,
+    ) {
         if let Some(message_id) = message_id
             && !self.known_ids.insert(message_id)
         {
@@ -308,9 +385,19 @@ impl World {
         self.sequence += 1 + u64::from(self.random.percent(5));
         self.now_ms += self.random.below(2_000) as i64;
         // At a failover the broker's clock steps back.
-        let back = if self.random.percent(10) { self.random.below(5_000) as i64 } else { 0 };
+        let back = if self.random.percent(10) {
+            self.random.below(5_000) as i64
+        } else {
+            0
+        };
         let broker_ms = self.now_ms - back;
-        self.log.push(Message { sequence: self.sequence, broker_ms, subject, payload, said });
+        self.log.push(Message {
+            sequence: self.sequence,
+            broker_ms,
+            subject,
+            payload,
+            said,
+        });
     }
 
     /// Everybody sends everything, and says so.
@@ -325,8 +412,11 @@ impl World {
             }
             self.openings[at].drained = true;
             let opening = &self.openings[at];
-            let (epoch, producer, watermark) =
-                (opening.epoch, opening.producer.clone(), opening.watermark(self.now_ms));
+            let (epoch, producer, watermark) = (
+                opening.epoch,
+                opening.producer.clone(),
+                opening.watermark(self.now_ms),
+            );
             let payload = encode_announcement(&producer, epoch, &watermark);
             let said = Said::Announcement { epoch, watermark };
             self.publish(None, "events.0.watermark".to_owned(), payload, said);
