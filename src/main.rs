@@ -15,6 +15,7 @@ mod http;
 mod listen;
 mod log;
 mod outbox;
+mod projector;
 mod quarantine;
 mod query;
 mod read_body;
