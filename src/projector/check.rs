@@ -27,12 +27,18 @@ pub struct Facts {
 }
 
 /// Asks the broker about a shard's stream.
-pub async fn facts(jetstream: &Context, shard: u16, position: Option<Position>) -> Result<Facts, LogError> {
+pub async fn facts(
+    jetstream: &Context,
+    shard: u16,
+    position: Option<Position>,
+) -> Result<Facts, LogError> {
     let stream = events_stream(shard);
     let info = info_of(jetstream, &stream).await?;
     let crc = match position {
         Some(position) if position.sequence > 0 => {
-            message_at(jetstream, &stream, position.sequence).await?.map(|message| frame_crc(&message.payload))
+            message_at(jetstream, &stream, position.sequence)
+                .await?
+                .map(|message| frame_crc(&message.payload))
         }
         _ => None,
     };
@@ -51,21 +57,43 @@ pub fn check(shard: u16, position: Option<Position>, facts: &Facts) -> Result<()
     if let Some(position) = position {
         if position.stream_created_ns != facts.created_ns {
             let (folded, found) = (position.stream_created_ns, facts.created_ns);
-            return Err(ProjectorError::OtherStream { shard, stream, folded, found });
+            return Err(ProjectorError::OtherStream {
+                shard,
+                stream,
+                folded,
+                found,
+            });
         }
         if facts.last < sequence {
-            return Err(ProjectorError::Shorter { shard, stream, last: facts.last, position: sequence });
+            return Err(ProjectorError::Shorter {
+                shard,
+                stream,
+                last: facts.last,
+                position: sequence,
+            });
         }
         if let Some(found) = facts.crc
             && found != position.crc
         {
             let folded = position.crc;
-            return Err(ProjectorError::OtherMessage { shard, stream, position: sequence, folded, found });
+            return Err(ProjectorError::OtherMessage {
+                shard,
+                stream,
+                position: sequence,
+                folded,
+                found,
+            });
         }
     }
     if facts.first > sequence + 1 {
         let before = facts.first - 1;
-        return Err(ProjectorError::Purged { shard, stream, first: facts.first, position: sequence, before });
+        return Err(ProjectorError::Purged {
+            shard,
+            stream,
+            first: facts.first,
+            position: sequence,
+            before,
+        });
     }
     Ok(())
 }

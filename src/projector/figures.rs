@@ -113,7 +113,8 @@ pub fn measure(folder: &Path, load: Load) -> Result<FoldFigures, ProjectorError>
     for (first, batch) in batches(&frames, load) {
         let at = Instant::now();
         let subject = events_subject(0, load.kind);
-        let entry = |i: usize| Entry::decode(i as u64 + 1, BEGIN_MS + i as i64, &subject, &frames[i]);
+        let entry =
+            |i: usize| Entry::decode(i as u64 + 1, BEGIN_MS + i as i64, &subject, &frames[i]);
         let entries: Vec<Entry> = (first..first + batch).map(entry).collect();
         decoding += at.elapsed();
         let at = Instant::now();
@@ -162,7 +163,9 @@ fn frames(load: Load) -> Vec<Vec<u8>> {
     let mut first = 0;
     while first < load.events {
         let count = u64::from(load.frame_events).min(load.events - first);
-        let events: Vec<Event> = (first..first + count).map(|n| event(load.kind, n, &mut seed, &id)).collect();
+        let events: Vec<Event> = (first..first + count)
+            .map(|n| event(load.kind, n, &mut seed, &id))
+            .collect();
         let header = Header {
             kind: load.kind,
             producer: producer.clone(),
@@ -180,8 +183,15 @@ fn frames(load: Load) -> Vec<Vec<u8>> {
 fn event(kind: Kind, n: u64, seed: &mut u64, id: &impl Fn(&str) -> Id) -> Event {
     let time_ms = BEGIN_MS + (n * EVENT_EVERY_MS) as i64;
     let r = random(seed);
-    let ad = if r & 1 == 0 { (r >> 8) % (ADS / 16) } else { (r >> 8) % ADS };
-    let uuid = (u128::from(time_ms as u64) << 80) | (0x7 << 76) | (0x2 << 62) | u128::from(random(seed) >> 2);
+    let ad = if r & 1 == 0 {
+        (r >> 8) % (ADS / 16)
+    } else {
+        (r >> 8) % ADS
+    };
+    let uuid = (u128::from(time_ms as u64) << 80)
+        | (0x7 << 76)
+        | (0x2 << 62)
+        | u128::from(random(seed) >> 2);
     let placement = Placement {
         ad_id: id(&format!("ad-{ad}")),
         campaign_id: id(&format!("campaign-{}", ad / ADS_PER_CAMPAIGN)),

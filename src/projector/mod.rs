@@ -177,17 +177,33 @@ impl Projector {
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{number}"))
                 .spawn(move || run.run())
-                .map_err(|error| ProjectorError::Thread { shard: number, what: format!("did not start: {error}") })?;
-            workers.push(Worker { progress: seen, reading: read, thread: Some(thread) });
+                .map_err(|error| ProjectorError::Thread {
+                    shard: number,
+                    what: format!("did not start: {error}"),
+                })?;
+            workers.push(Worker {
+                progress: seen,
+                reading: read,
+                thread: Some(thread),
+            });
         }
-        Ok(Self { shards, workers, stop, failures })
+        Ok(Self {
+            shards,
+            workers,
+            stop,
+            failures,
+        })
     }
 
     /// What others see of it.
     pub fn handle(&self) -> ProjectorHandle {
         ProjectorHandle {
             shards: Arc::clone(&self.shards),
-            workers: self.workers.iter().map(|w| (w.progress.clone(), w.reading.clone())).collect(),
+            workers: self
+                .workers
+                .iter()
+                .map(|w| (w.progress.clone(), w.reading.clone()))
+                .collect(),
         }
     }
 
@@ -208,10 +224,15 @@ impl Projector {
     pub async fn stop(mut self) -> Result<(), ProjectorError> {
         self.stop.send_replace(true);
         for (shard, worker) in self.workers.iter_mut().enumerate() {
-            let Some(thread) = worker.thread.take() else { continue };
+            let Some(thread) = worker.thread.take() else {
+                continue;
+            };
             let ended = tokio::task::spawn_blocking(|| thread.join()).await;
             if !matches!(ended, Ok(Ok(()))) {
-                return Err(ProjectorError::Thread { shard: shard as u16, what: "panicked".to_owned() });
+                return Err(ProjectorError::Thread {
+                    shard: shard as u16,
+                    what: "panicked".to_owned(),
+                });
             }
         }
         Ok(())
@@ -226,12 +247,18 @@ impl ProjectorHandle {
 
     /// The applied sequence of every shard, in their order.
     pub fn positions(&self) -> Vec<u64> {
-        self.workers.iter().map(|(progress, _)| progress.borrow().sequence).collect()
+        self.workers
+            .iter()
+            .map(|(progress, _)| progress.borrow().sequence)
+            .collect()
     }
 
     /// Where every shard's projector is.
     pub fn progress(&self) -> Vec<Progress> {
-        self.workers.iter().map(|(progress, _)| *progress.borrow()).collect()
+        self.workers
+            .iter()
+            .map(|(progress, _)| *progress.borrow())
+            .collect()
     }
 
     /// How many messages every shard has yet to fold, as far as its reader has heard.
@@ -239,13 +266,18 @@ impl ProjectorHandle {
         let lag = |progress: &Progress, reading: &ReaderProgress| {
             reading.last_sequence().saturating_sub(progress.sequence)
         };
-        self.workers.iter().map(|(progress, reading)| lag(&progress.borrow(), &reading.borrow())).collect()
+        self.workers
+            .iter()
+            .map(|(progress, reading)| lag(&progress.borrow(), &reading.borrow()))
+            .collect()
     }
 
     /// Waits until a shard has folded a sequence; false when it has not within `patience`, or there is no such
     /// shard.
     pub async fn wait_for(&self, shard: u16, sequence: u64, patience: Duration) -> bool {
-        let Some((progress, _)) = self.workers.get(usize::from(shard)) else { return false };
+        let Some((progress, _)) = self.workers.get(usize::from(shard)) else {
+            return false;
+        };
         let mut progress = progress.clone();
         let reached = progress.wait_for(|progress| progress.sequence >= sequence);
         matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))

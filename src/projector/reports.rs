@@ -35,7 +35,11 @@ pub fn producers(snapshot: &ShardSnapshot<'_>) -> Result<Vec<ProducerReport>, St
     let rows = decode_all(snapshot, Family::Completeness, Producer::decode)?;
     rows.into_iter()
         .map(|producer| {
-            let mut report = ProducerReport { producer, applied: Default::default(), gaps: Default::default() };
+            let mut report = ProducerReport {
+                producer,
+                applied: Default::default(),
+                gaps: Default::default(),
+            };
             for kind in Kind::ALL {
                 let mut key = Vec::new();
                 ledger::key(&mut key, report.producer.epoch, kind);
@@ -71,7 +75,9 @@ pub fn totals(snapshot: &ShardSnapshot<'_>) -> Result<[Totals; Kind::ALL.len()],
 /// # Errors
 /// [`StoreError`] when the state cannot be read.
 pub fn bad_frames(snapshot: &ShardSnapshot<'_>) -> Result<Vec<BadFrame>, StoreError> {
-    decode_all(snapshot, Family::BadFrames, |_, value| BadFrame::decode(value))
+    decode_all(snapshot, Family::BadFrames, |_, value| {
+        BadFrame::decode(value)
+    })
 }
 
 /// A conflict with the names of what it is about.
@@ -92,12 +98,24 @@ pub struct NamedConflict {
 /// # Errors
 /// [`StoreError`] when the state cannot be read.
 pub fn conflicts(snapshot: &ShardSnapshot<'_>) -> Result<Vec<NamedConflict>, StoreError> {
-    let rows = decode_all(snapshot, Family::Conflicts, |_, value| Conflict::decode(value))?;
+    let rows = decode_all(snapshot, Family::Conflicts, |_, value| {
+        Conflict::decode(value)
+    })?;
     rows.into_iter()
         .map(|conflict| {
-            let (kind, owner, id) = ids::decode_key(&conflict.id_key).map_err(|e| snapshot.damaged(e))?;
-            let space = if kind == Kind::Conversion { Space::Advertiser } else { Space::Ad };
-            Ok(NamedConflict { kind, owner: snapshot.name(space, owner)?, id, conflict })
+            let (kind, owner, id) =
+                ids::decode_key(&conflict.id_key).map_err(|e| snapshot.damaged(e))?;
+            let space = if kind == Kind::Conversion {
+                Space::Advertiser
+            } else {
+                Space::Ad
+            };
+            Ok(NamedConflict {
+                kind,
+                owner: snapshot.name(space, owner)?,
+                id,
+                conflict,
+            })
         })
         .collect()
 }
@@ -109,7 +127,10 @@ pub fn conflicts(snapshot: &ShardSnapshot<'_>) -> Result<Vec<NamedConflict>, Sto
 pub fn incident_counts(snapshot: &ShardSnapshot<'_>) -> Result<incidents::Counts, StoreError> {
     let count = |key| -> Result<u64, StoreError> {
         let value = snapshot.get(Family::Meta, key)?;
-        Ok(value.as_deref().and_then(incidents::decode_key).unwrap_or(0))
+        Ok(value
+            .as_deref()
+            .and_then(incidents::decode_key)
+            .unwrap_or(0))
     };
     Ok(incidents::Counts {
         conflicts: count(incidents::CONFLICTS_KEY)?,
@@ -123,16 +144,18 @@ fn decode_all<T>(
     decode: impl Fn(&[u8], &[u8]) -> Result<T, Damaged>,
 ) -> Result<Vec<T>, StoreError> {
     let mut out = Ok(Vec::new());
-    snapshot.scan(family, &[], None, |key, value| match (&mut out, decode(key, value)) {
-        (Ok(rows), Ok(row)) => {
-            rows.push(row);
-            ControlFlow::Continue(())
+    snapshot.scan(family, &[], None, |key, value| {
+        match (&mut out, decode(key, value)) {
+            (Ok(rows), Ok(row)) => {
+                rows.push(row);
+                ControlFlow::Continue(())
+            }
+            (_, Err(error)) => {
+                out = Err(snapshot.damaged(error));
+                ControlFlow::Break(())
+            }
+            (Err(_), _) => ControlFlow::Break(()),
         }
-        (_, Err(error)) => {
-            out = Err(snapshot.damaged(error));
-            ControlFlow::Break(())
-        }
-        (Err(_), _) => ControlFlow::Break(()),
     })?;
     out
 }

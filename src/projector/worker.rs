@@ -42,7 +42,11 @@ impl Folder {
     /// Goes on where the state is.
     pub fn open(shard: Arc<Shard>, stream_created_ns: i64) -> Result<Self, ProjectorError> {
         let fold = shard.open_fold(stream_created_ns)?;
-        Ok(Self { shard, fold, log_day: i32::MIN })
+        Ok(Self {
+            shard,
+            fold,
+            log_day: i32::MIN,
+        })
     }
 
     /// How far it is.
@@ -56,7 +60,10 @@ impl Folder {
         let folded = self
             .fold
             .fold(entries, |reads| shard.read(reads))
-            .map_err(|source| ProjectorError::Fold { shard: shard.number(), source })?;
+            .map_err(|source| ProjectorError::Fold {
+                shard: shard.number(),
+                source,
+            })?;
         shard.write(&folded.changes)?;
         let log_time_ms = self.fold.position().log_time_ms;
         let day = ids::log_day(log_time_ms);
@@ -70,7 +77,11 @@ impl Folder {
     /// How far it is, for others to see.
     pub fn progress(&self) -> Progress {
         let position = self.fold.position();
-        Progress { verified: true, sequence: position.sequence, log_time_ms: position.log_time_ms }
+        Progress {
+            verified: true,
+            sequence: position.sequence,
+            log_time_ms: position.log_time_ms,
+        }
     }
 }
 
@@ -86,7 +97,12 @@ impl Gathered {
     /// Decodes a message; its room in the reader's queue is free from then on.
     fn take(&mut self, message: LogMessage) {
         self.bytes += message.payload.len();
-        let entry = Entry::decode(message.sequence, message.broker_ms, &message.subject, &message.payload);
+        let entry = Entry::decode(
+            message.sequence,
+            message.broker_ms,
+            &message.subject,
+            &message.payload,
+        );
         if let Content::Frame(frame) = &entry.content {
             self.events += frame.header.count as usize;
         }
@@ -128,12 +144,15 @@ impl Run {
 
     fn fold_on(&mut self) -> Result<(), ProjectorError> {
         let runtime = self.runtime.clone();
-        let Some(created_ns) = runtime.block_on(self.verify())? else { return Ok(()) };
+        let Some(created_ns) = runtime.block_on(self.verify())? else {
+            return Ok(());
+        };
         let mut folder = Folder::open(Arc::clone(&self.shard), created_ns)?;
         self.progress.send_replace(folder.progress());
         let stream = events_stream(self.shard.number());
         let from = folder.sequence() + 1;
-        let reader = runtime.block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
+        let reader =
+            runtime.block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
         self.reading.send_replace(reader.progress());
         self.read_on(reader, &mut folder, &runtime)
     }
@@ -160,7 +179,10 @@ impl Run {
             gathered.clear();
             let progress = folder.progress();
             self.progress.send_replace(progress);
-            let lag = reader.progress().last_sequence().saturating_sub(progress.sequence);
+            let lag = reader
+                .progress()
+                .last_sequence()
+                .saturating_sub(progress.sequence);
             telemetry.batch(&folded, progress, lag, began.elapsed());
             if gaps_counted.is_none_or(|at| at.elapsed() >= GAPS_EVERY) {
                 telemetry.gaps(&self.shard)?;
@@ -182,7 +204,9 @@ impl Run {
                     check::check(shard, position, &facts)?;
                     return Ok(Some(facts.created_ns));
                 }
-                Err(source @ LogError::Refused { .. }) => return Err(ProjectorError::Log { shard, source }),
+                Err(source @ LogError::Refused { .. }) => {
+                    return Err(ProjectorError::Log { shard, source });
+                }
                 Err(error) => tracing::debug!(shard, %error, "waiting for the stream"),
             }
             tokio::select! {
