@@ -7,8 +7,28 @@ use serde::Serialize;
 
 use crate::metrics::Metrics;
 
-/// What an answer says of one row, or of all of them. Money is in micros of the advertiser's currency.
+/// One figure, as an answer writes it; an absent ratio is null, and empty in a table of text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Figure {
+    /// A count, or micros.
+    Whole(Option<i64>),
+    /// A ratio.
+    Ratio(Option<f64>),
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Figure::Whole(Some(n)) => write!(f, "{n}"),
+            Figure::Ratio(Some(n)) => write!(f, "{n}"),
+            Figure::Whole(None) | Figure::Ratio(None) => Ok(()),
+        }
+    }
+}
+
+/// What an answer says of one row, or of all of them. Money is in micros of the advertiser's currency.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     /// Valid impressions.
     pub impressions: i64,
@@ -64,6 +84,30 @@ impl Figures {
         "cost_per_conversion_micros",
         "late_events",
     ];
+
+    /// The figures in the order of their names.
+    pub fn values(&self) -> impl Iterator<Item = Figure> {
+        let whole = |n: i64| Figure::Whole(Some(n));
+        [
+            whole(self.impressions),
+            whole(self.invalid_impressions),
+            whole(self.clicks),
+            whole(self.gross_clicks),
+            whole(self.invalid_clicks),
+            whole(self.general_invalid_clicks),
+            whole(self.sophisticated_invalid_clicks),
+            Figure::Ratio(self.invalid_click_rate),
+            Figure::Ratio(self.ctr),
+            whole(self.cost_micros),
+            Figure::Whole(self.average_cpc_micros),
+            Figure::Whole(self.average_cpm_micros),
+            Figure::Whole(self.conversions),
+            Figure::Whole(self.conversions_value_micros),
+            Figure::Whole(self.cost_per_conversion_micros),
+            whole(self.late_events),
+        ]
+        .into_iter()
+    }
 
     /// The figures of some sums.
     pub fn of(m: &Metrics) -> Self {
@@ -179,16 +223,12 @@ mod tests {
             ),
             (None, None, None, None)
         );
-        let names: Vec<String> = serde_json::to_value(f)
-            .unwrap()
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect();
-        let mut want = Figures::NAMES.map(String::from).to_vec();
-        want.sort();
-        assert_eq!(names, want);
+        let null = |name: &str| {
+            let at = Figures::NAMES.iter().position(|n| *n == name).unwrap();
+            serde_json::to_value(f.values().nth(at).unwrap()).unwrap().is_null()
+        };
+        assert!(null("ctr") && null("average_cpc_micros") && null("conversions") && !null("cost_micros"));
+        assert_eq!(f.values().nth(9).unwrap().to_string(), "5");
     }
 
     #[test]
