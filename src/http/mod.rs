@@ -1,6 +1,87 @@
 //! The HTTP surface of the queries: routes, keys, problems, health and the API's own description.
 //!
-//! Nothing here knows how the pieces were started: the runner hands in handles and gets a router back.
+//! Nothing here knows how the pieces were started: the runner hands in handles and gets a router back. Every error
+//! that leaves is a problem document, whatever the path, the method or the body.
 
 pub mod auth;
+pub mod health;
+pub mod openapi;
+pub mod params;
 pub mod problem;
+mod render;
+mod routes;
+mod schemas;
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{Method, Uri};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::catalogue_feed::CatalogueHandle;
+use crate::http::auth::{Access, access_of};
+use crate::http::problem::{Problem, quote};
+use crate::query::{Engine, QueryError};
+
+/// What the routes are made of.
+#[derive(Clone)]
+pub struct AppState {
+    /// The catalogue of this process.
+    pub catalogue: CatalogueHandle,
+    /// Answers questions.
+    pub engine: Engine,
+}
+
+/// The routes of the role `api`, without what answers unknown paths: see [`finish`].
+pub fn api_router(state: AppState) -> Router {
+    routes::router(state)
+}
+
+/// The routes that every role has: `/healthz`, `/readyz` and `/metrics`.
+pub fn operations_router(readiness: health::Readiness, metrics: PrometheusHandle) -> Router {
+    routes::operations(readiness, metrics)
+}
+
+/// Puts a problem document where axum would answer with an empty body. Called once, on all routes together.
+pub fn finish(router: Router) -> Router {
+    router.method_not_allowed_fallback(method_not_allowed).fallback(not_found)
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}; /api/openapi.json lists what there is", quote(uri.path())))
+}
+
+async fn method_not_allowed(method: Method) -> Problem {
+    // The router adds the Allow header.
+    Problem::method_not_allowed(method.as_str(), None)
+}
+
+impl FromRequestParts<AppState> for Access {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        if !state.catalogue.is_warm() {
+            // Without the catalogue nobody knows whether a key was made.
+            return Err(Problem::unavailable("the catalogue has not been read yet"));
+        }
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip());
+        access_of(&state.catalogue.read(), &parts.headers, peer)
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Asked { parameter: Some(parameter), detail } => Problem::bad_parameter(parameter, detail),
+            QueryError::Asked { parameter: None, detail } => Problem::bad_request(detail),
+            QueryError::NotFound(detail) => Problem::not_found(detail),
+            error @ (QueryError::Busy | QueryError::TookTooLong) => Problem::unavailable(error.to_string()),
+            // What the store says is in the log; it is nothing that a client can act on.
+            QueryError::Store(_) | QueryError::Damaged(_) => {
+                Problem::unavailable("the state could not be read; the operator finds the cause in the log")
+            }
+        }
+    }
+}

@@ -195,7 +195,7 @@ fn csv_header(table: &Table) -> Vec<u8> {
 
 fn csv_row(printed: &Printed<'_>, out: &mut Vec<u8>) {
     let group = printed.table.group(printed.row).map(|(_, name)| name.to_owned());
-    let figures = Figures::of(&printed.row.metrics).values().map(|f| f.to_string());
+    let figures = Figures::of(&printed.row.metrics).values().into_iter().map(|f| f.to_string());
     out.append(&mut csv_record(std::iter::once(printed.time()).chain(group).chain(figures)));
 }
 

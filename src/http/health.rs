@@ -1,0 +1,131 @@
+//! Whether this process should get traffic, and why not.
+//!
+//! The runner gathers facts; what they mean is decided here, by limits that have names.
+
+use std::sync::Arc;
+
+/// The furthest that a shard may be behind its stream, in messages, while the process counts as ready.
+pub const MAX_LAG_MESSAGES: u64 = 1_000;
+/// The fill of a stream, in percent of its max_bytes, from which on the process is not ready.
+pub const STREAM_FULL_PERCENT: u64 = 95;
+/// The fill of an outbox, in percent of its capacity, from which on the process is not ready.
+pub const OUTBOX_FULL_PERCENT: u64 = 95;
+
+/// How far one shard is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardFacts {
+    /// The shard.
+    pub shard: u16,
+    /// Messages of its stream that are not applied yet; none while that is not known.
+    pub lag_messages: Option<u64>,
+    /// Why it does not advance, where it has stopped.
+    pub stopped: Option<String>,
+}
+
+/// How full something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FillFacts {
+    /// The stream's or the outbox's name.
+    pub name: String,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes that it may hold; 0 for no limit.
+    pub max_bytes: u64,
+}
+
+/// What readiness is decided from. What a process does not have, it leaves empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether a catalogue is there, from disk or from the broker.
+    pub has_catalogue: bool,
+    /// Whether the broker answers.
+    pub broker_connected: bool,
+    /// The shards that this process folds.
+    pub shards: Vec<ShardFacts>,
+    /// The broker's streams with a limit.
+    pub streams: Vec<FillFacts>,
+    /// The outboxes of this process, by bytes that the broker has not taken.
+    pub outboxes: Vec<FillFacts>,
+}
+
+/// Gathers facts when it is asked; must not block.
+pub type Readiness = Arc<dyn Fn() -> Facts + Send + Sync>;
+
+/// Why the process is not ready; empty when it is.
+pub fn reasons(facts: &Facts) -> Vec<String> {
+    let mut out = Vec::new();
+    if !facts.has_catalogue {
+        out.push("the catalogue has not been read yet, neither from disk nor from the broker".to_owned());
+    }
+    if !facts.broker_connected {
+        out.push("the NATS server does not answer".to_owned());
+    }
+    for shard in &facts.shards {
+        match (&shard.stopped, shard.lag_messages) {
+            (Some(why), _) => out.push(format!("shard {} has stopped: {why}", shard.shard)),
+            (None, None) => out.push(format!("shard {} does not know yet how far it is behind", shard.shard)),
+            (None, Some(lag)) if lag > MAX_LAG_MESSAGES => out.push(format!(
+                "shard {} is {lag} messages behind its stream, more than {MAX_LAG_MESSAGES}",
+                shard.shard
+            )),
+            (None, Some(_)) => {}
+        }
+    }
+    let fills = [(&facts.streams, "stream", STREAM_FULL_PERCENT), (&facts.outboxes, "outbox", OUTBOX_FULL_PERCENT)];
+    for (list, what, limit) in fills {
+        for fill in list {
+            if let Some(percent) = percent(fill).filter(|p| *p >= limit) {
+                out.push(format!(
+                    "the {what} {} is {percent}% full ({} of {} bytes); not ready from {limit}% on",
+                    fill.name, fill.bytes, fill.max_bytes
+                ));
+            }
+        }
+    }
+    out
+}
+
+/// How full something is, in whole percent; none without a limit.
+pub fn percent(fill: &FillFacts) -> Option<u64> {
+    let part = u128::from(fill.bytes) * 100;
+    part.checked_div(u128::from(fill.max_bytes)).map(|p| u64::try_from(p).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Facts {
+        Facts {
+            has_catalogue: true,
+            broker_connected: true,
+            shards: vec![ShardFacts { shard: 3, lag_messages: Some(MAX_LAG_MESSAGES), stopped: None }],
+            streams: vec![FillFacts { name: "EVENTS_3".into(), bytes: 949, max_bytes: 1_000 }],
+            outboxes: vec![FillFacts { name: "collector".into(), bytes: 7, max_bytes: 0 }],
+        }
+    }
+
+    #[test]
+    fn within_every_limit_it_is_ready() {
+        assert_eq!(reasons(&ready()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn past_any_limit_it_says_which() {
+        let cases: [(fn(&mut Facts), &str); 7] = [
+            (|f| f.has_catalogue = false, "catalogue"),
+            (|f| f.broker_connected = false, "NATS"),
+            (|f| f.shards[0].lag_messages = Some(MAX_LAG_MESSAGES + 1), "shard 3"),
+            (|f| f.shards[0].lag_messages = None, "shard 3"),
+            (|f| f.shards[0].stopped = Some("another stream".into()), "another stream"),
+            (|f| f.streams[0].bytes = 950, "EVENTS_3"),
+            (|f| f.outboxes[0].max_bytes = 7, "collector"),
+        ];
+        for (change, word) in cases {
+            let mut facts = ready();
+            change(&mut facts);
+            let reasons = reasons(&facts);
+            assert!(reasons.len() == 1 && reasons[0].contains(word), "{word}: {reasons:?}");
+        }
+    }
+}
