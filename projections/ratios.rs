@@ -226,7 +226,12 @@ mod tests {
             let at = Figures::NAMES.iter().position(|n| *n == name).unwrap();
             serde_json::to_value(f.values()[at]).unwrap().is_null()
         };
-        assert!(null("ctr") && null("average_cpc_micros") && null("conversions") && !null("cost_micros"));
+        assert!(
+            null("ctr")
+                && null("average_cpc_micros")
+                && null("conversions")
+                && !null("cost_micros")
+        );
         assert_eq!(f.values()[9].to_string(), "5");
     }
 
