@@ -55,7 +55,9 @@ pub type Readiness = Arc<dyn Fn() -> Facts + Send + Sync>;
 pub fn reasons(facts: &Facts) -> Vec<String> {
     let mut out = Vec::new();
     if !facts.has_catalogue {
-        out.push("the catalogue has not been read yet, neither from disk nor from the broker".to_owned());
+        out.push(
+            "the catalogue has not been read yet, neither from disk nor from the broker".to_owned(),
+        );
     }
     if !facts.broker_connected {
         out.push("the NATS server does not answer".to_owned());
@@ -63,7 +65,10 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
     for shard in &facts.shards {
         match (&shard.stopped, shard.lag_messages) {
             (Some(why), _) => out.push(format!("shard {} has stopped: {why}", shard.shard)),
-            (None, None) => out.push(format!("shard {} does not know yet how far it is behind", shard.shard)),
+            (None, None) => out.push(format!(
+                "shard {} does not know yet how far it is behind",
+                shard.shard
+            )),
             (None, Some(lag)) if lag > MAX_LAG_MESSAGES => out.push(format!(
                 "shard {} is {lag} messages behind its stream, more than {MAX_LAG_MESSAGES}",
                 shard.shard
@@ -71,7 +76,10 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             (None, Some(_)) => {}
         }
     }
-    let fills = [(&facts.streams, "stream", STREAM_FULL_PERCENT), (&facts.outboxes, "outbox", OUTBOX_FULL_PERCENT)];
+    let fills = [
+        (&facts.streams, "stream", STREAM_FULL_PERCENT),
+        (&facts.outboxes, "outbox", OUTBOX_FULL_PERCENT),
+    ];
     for (list, what, limit) in fills {
         for fill in list {
             if let Some(percent) = percent(fill).filter(|p| *p >= limit) {
@@ -88,7 +96,8 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
 /// How full something is, in whole percent; none without a limit.
 pub fn percent(fill: &FillFacts) -> Option<u64> {
     let part = u128::from(fill.bytes) * 100;
-    part.checked_div(u128::from(fill.max_bytes)).map(|p| u64::try_from(p).unwrap_or(u64::MAX))
+    part.checked_div(u128::from(fill.max_bytes))
+        .map(|p| u64::try_from(p).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -99,9 +108,21 @@ mod tests {
         Facts {
             has_catalogue: true,
             broker_connected: true,
-            shards: vec![ShardFacts { shard: 3, lag_messages: Some(MAX_LAG_MESSAGES), stopped: None }],
-            streams: vec![FillFacts { name: "EVENTS_3".into(), bytes: 949, max_bytes: 1_000 }],
-            outboxes: vec![FillFacts { name: "collector".into(), bytes: 7, max_bytes: 0 }],
+            shards: vec![ShardFacts {
+                shard: 3,
+                lag_messages: Some(MAX_LAG_MESSAGES),
+                stopped: None,
+            }],
+            streams: vec![FillFacts {
+                name: "EVENTS_3".into(),
+                bytes: 949,
+                max_bytes: 1_000,
+            }],
+            outboxes: vec![FillFacts {
+                name: "collector".into(),
+                bytes: 7,
+                max_bytes: 0,
+            }],
         }
     }
 
@@ -115,9 +136,15 @@ mod tests {
         let cases: [(fn(&mut Facts), &str); 7] = [
             (|f| f.has_catalogue = false, "catalogue"),
             (|f| f.broker_connected = false, "NATS"),
-            (|f| f.shards[0].lag_messages = Some(MAX_LAG_MESSAGES + 1), "shard 3"),
+            (
+                |f| f.shards[0].lag_messages = Some(MAX_LAG_MESSAGES + 1),
+                "shard 3",
+            ),
             (|f| f.shards[0].lag_messages = None, "shard 3"),
-            (|f| f.shards[0].stopped = Some("another stream".into()), "another stream"),
+            (
+                |f| f.shards[0].stopped = Some("another stream".into()),
+                "another stream",
+            ),
             (|f| f.streams[0].bytes = 950, "EVENTS_3"),
             (|f| f.outboxes[0].max_bytes = 7, "collector"),
         ];
@@ -125,7 +152,10 @@ mod tests {
             let mut facts = ready();
             change(&mut facts);
             let reasons = reasons(&facts);
-            assert!(reasons.len() == 1 && reasons[0].contains(word), "{word}: {reasons:?}");
+            assert!(
+                reasons.len() == 1 && reasons[0].contains(word),
+                "{word}: {reasons:?}"
+            );
         }
     }
 }

@@ -46,11 +46,16 @@ pub fn operations_router(readiness: health::Readiness, metrics: PrometheusHandle
 
 /// Puts a problem document where axum would answer with an empty body. Called once, on all routes together.
 pub fn finish(router: Router) -> Router {
-    router.method_not_allowed_fallback(method_not_allowed).fallback(not_found)
+    router
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is nothing at {}; /api/openapi.json lists what there is", quote(uri.path())))
+    Problem::not_found(format!(
+        "there is nothing at {}; /api/openapi.json lists what there is",
+        quote(uri.path())
+    ))
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
@@ -66,7 +71,10 @@ impl FromRequestParts<AppState> for Access {
             // Without the catalogue nobody knows whether a key was made.
             return Err(Problem::unavailable("the catalogue has not been read yet"));
         }
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip());
+        let peer = parts
+            .extensions
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|c| c.0.ip());
         access_of(&state.catalogue.read(), &parts.headers, peer)
     }
 }
@@ -74,14 +82,22 @@ impl FromRequestParts<AppState> for Access {
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Self {
         match error {
-            QueryError::Asked { parameter: Some(parameter), detail } => Problem::bad_parameter(parameter, detail),
-            QueryError::Asked { parameter: None, detail } => Problem::bad_request(detail),
+            QueryError::Asked {
+                parameter: Some(parameter),
+                detail,
+            } => Problem::bad_parameter(parameter, detail),
+            QueryError::Asked {
+                parameter: None,
+                detail,
+            } => Problem::bad_request(detail),
             QueryError::NotFound(detail) => Problem::not_found(detail),
-            error @ (QueryError::Busy | QueryError::TookTooLong) => Problem::unavailable(error.to_string()),
-            // What the store says is in the log; it is nothing that a client can act on.
-            QueryError::Store(_) | QueryError::Damaged(_) => {
-                Problem::unavailable("the state could not be read; the operator finds the cause in the log")
+            error @ (QueryError::Busy | QueryError::TookTooLong) => {
+                Problem::unavailable(error.to_string())
             }
+            // What the store says is in the log; it is nothing that a client can act on.
+            QueryError::Store(_) | QueryError::Damaged(_) => Problem::unavailable(
+                "the state could not be read; the operator finds the cause in the log",
+            ),
         }
     }
 }

@@ -36,15 +36,23 @@ struct Base;
 pub fn document() -> OpenApi {
     let mut document = Base::openapi();
     document.merge(routes::description());
-    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("`adtally keys create` prints one")).build();
-    document.components.get_or_insert_with(Components::new).add_security_scheme("key", SecurityScheme::Http(scheme));
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("`adtally keys create` prints one"))
+        .build();
+    document
+        .components
+        .get_or_insert_with(Components::new)
+        .add_security_scheme("key", SecurityScheme::Http(scheme));
     document
 }
 
 /// Serves the description.
 pub async fn serve() -> Response {
     static JSON: LazyLock<Bytes> = LazyLock::new(|| {
-        Bytes::from(serde_json::to_vec(&document()).expect("a description of texts always has a JSON form"))
+        Bytes::from(
+            serde_json::to_vec(&document()).expect("a description of texts always has a JSON form"),
+        )
     });
     ([(header::CONTENT_TYPE, "application/json")], JSON.clone()).into_response()
 }

@@ -110,7 +110,10 @@ impl Rendered {
         let stream = futures_util::stream::iter(Pieces::new(self).map(Ok::<Bytes, Infallible>));
         let mut response = Response::new(Body::from_stream(stream));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(format.media_type()),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(as_of) = as_of {
             headers.insert(AS_OF, as_of);
@@ -138,7 +141,12 @@ impl Pieces {
             Format::Csv => ready.push_back(Bytes::from(csv_header(&answer.table))),
             Format::Ndjson => {}
         }
-        Self { answer, next: 0, ready, ended: false }
+        Self {
+            answer,
+            next: 0,
+            ready,
+            ended: false,
+        }
     }
 
     fn rows(&mut self) -> Option<Bytes> {
@@ -149,14 +157,19 @@ impl Pieces {
         }
         let mut out = Vec::with_capacity(ROWS_AT_A_TIME * 384);
         for (at, row) in (self.next..end).zip(&table.rows[self.next..end]) {
-            let printed = Printed { table, row, zone: self.answer.zone };
+            let printed = Printed {
+                table,
+                row,
+                zone: self.answer.zone,
+            };
             match self.answer.format {
                 Format::Csv => csv_row(&printed, &mut out),
                 Format::Json | Format::Ndjson => {
                     if self.answer.format == Format::Json && at > 0 {
                         out.push(b',');
                     }
-                    serde_json::to_writer(&mut out, &printed).expect("a row of texts and numbers always has a JSON form");
+                    serde_json::to_writer(&mut out, &printed)
+                        .expect("a row of texts and numbers always has a JSON form");
                     if self.answer.format == Format::Ndjson {
                         out.push(b'\n');
                     }
@@ -190,17 +203,32 @@ impl Iterator for Pieces {
 
 fn csv_header(table: &Table) -> Vec<u8> {
     let group = table.group_by.iter().map(|d| d.name());
-    csv_record(std::iter::once("time").chain(group).chain(Figures::NAMES).map(str::to_owned))
+    csv_record(
+        std::iter::once("time")
+            .chain(group)
+            .chain(Figures::NAMES)
+            .map(str::to_owned),
+    )
 }
 
 fn csv_row(printed: &Printed<'_>, out: &mut Vec<u8>) {
-    let group = printed.table.group(printed.row).map(|(_, name)| name.to_owned());
-    let figures = Figures::of(&printed.row.metrics).values().into_iter().map(|f| f.to_string());
-    out.append(&mut csv_record(std::iter::once(printed.time()).chain(group).chain(figures)));
+    let group = printed
+        .table
+        .group(printed.row)
+        .map(|(_, name)| name.to_owned());
+    let figures = Figures::of(&printed.row.metrics)
+        .values()
+        .into_iter()
+        .map(|f| f.to_string());
+    out.append(&mut csv_record(
+        std::iter::once(printed.time()).chain(group).chain(figures),
+    ));
 }
 
 fn csv_record(fields: impl Iterator<Item = String>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(fields.map(String::into_bytes)).expect("a record in memory is always written");
+    writer
+        .write_record(fields.map(String::into_bytes))
+        .expect("a record in memory is always written");
     writer.into_inner().expect("memory is always flushed")
 }

@@ -39,18 +39,29 @@ fn object(properties: Map<String, Value>, required: &[&str]) -> Value {
 fn figures() -> Map<String, Value> {
     let schema = |name: &str| match name {
         "ctr" | "invalid_click_rate" => json!({"type": ["number", "null"]}),
-        _ if name.starts_with("average_") || name.contains("conversion") => json!({"type": ["integer", "null"]}),
+        _ if name.starts_with("average_") || name.contains("conversion") => {
+            json!({"type": ["integer", "null"]})
+        }
         _ => json!({"type": "integer"}),
     };
-    Figures::NAMES.iter().map(|name| ((*name).to_owned(), schema(name))).collect()
+    Figures::NAMES
+        .iter()
+        .map(|name| ((*name).to_owned(), schema(name)))
+        .collect()
 }
 
 fn row() -> Value {
     let mut properties = figures();
-    properties.insert("time".into(), json!({"type": "string", "description": "The bucket's start, with the zone's offset then"}));
+    properties.insert(
+        "time".into(),
+        json!({"type": "string", "description": "The bucket's start, with the zone's offset then"}),
+    );
     for dimension in Dimension::ALL {
         let description = format!("Where grouped by {}", dimension.name());
-        properties.insert(dimension.name().into(), json!({"type": "string", "description": description}));
+        properties.insert(
+            dimension.name().into(),
+            json!({"type": "string", "description": description}),
+        );
     }
     let required: Vec<_> = std::iter::once("time").chain(Figures::NAMES).collect();
     object(properties, &required)
@@ -93,7 +104,11 @@ fn framed(rows: Value, more: Value) -> Value {
     if let Value::Object(more) = more {
         properties.extend(more);
     }
-    let required: Vec<String> = properties.keys().filter(|name| *name != "plan").cloned().collect();
+    let required: Vec<String> = properties
+        .keys()
+        .filter(|name| *name != "plan")
+        .cloned()
+        .collect();
     json!({"type": "object", "properties": properties, "required": required})
 }
 
@@ -220,15 +235,31 @@ schemas! {
 
 fn problems(statuses: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let problem = |description: &str| {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        RefOr::T(ResponseBuilder::new().description(description).content(PROBLEM_JSON, content).build())
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("Problem")))
+            .build();
+        RefOr::T(
+            ResponseBuilder::new()
+                .description(description)
+                .content(PROBLEM_JSON, content)
+                .build(),
+        )
     };
-    statuses.iter().map(|(status, description)| ((*status).to_owned(), problem(description))).collect()
+    statuses
+        .iter()
+        .map(|(status, description)| ((*status).to_owned(), problem(description)))
+        .collect()
 }
 
-const BAD: (&str, &str) = ("400", "The request cannot be answered as it was asked; `parameter` says what is to blame");
+const BAD: (&str, &str) = (
+    "400",
+    "The request cannot be answered as it was asked; `parameter` says what is to blame",
+);
 const NO_KEY: (&str, &str) = ("401", "No key");
-const FORBIDDEN: (&str, &str) = ("403", "The key is unknown or revoked, or this is another advertiser's data");
+const FORBIDDEN: (&str, &str) = (
+    "403",
+    "The key is unknown or revoked, or this is another advertiser's data",
+);
 const MISSING: (&str, &str) = ("404", "Nothing such");
 const UNAVAILABLE: (&str, &str) = ("503", "Temporarily not answered; see Retry-After");
 
@@ -255,7 +286,10 @@ pub enum PutProblems {}
 
 impl IntoResponses for PutProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let content = [("413", "Larger than a document may be"), ("422", "A field breaks a rule; `parameter` names it")];
+        let content = [
+            ("413", "Larger than a document may be"),
+            ("422", "A field breaks a rule; `parameter` names it"),
+        ];
         problems(&[BAD, NO_KEY, FORBIDDEN, content[0], content[1], UNAVAILABLE])
     }
 }

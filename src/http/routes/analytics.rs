@@ -79,11 +79,19 @@ pub async fn analytics(
 ) -> Result<Response, Problem> {
     let params = Params::read(query.as_deref(), &KNOWN)?;
     let mut question = question(&params)?;
-    let format = params.choice("format", &Format::NAMES, Format::from_name)?.unwrap_or_default();
-    let explain = params.choice("explain", &["true", "false"], |text| text.parse::<bool>().ok())?.unwrap_or_default();
+    let format = params
+        .choice("format", &Format::NAMES, Format::from_name)?
+        .unwrap_or_default();
+    let explain = params
+        .choice("explain", &["true", "false"], |text| {
+            text.parse::<bool>().ok()
+        })?
+        .unwrap_or_default();
     question.subject = confine(question.subject, &access, &state.catalogue.read())?;
     let catalogue = state.catalogue;
-    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| answer(&question, || catalogue.read(), set, cancel);
+    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| {
+        answer(&question, || catalogue.read(), set, cancel)
+    };
     let answer = state.engine.run("analytics", run).await?;
     Ok(rendered(answer, format, explain).into_response())
 }
@@ -111,7 +119,9 @@ fn question(params: &Params) -> Result<Question, Problem> {
         regions: params.all("region").map(region).collect(),
         devices: params.all("device").map(device).collect::<Result<_, _>>()?,
         time_zone: time_zone(params)?,
-        fill: params.choice("fill", &["zero", "none"], fill)?.unwrap_or(true),
+        fill: params
+            .choice("fill", &["zero", "none"], fill)?
+            .unwrap_or(true),
     };
     let values = question.subject.campaigns.len()
         + question.subject.ads.len()
@@ -119,7 +129,9 @@ fn question(params: &Params) -> Result<Question, Problem> {
         + question.creatives.len()
         + question.regions.len();
     if values > MAX_FILTER_VALUES {
-        return Err(Problem::bad_request(format!("one question names at most {MAX_FILTER_VALUES} things")));
+        return Err(Problem::bad_request(format!(
+            "one question names at most {MAX_FILTER_VALUES} things"
+        )));
     }
     Ok(question)
 }
@@ -134,20 +146,32 @@ fn fill(text: &str) -> Option<bool> {
 
 /// A region as it is counted: upper case, `other`, or empty.
 fn region(text: &str) -> String {
-    if text.eq_ignore_ascii_case(adtally_streams::names::OTHER) { text.to_ascii_lowercase() } else { text.to_ascii_uppercase() }
+    if text.eq_ignore_ascii_case(adtally_streams::names::OTHER) {
+        text.to_ascii_lowercase()
+    } else {
+        text.to_ascii_uppercase()
+    }
 }
 
 fn device(text: &str) -> Result<Device, Problem> {
     let names = Device::ALL.map(Device::name);
-    let known = Device::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(text));
+    let known = Device::ALL
+        .into_iter()
+        .find(|d| d.name().eq_ignore_ascii_case(text));
     known.ok_or_else(|| not_one_of("device", text, &names))
 }
 
 fn group_by(params: &Params) -> Result<Vec<Dimension>, Problem> {
     let names = Dimension::ALL.map(Dimension::name);
     let mut out = Vec::new();
-    for name in params.all("group_by").flat_map(|list| list.split(',')).map(str::trim).filter(|n| !n.is_empty()) {
-        let dimension = Dimension::from_name(name).ok_or_else(|| not_one_of("group_by", name, &names))?;
+    for name in params
+        .all("group_by")
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .filter(|n| !n.is_empty())
+    {
+        let dimension =
+            Dimension::from_name(name).ok_or_else(|| not_one_of("group_by", name, &names))?;
         if !out.contains(&dimension) {
             out.push(dimension);
         }
@@ -156,10 +180,15 @@ fn group_by(params: &Params) -> Result<Vec<Dimension>, Problem> {
 }
 
 fn time_zone(params: &Params) -> Result<Option<Tz>, Problem> {
-    let Some(name) = params.one("time_zone")? else { return Ok(None) };
+    let Some(name) = params.one("time_zone")? else {
+        return Ok(None);
+    };
     let zone = name.parse().map_err(|_| {
         let name = quote(name);
-        Problem::bad_parameter("time_zone", format!("`{name}` is no IANA time zone, such as Europe/Berlin"))
+        Problem::bad_parameter(
+            "time_zone",
+            format!("`{name}` is no IANA time zone, such as Europe/Berlin"),
+        )
     })?;
     Ok(Some(zone))
 }
@@ -211,14 +240,24 @@ fn rendered(answer: Answer, format: Format, explain: bool) -> Rendered {
         judged_through: None,
         plan,
     };
-    let json = |value: Result<Vec<u8>, serde_json::Error>| value.expect("texts and numbers always have a JSON form");
+    let json = |value: Result<Vec<u8>, serde_json::Error>| {
+        value.expect("texts and numbers always have a JSON form")
+    };
     let mut before = json(serde_json::to_vec(&head));
     before.pop();
     before.extend_from_slice(b",\"rows\":");
     let mut after = json(serde_json::to_vec(&tail));
     after[0] = b',';
-    let as_of = serde_json::to_string(&answer.as_of).expect("texts and numbers always have a JSON form");
-    Rendered { format, table: answer.table, zone, before, after, as_of }
+    let as_of =
+        serde_json::to_string(&answer.as_of).expect("texts and numbers always have a JSON form");
+    Rendered {
+        format,
+        table: answer.table,
+        zone,
+        before,
+        after,
+        as_of,
+    }
 }
 
 #[cfg(test)]
@@ -235,7 +274,10 @@ mod tests {
         let q = asked("ad_id=a&ad_id=b&group_by=device,ad_id&group_by=ad_id&region=us-ca&region=Other&region=&device=IOS").unwrap();
         assert_eq!(q.group_by, [Dimension::Device, Dimension::AdId]);
         assert_eq!(q.subject.ads.len(), 2);
-        assert_eq!(q.regions, BTreeSet::from(["US-CA".to_owned(), "other".to_owned(), String::new()]));
+        assert_eq!(
+            q.regions,
+            BTreeSet::from(["US-CA".to_owned(), "other".to_owned(), String::new()])
+        );
         assert_eq!(q.devices, BTreeSet::from([Device::Ios]));
         assert!(q.fill && q.granularity.is_none());
     }
@@ -254,9 +296,18 @@ mod tests {
             ("campaign_id=a&start=2024-01-01&start=2024-01-01", "start"),
         ] {
             let problem = asked(query).unwrap_err();
-            assert_eq!((problem.status().as_u16(), problem.parameter()), (400, Some(parameter)), "{query}");
+            assert_eq!(
+                (problem.status().as_u16(), problem.parameter()),
+                (400, Some(parameter)),
+                "{query}"
+            );
         }
-        let many: String = (0..=MAX_FILTER_VALUES).map(|n| format!("&region=R{n}")).collect();
-        assert_eq!(asked(&format!("campaign_id=a{many}")).unwrap_err().status(), 400);
+        let many: String = (0..=MAX_FILTER_VALUES)
+            .map(|n| format!("&region=R{n}"))
+            .collect();
+        assert_eq!(
+            asked(&format!("campaign_id=a{many}")).unwrap_err().status(),
+            400
+        );
     }
 }

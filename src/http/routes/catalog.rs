@@ -5,7 +5,9 @@
 
 use std::collections::BinaryHeap;
 
-use adtally_streams::catalogue::{Ad, Advertiser, Campaign, Catalogue, CatalogueError, Document, DocumentKind};
+use adtally_streams::catalogue::{
+    Ad, Advertiser, Campaign, Catalogue, CatalogueError, Document, DocumentKind,
+};
 use adtally_streams::documents::DOCUMENT_MAX_BYTES;
 use adtally_streams::id::Id;
 use axum::Json;
@@ -131,7 +133,15 @@ routes_of!(
     Campaigns,
     "campaign"
 );
-routes_of!(ads, DocumentKind::Ad, "/api/v1/catalog/ads", "/api/v1/catalog/ads/{id}", Ad, Ads, "ad");
+routes_of!(
+    ads,
+    DocumentKind::Ad,
+    "/api/v1/catalog/ads",
+    "/api/v1/catalog/ads/{id}",
+    Ad,
+    Ads,
+    "ad"
+);
 
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -143,10 +153,18 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(ads::one, ads::put_one))
 }
 
-fn list(kind: DocumentKind, state: &AppState, access: &Access, query: Option<&str>) -> Result<Response, Problem> {
+fn list(
+    kind: DocumentKind,
+    state: &AppState,
+    access: &Access,
+    query: Option<&str>,
+) -> Result<Response, Problem> {
     let params = Params::read(query, &["limit", "after"])?;
     let limit = params.limit("limit", DEFAULT_LIMIT, MAX_LIMIT)?;
-    let after = params.one("after")?.map(|text| super::id("after", text)).transpose()?;
+    let after = params
+        .one("after")?
+        .map(|text| super::id("after", text))
+        .transpose()?;
     let own = access.sight()?;
     let catalogue = state.catalogue.read();
     // One more than the page, so that its end is known.
@@ -154,7 +172,11 @@ fn list(kind: DocumentKind, state: &AppState, access: &Access, query: Option<&st
     let more = ids.len() > limit;
     ids.truncate(limit);
     let next = ids.last().filter(|_| more).map(|id| id.to_string());
-    let documents: Vec<Value> = ids.iter().filter_map(|id| catalogue.document(kind, id.as_str())).map(|d| json!(d)).collect();
+    let documents: Vec<Value> = ids
+        .iter()
+        .filter_map(|id| catalogue.document(kind, id.as_str()))
+        .map(|d| json!(d))
+        .collect();
     let mut body = Map::new();
     body.insert(plural(kind).to_owned(), Value::Array(documents));
     body.insert("next".to_owned(), json!(next));
@@ -162,7 +184,13 @@ fn list(kind: DocumentKind, state: &AppState, access: &Access, query: Option<&st
 }
 
 /// The `keep` least ids of a kind past `after` that the asker may see, sorted.
-fn first_ids(kind: DocumentKind, catalogue: &Catalogue, own: Option<&Id>, after: Option<&Id>, keep: usize) -> Vec<Id> {
+fn first_ids(
+    kind: DocumentKind,
+    catalogue: &Catalogue,
+    own: Option<&Id>,
+    after: Option<&Id>,
+    keep: usize,
+) -> Vec<Id> {
     let mut least: BinaryHeap<Id> = BinaryHeap::with_capacity(keep + 1);
     let mut offer = |id: &Id, owner: Option<&Id>| {
         if own.is_some_and(|own| owner != Some(own)) || after.is_some_and(|after| id <= after) {
@@ -176,9 +204,15 @@ fn first_ids(kind: DocumentKind, catalogue: &Catalogue, own: Option<&Id>, after:
         }
     };
     match kind {
-        DocumentKind::Advertiser => catalogue.advertisers().for_each(|d| offer(&d.advertiser_id, Some(&d.advertiser_id))),
-        DocumentKind::Campaign => catalogue.campaigns().for_each(|d| offer(&d.campaign_id, Some(&d.advertiser_id))),
-        DocumentKind::Ad => catalogue.ads().for_each(|d| offer(&d.ad_id, owner_of(catalogue, &d.campaign_id))),
+        DocumentKind::Advertiser => catalogue
+            .advertisers()
+            .for_each(|d| offer(&d.advertiser_id, Some(&d.advertiser_id))),
+        DocumentKind::Campaign => catalogue
+            .campaigns()
+            .for_each(|d| offer(&d.campaign_id, Some(&d.advertiser_id))),
+        DocumentKind::Ad => catalogue
+            .ads()
+            .for_each(|d| offer(&d.ad_id, owner_of(catalogue, &d.campaign_id))),
         // Keys have no route.
         DocumentKind::Key => {}
     }
@@ -186,7 +220,9 @@ fn first_ids(kind: DocumentKind, catalogue: &Catalogue, own: Option<&Id>, after:
 }
 
 fn owner_of<'c>(catalogue: &'c Catalogue, campaign: &Id) -> Option<&'c Id> {
-    catalogue.campaign(campaign.as_str()).map(|c| &c.advertiser_id)
+    catalogue
+        .campaign(campaign.as_str())
+        .map(|c| &c.advertiser_id)
 }
 
 fn plural(kind: DocumentKind) -> &'static str {
@@ -216,7 +252,10 @@ fn one(
     access.require_sight_of(owner)?;
     match document {
         Some(document) => Ok((revision(catalogue.revision()), Json(document)).into_response()),
-        None => Err(Problem::not_found(format!("there is no {} {id}", kind.name()))),
+        None => Err(Problem::not_found(format!(
+            "there is no {} {id}",
+            kind.name()
+        ))),
     }
 }
 
@@ -234,8 +273,16 @@ async fn put_one(
     let body = read_body(&parts.headers, body, DOCUMENT_MAX_BYTES).await?;
     let document = Document::from_json(kind, Some(id.as_str()), &body).map_err(refused)?;
     let is_new = state.catalogue.read().document(kind, id.as_str()).is_none();
-    let live = state.catalogue.publish(document.clone()).await.map_err(unpublished)?;
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let live = state
+        .catalogue
+        .publish(document.clone())
+        .await
+        .map_err(unpublished)?;
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, revision(live), Json(document)).into_response())
 }
 
@@ -250,7 +297,11 @@ async fn put_list(
     Params::read(parts.uri.query(), &[])?;
     let body = read_body(&parts.headers, body, MAX_PUT_BYTES).await?;
     let documents = documents(kind, &body)?;
-    let live = state.catalogue.publish_all(&documents).await.map_err(unpublished)?;
+    let live = state
+        .catalogue
+        .publish_all(&documents)
+        .await
+        .map_err(unpublished)?;
     let mut answer = Map::new();
     answer.insert(plural(kind).to_owned(), json!(documents));
     answer.insert("next".to_owned(), Value::Null);
@@ -258,13 +309,16 @@ async fn put_list(
 }
 
 fn documents(kind: DocumentKind, body: &[u8]) -> Result<Vec<Document>, Problem> {
-    let value: Value = serde_json::from_slice(body).map_err(|e| Problem::bad_request(format!("the body is not JSON: {e}")))?;
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|e| Problem::bad_request(format!("the body is not JSON: {e}")))?;
     let items = match value {
         Value::Array(items) => items,
         one => vec![one],
     };
     if items.len() > MAX_PUT_DOCUMENTS {
-        return Err(Problem::too_large(format!("one request puts at most {MAX_PUT_DOCUMENTS} documents")));
+        return Err(Problem::too_large(format!(
+            "one request puts at most {MAX_PUT_DOCUMENTS} documents"
+        )));
     }
     let read = |(at, item): (usize, Value)| {
         Document::from_json(kind, None, item.to_string().as_bytes()).map_err(|error| {
@@ -302,6 +356,8 @@ fn refused(error: CatalogueError) -> Problem {
 fn unpublished(error: PublishError) -> Problem {
     match error {
         PublishError::Refused(error) => refused(error),
-        error @ (PublishError::Unavailable(_) | PublishError::Contended) => Problem::unavailable(error.to_string()),
+        error @ (PublishError::Unavailable(_) | PublishError::Contended) => {
+            Problem::unavailable(error.to_string())
+        }
     }
 }

@@ -90,13 +90,17 @@ struct Next {
 }
 
 fn question(params: &Params, access: &Access, state: &AppState) -> Result<Question, Problem> {
-    let subject = Subject { campaigns: params.required_ids("campaign_id")?, ..Subject::default() };
+    let subject = Subject {
+        campaigns: params.required_ids("campaign_id")?,
+        ..Subject::default()
+    };
     let names = EdgeReason::ALL.map(EdgeReason::name);
     Ok(Question {
         subject: confine(subject, access, &state.catalogue.read())?,
         span: span(params)?,
-        reason: params
-            .choice("reason", &names, |name| EdgeReason::ALL.into_iter().find(|r| r.name() == name))?,
+        reason: params.choice("reason", &names, |name| {
+            EdgeReason::ALL.into_iter().find(|r| r.name() == name)
+        })?,
     })
 }
 
@@ -119,18 +123,25 @@ pub async fn fraud(
     let params = Params::read(query.as_deref(), &KNOWN_SUMS)?;
     let question = question(&params, &access, &state)?;
     let catalogue = state.catalogue;
-    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| fraud::sums(&question, || catalogue.read(), set, cancel);
+    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| {
+        fraud::sums(&question, || catalogue.read(), set, cancel)
+    };
     let (frame, sums) = state.engine.run("fraud", run).await?;
     let mut total = FraudSum::default();
     sums.values().for_each(|sum| fraud::add(&mut total, sum));
-    let rows = sums.into_iter().map(|((reason, rule_version, class), sum)| ReasonRow {
-        reason,
-        rule_version,
-        class,
-        invalid_clicks: sum.invalid_clicks,
-        cost_micros: sum.cost_micros,
-    });
-    let totals = TotalsRow { invalid_clicks: total.invalid_clicks, cost_micros: total.cost_micros };
+    let rows = sums
+        .into_iter()
+        .map(|((reason, rule_version, class), sum)| ReasonRow {
+            reason,
+            rule_version,
+            class,
+            invalid_clicks: sum.invalid_clicks,
+            cost_micros: sum.cost_micros,
+        });
+    let totals = TotalsRow {
+        invalid_clicks: total.invalid_clicks,
+        cost_micros: total.cost_micros,
+    };
     Ok(Json(Framed::new(frame, rows.collect(), Totals { totals })))
 }
 
@@ -156,9 +167,19 @@ pub async fn fraud_clicks(
     let question = question(&params, &access, &state)?;
     let limit = params.limit("limit", DEFAULT_LIMIT, MAX_LIMIT)?;
     let cursor = params.one("cursor")?.map(str::parse::<Cursor>).transpose();
-    let cursor = cursor.map_err(|()| Problem::bad_parameter("cursor", "`cursor` is `next` of the page before"))?;
+    let cursor = cursor
+        .map_err(|()| Problem::bad_parameter("cursor", "`cursor` is `next` of the page before"))?;
     let catalogue = state.catalogue;
-    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| fraud::page(&question, cursor.as_ref(), limit, || catalogue.read(), set, cancel);
+    let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| {
+        fraud::page(
+            &question,
+            cursor.as_ref(),
+            limit,
+            || catalogue.read(),
+            set,
+            cancel,
+        )
+    };
     let page = state.engine.run("fraud_clicks", run).await?;
     let rows = page.clicks.iter().map(|click| ClickRow {
         click_id: click.click_id().to_owned(),
@@ -171,5 +192,11 @@ pub async fn fraud_clicks(
         score: None,
         cost_micros: click.cost_micros,
     });
-    Ok(Json(Framed::new(page.frame, rows.collect(), Next { next: page.next.map(|c| c.to_string()) })))
+    Ok(Json(Framed::new(
+        page.frame,
+        rows.collect(),
+        Next {
+            next: page.next.map(|c| c.to_string()),
+        },
+    )))
 }

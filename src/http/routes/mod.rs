@@ -48,7 +48,9 @@ fn documented_operations() -> OpenApiRouter<operations::Operations> {
 
 pub(super) fn router(state: AppState) -> Router {
     let (router, _) = documented().split_for_parts();
-    router.route(openapi::PATH, axum::routing::get(openapi::serve)).with_state(state)
+    router
+        .route(openapi::PATH, axum::routing::get(openapi::serve))
+        .with_state(state)
 }
 
 pub(super) fn operations(readiness: Readiness, metrics: PrometheusHandle) -> Router {
@@ -73,18 +75,34 @@ fn span(params: &Params) -> Result<Span, Problem> {
 }
 
 /// Confines a subject to what the key may see, and refuses names that are another advertiser's.
-fn confine(mut subject: Subject, access: &Access, catalogue: &Catalogue) -> Result<Subject, Problem> {
-    let Some(own) = access.sight()? else { return Ok(subject) };
+fn confine(
+    mut subject: Subject,
+    access: &Access,
+    catalogue: &Catalogue,
+) -> Result<Subject, Problem> {
+    let Some(own) = access.sight()? else {
+        return Ok(subject);
+    };
     let owner_of_campaign = |id: &Id| catalogue.campaign(id.as_str()).map(|c| &c.advertiser_id);
-    let owner_of_ad = |id: &Id| catalogue.ad(id.as_str()).and_then(|ad| owner_of_campaign(&ad.campaign_id));
+    let owner_of_ad = |id: &Id| {
+        catalogue
+            .ad(id.as_str())
+            .and_then(|ad| owner_of_campaign(&ad.campaign_id))
+    };
     for campaign in &subject.campaigns {
-        access.require_sight_of(owner_of_campaign(campaign)).map_err(|p| p.blaming("campaign_id"))?;
+        access
+            .require_sight_of(owner_of_campaign(campaign))
+            .map_err(|p| p.blaming("campaign_id"))?;
     }
     for ad in &subject.ads {
-        access.require_sight_of(owner_of_ad(ad)).map_err(|p| p.blaming("ad_id"))?;
+        access
+            .require_sight_of(owner_of_ad(ad))
+            .map_err(|p| p.blaming("ad_id"))?;
     }
     for advertiser in &subject.advertisers {
-        access.require_sight_of(Some(advertiser)).map_err(|p| p.blaming("advertiser_id"))?;
+        access
+            .require_sight_of(Some(advertiser))
+            .map_err(|p| p.blaming("advertiser_id"))?;
     }
     subject.confined_to = Some(own.clone());
     Ok(subject)
@@ -92,7 +110,8 @@ fn confine(mut subject: Subject, access: &Access, catalogue: &Catalogue) -> Resu
 
 /// The id in a path.
 fn path_id(path: Result<Path<String>, PathRejection>, name: &str) -> Result<Id, Problem> {
-    let Path(text) = path.map_err(|_| Problem::bad_parameter(name, format!("`{name}` in the path is not UTF-8")))?;
+    let Path(text) = path
+        .map_err(|_| Problem::bad_parameter(name, format!("`{name}` in the path is not UTF-8")))?;
     id(name, &text)
 }
 

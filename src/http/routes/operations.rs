@@ -30,7 +30,10 @@ pub struct Health {
 }
 
 fn health(status: &'static str) -> Response {
-    let body = Json(Health { status, version: env!("CARGO_PKG_VERSION") });
+    let body = Json(Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+    });
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
@@ -48,11 +51,22 @@ pub async fn healthz() -> Response {
 ))]
 pub async fn readyz(State(operations): State<Operations>) -> Result<Response, Problem> {
     let reasons = reasons(&(operations.readiness)());
-    if reasons.is_empty() { Ok(health("ready")) } else { Err(Problem::unavailable(reasons.join("; "))) }
+    if reasons.is_empty() {
+        Ok(health("ready"))
+    } else {
+        Err(Problem::unavailable(reasons.join("; ")))
+    }
 }
 
 /// Metrics in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(operations): State<Operations>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], operations.metrics.render()).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        operations.metrics.render(),
+    )
+        .into_response()
 }

@@ -67,8 +67,12 @@ pub async fn spend(
     access.require_sight_of(budget.as_ref().map(|b| &b.advertiser_id))?;
     let (campaign, asked) = (id.clone(), budget.clone());
     let now_ms = chrono::Utc::now().timestamp_millis();
-    let found =
-        state.engine.run("spend", move |set, _| answer(&campaign, asked.as_ref(), now_ms, set)).await?;
+    let found = state
+        .engine
+        .run("spend", move |set, _| {
+            answer(&campaign, asked.as_ref(), now_ms, set)
+        })
+        .await?;
     let day = chrono::DateTime::from_timestamp(found.day * 86_400, 0).unwrap_or_default();
     Ok(Json(SpendAnswer {
         campaign_id: id.to_string(),

@@ -72,8 +72,13 @@ pub async fn top(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Top>, Problem> {
     let params = Params::read(query.as_deref(), &KNOWN)?;
-    let subject = Subject { advertisers: params.required_ids("advertiser_id")?, ..Subject::default() };
-    let by = params.choice("by", &By::ALL.map(By::name), By::from_name)?.unwrap_or_default();
+    let subject = Subject {
+        advertisers: params.required_ids("advertiser_id")?,
+        ..Subject::default()
+    };
+    let by = params
+        .choice("by", &By::ALL.map(By::name), By::from_name)?
+        .unwrap_or_default();
     let limit = params.limit("limit", DEFAULT_LIMIT, MAX_LIMIT)?;
     let question = Question {
         subject: confine(subject, &access, &state.catalogue.read())?,
@@ -99,7 +104,10 @@ pub async fn top(
         time_zone: answer.plan.zone.name(),
         currency_code: answer.currency.map(|c| c.to_string()),
         by,
-        rows: rows.into_iter().map(|(ad_id, metrics)| TopRow { ad_id, metrics }).collect(),
+        rows: rows
+            .into_iter()
+            .map(|(ad_id, metrics)| TopRow { ad_id, metrics })
+            .collect(),
         complete_through: answer.as_of.complete_through_ms.map(utc),
         judged_through: None,
         as_of: answer.as_of,
