@@ -6,15 +6,19 @@
 //! that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod border;
 mod catalogue_feed;
 mod cli;
+mod collector;
 mod config;
 mod control;
 mod data_dir;
 mod http;
+mod intake;
 mod listen;
 mod log;
 mod outbox;
+mod post_events;
 mod projector;
 mod quarantine;
 mod query;

@@ -4,9 +4,11 @@
 //! document refers to, and what is fixed at creation, cannot change between the check and the write; who loses
 //! the race reads on and tries again.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use adtally_streams::catalogue::{CatalogueError, Document};
+use adtally_streams::catalogue::{Catalogue, CatalogueError, Document, DocumentKind};
+use adtally_streams::id::Id;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
@@ -57,13 +59,7 @@ impl CatalogueHandle {
             let (revision, wanted) = {
                 let catalogue = self.read();
                 catalogue.check_all(documents)?;
-                let is_new = |d: &&Document| {
-                    catalogue.document(d.kind(), d.id().as_str()).as_ref() != Some(*d)
-                };
-                (
-                    catalogue.revision(),
-                    documents.iter().filter(is_new).collect::<Vec<_>>(),
-                )
+                (catalogue.revision(), not_in_force(&catalogue, documents))
             };
             if wanted.is_empty() {
                 return Ok(revision);
@@ -118,6 +114,22 @@ impl CatalogueHandle {
     }
 }
 
+/// The documents that would change something, each on top of those before it.
+fn not_in_force<'d>(catalogue: &Catalogue, documents: &'d [Document]) -> Vec<&'d Document> {
+    let mut before: HashMap<(DocumentKind, &Id), Document> = HashMap::new();
+    let mut wanted = Vec::new();
+    for document in documents {
+        let key = (document.kind(), document.id());
+        let completed = catalogue.completed(document.clone());
+        let earlier = before.get(&key).cloned().or_else(|| catalogue.document(key.0, key.1.as_str()));
+        if earlier.as_ref() != Some(&completed) {
+            before.insert(key, completed);
+            wanted.push(document);
+        }
+    }
+    wanted
+}
+
 fn is_worth_reading_again(kind: PublishErrorKind) -> bool {
     matches!(
         kind,
@@ -125,4 +137,25 @@ fn is_worth_reading_again(kind: PublishErrorKind) -> bool {
             | PublishErrorKind::TimedOut
             | PublishErrorKind::BrokenPipe
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn advertiser(id: &str, name: &str) -> Document {
+        let json = format!(r#"{{"advertiser_id":"{id}","name":"{name}","currency_code":"USD","time_zone":"UTC"}}"#);
+        Document::from_json(DocumentKind::Advertiser, None, json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn only_what_changes_something_is_written_and_the_last_word_stays_the_last() {
+        let mut catalogue = Catalogue::default();
+        let [first, second, other] = [advertiser("a", "1"), advertiser("a", "2"), advertiser("b", "1")];
+        catalogue.apply(1, &second.subject(), &second.to_json_bytes()).unwrap();
+        assert_eq!(not_in_force(&catalogue, std::slice::from_ref(&second)), Vec::<&Document>::new());
+        let documents = [first.clone(), second.clone(), other.clone(), other.clone()];
+        assert_eq!(not_in_force(&catalogue, &documents), [&first, &second, &other]);
+    }
 }
