@@ -86,7 +86,9 @@ impl Intake {
         let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
             let started = Instant::now();
-            let Err(error) = self.read_on(stop).await else { return };
+            let Err(error) = self.read_on(stop).await else {
+                return;
+            };
             if started.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
@@ -137,7 +139,11 @@ impl Intake {
 
     /// The consumer that all intakes share.
     async fn consumer(&self) -> Result<PullConsumer, Ended> {
-        let stream = self.broker.get_stream_no_info(INTAKE_STREAM).await.map_err(Ended::broker)?;
+        let stream = self
+            .broker
+            .get_stream_no_info(INTAKE_STREAM)
+            .await
+            .map_err(Ended::broker)?;
         let config = pull::Config {
             durable_name: Some(INTAKE_CONSUMER.to_owned()),
             description: Some("adtally: events on their way into an intake's outbox".to_owned()),
@@ -154,8 +160,15 @@ impl Intake {
         if messages.is_empty() {
             return Ok(());
         }
-        let batch = messages.iter().map(incoming).collect::<Result<Vec<_>, _>>()?;
-        let first_ms = batch.iter().filter_map(|incoming| incoming.arrival_ms).min().unwrap_or_default();
+        let batch = messages
+            .iter()
+            .map(incoming)
+            .collect::<Result<Vec<_>, _>>()?;
+        let first_ms = batch
+            .iter()
+            .filter_map(|incoming| incoming.arrival_ms)
+            .min()
+            .unwrap_or_default();
         let give_up = Instant::now() + BATCH_WITHIN;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -180,17 +193,28 @@ impl Intake {
     async fn try_take_in(&self, first_ms: i64, batch: Vec<Incoming>) -> Result<(), Unavailable> {
         let entry = self.border.enter_at(first_ms).await?;
         // What was refused has its record; here nobody waits for an answer.
-        self.border.admit_batch(entry, Way::Nats, batch).await.map(drop)
+        self.border
+            .admit_batch(entry, Way::Nats, batch)
+            .await
+            .map(drop)
     }
 }
 
 /// One message as it came in. Its arrival is when the broker took it.
 fn incoming(message: &Message) -> Result<Incoming, Ended> {
     let info = message.info().map_err(Ended::broker)?;
-    let arrival_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).map_err(Ended::broker)?;
-    let header = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+    let arrival_ms =
+        i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).map_err(Ended::broker)?;
+    let header = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
     Ok(Incoming {
-        raw: read(&message.subject, header.map(async_nats::HeaderValue::as_str), &message.payload),
+        raw: read(
+            &message.subject,
+            header.map(async_nats::HeaderValue::as_str),
+            &message.payload,
+        ),
         sender: Sender::default(),
         source: Source {
             subject: Arc::from(message.subject.as_str()),
@@ -210,7 +234,11 @@ fn read(subject: &str, message_id: Option<&str>, payload: &[u8]) -> Result<RawEv
 
 /// Keeps the outbox's watermark below whatever waits in INTAKE, by the broker's own clock. The last limit stays
 /// when this ends: then nothing later than it is ever announced by this epoch.
-async fn limit_watermark(outbox: OutboxHandle, broker: jetstream::Context, stop: CancellationToken) {
+async fn limit_watermark(
+    outbox: OutboxHandle,
+    broker: jetstream::Context,
+    stop: CancellationToken,
+) {
     loop {
         match stream_state(&broker, INTAKE_STREAM).await {
             Ok(state) => {
@@ -231,7 +259,11 @@ async fn limit_watermark(outbox: OutboxHandle, broker: jetstream::Context, stop:
 /// Up to when everything has left INTAKE: before its oldest message, or before the broker looked and found none.
 /// Without the broker's clock nothing is known of an empty stream.
 fn limit_of(messages: u64, first_ms: Option<i64>, broker_ms: Option<i64>) -> Option<i64> {
-    if messages == 0 { broker_ms.map(|ms| ms - 1) } else { first_ms.map(|ms| ms - 1) }
+    if messages == 0 {
+        broker_ms.map(|ms| ms - 1)
+    } else {
+        first_ms.map(|ms| ms - 1)
+    }
 }
 
 #[cfg(test)]
@@ -252,15 +284,26 @@ mod tests {
     #[test]
     fn a_message_is_read_by_its_subject_header_and_payload() {
         let raw = read("ads.click.ad1", Some("click:c1"), b"{}").unwrap();
-        assert_eq!((raw.kind, raw.key.as_str(), raw.id.as_str()), (Kind::Click, "ad1", "c1"));
+        assert_eq!(
+            (raw.kind, raw.key.as_str(), raw.id.as_str()),
+            (Kind::Click, "ad1", "c1")
+        );
         for (subject, payload, reason) in [
             ("ads.click.ad1", &b"nonsense"[..], Reason::InvalidPayload),
             ("ads.view.ad1", b"{}", Reason::UnknownKind),
             ("ads.click", b"{}", Reason::BadSubject),
-            ("ads.click.ad1", b"{\"ad_id\":\"ad2\"}", Reason::SubjectMismatch),
+            (
+                "ads.click.ad1",
+                b"{\"ad_id\":\"ad2\"}",
+                Reason::SubjectMismatch,
+            ),
             ("ads.click.ad1", b"{}", Reason::MissingEventId),
         ] {
-            assert_eq!(read(subject, None, payload).unwrap_err().reason, reason, "{subject}");
+            assert_eq!(
+                read(subject, None, payload).unwrap_err().reason,
+                reason,
+                "{subject}"
+            );
         }
     }
 }

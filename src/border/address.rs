@@ -21,10 +21,19 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     if !is_trusted(client) {
         return client;
     }
-    let headers: Vec<&[u8]> = headers.get_all("x-forwarded-for").iter().map(|v| v.as_bytes()).collect();
-    let hops = headers.iter().rev().flat_map(|value| value.rsplit(|b| *b == b','));
+    let headers: Vec<&[u8]> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .map(|v| v.as_bytes())
+        .collect();
+    let hops = headers
+        .iter()
+        .rev()
+        .flat_map(|value| value.rsplit(|b| *b == b','));
     for hop in hops.take(MAX_HOPS) {
-        let Some(address) = std::str::from_utf8(hop).ok().and_then(parse_hop) else { break };
+        let Some(address) = std::str::from_utf8(hop).ok().and_then(parse_hop) else {
+            break;
+        };
         client = address;
         if !is_trusted(client) {
             break;
@@ -36,8 +45,14 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
 /// An address of a list: bare, with a port, in brackets, in quotes.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches('"');
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))?;
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    let address = bare
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))?;
     Some(canonical(address))
 }
 
@@ -81,7 +96,10 @@ mod tests {
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append("x-forwarded-for", axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(
+                "x-forwarded-for",
+                axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|t| t.parse().unwrap()).collect();
         client_address(peer.parse().unwrap(), &headers, &trusted).to_string()
@@ -90,10 +108,16 @@ mod tests {
     #[test]
     fn a_header_counts_only_from_a_configured_proxy() {
         assert_eq!(client("203.0.113.9", &["1.1.1.1"], &[]), "203.0.113.9");
-        assert_eq!(client("203.0.113.9", &["1.1.1.1"], &["10.0.0.0/8"]), "203.0.113.9");
+        assert_eq!(
+            client("203.0.113.9", &["1.1.1.1"], &["10.0.0.0/8"]),
+            "203.0.113.9"
+        );
         assert_eq!(client("10.0.0.1", &["1.1.1.1"], &["10.0.0.0/8"]), "1.1.1.1");
         assert_eq!(client("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
-        assert_eq!(client("::ffff:10.0.0.1", &["1.1.1.1"], &["10.0.0.0/8"]), "1.1.1.1");
+        assert_eq!(
+            client("::ffff:10.0.0.1", &["1.1.1.1"], &["10.0.0.0/8"]),
+            "1.1.1.1"
+        );
     }
 
     #[test]
@@ -113,14 +137,21 @@ mod tests {
             (&["\u{e9}"], "10.0.0.1"),
             (&["999.1.1.1"], "10.0.0.1"),
         ] {
-            assert_eq!(client("10.0.0.1", forwarded, &ours), expected, "{forwarded:?}");
+            assert_eq!(
+                client("10.0.0.1", forwarded, &ours),
+                expected,
+                "{forwarded:?}"
+            );
         }
     }
 
     #[test]
     fn a_long_chain_of_our_own_ends() {
         let chain = vec!["10.0.0.1"; 1_000].join(",");
-        assert_eq!(client("10.0.0.1", &[&format!("1.1.1.1,{chain}")], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(
+            client("10.0.0.1", &[&format!("1.1.1.1,{chain}")], &["10.0.0.0/8"]),
+            "10.0.0.1"
+        );
     }
 
     #[test]
@@ -129,7 +160,13 @@ mod tests {
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(key("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(key("192.0.2.1"), "192.0.2.1");
-        assert_eq!(hashed_bytes("192.0.2.1".parse().unwrap()), ([192, 0, 2, 1, 0, 0, 0, 0], 4));
-        assert_eq!(hashed_bytes("2001:db8::1".parse().unwrap()), ([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0], 8));
+        assert_eq!(
+            hashed_bytes("192.0.2.1".parse().unwrap()),
+            ([192, 0, 2, 1, 0, 0, 0, 0], 4)
+        );
+        assert_eq!(
+            hashed_bytes("2001:db8::1".parse().unwrap()),
+            ([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0], 8)
+        );
     }
 }

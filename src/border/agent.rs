@@ -30,7 +30,9 @@ static CRAWLERS: LazyLock<RegexSet> = LazyLock::new(|| {
 });
 
 fn patterns() -> impl Iterator<Item = &'static str> {
-    PATTERNS.lines().filter(|line| !line.starts_with('#') && !line.is_empty())
+    PATTERNS
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
 }
 
 /// What is known of a user agent.
@@ -51,7 +53,9 @@ pub struct Agents {
 impl Default for Agents {
     fn default() -> Self {
         LazyLock::force(&CRAWLERS);
-        Self { known: Mutex::new(Generations::new(MAX_AGENTS)) }
+        Self {
+            known: Mutex::new(Generations::new(MAX_AGENTS)),
+        }
     }
 }
 
@@ -62,7 +66,10 @@ impl Agents {
         if let Some(agent) = self.lock().get(user_agent) {
             return *agent;
         }
-        let agent = Agent { is_bot: is_crawler(user_agent), device: device_class(user_agent) };
+        let agent = Agent {
+            is_bot: is_crawler(user_agent),
+            device: device_class(user_agent),
+        };
         let mut known = self.lock();
         // Two requests may have judged the same one at the same time, with the same result.
         if known.get(user_agent).is_none() {
@@ -72,7 +79,9 @@ impl Agents {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Generations<Box<str>, Agent>> {
-        self.known.lock().expect("no thread panics while it holds the remembered user agents")
+        self.known
+            .lock()
+            .expect("no thread panics while it holds the remembered user agents")
     }
 }
 
@@ -84,13 +93,45 @@ pub fn is_crawler(user_agent: &str) -> bool {
 /// What the browsers of televisions, their sticks and consoles say. Most run Android or Linux and would pass for
 /// a tablet or a computer.
 const TELEVISIONS: [&str; 27] = [
-    "smart-tv", "smarttv", "smart tv", "googletv", "google tv", "android tv", "androidtv", "apple tv", "appletv",
-    "hbbtv", "netcast", "webos.tv", "web0s", "viera", "bravia", "aquos", "nettv", "philipstv", "crkey", "roku/",
-    "; aft", "inettvbrowser", "dtv", "playstation", "nintendo wii", "nintendo switch", "xbox",
+    "smart-tv",
+    "smarttv",
+    "smart tv",
+    "googletv",
+    "google tv",
+    "android tv",
+    "androidtv",
+    "apple tv",
+    "appletv",
+    "hbbtv",
+    "netcast",
+    "webos.tv",
+    "web0s",
+    "viera",
+    "bravia",
+    "aquos",
+    "nettv",
+    "philipstv",
+    "crkey",
+    "roku/",
+    "; aft",
+    "inettvbrowser",
+    "dtv",
+    "playstation",
+    "nintendo wii",
+    "nintendo switch",
+    "xbox",
 ];
 /// What is held in the hand and runs neither iOS nor Android.
-const MOBILES: [&str; 8] =
-    ["windows phone", "iemobile", "opera mini", "opera mobi", "blackberry", "bb10", "webos/", "kaios"];
+const MOBILES: [&str; 8] = [
+    "windows phone",
+    "iemobile",
+    "opera mini",
+    "opera mobi",
+    "blackberry",
+    "bb10",
+    "webos/",
+    "kaios",
+];
 /// Tablets that name neither iPad nor Android.
 const TABLETS: [&str; 4] = ["playbook", "kindle", "tablet; rv:", "silk/"];
 
@@ -99,13 +140,20 @@ pub fn device_class(user_agent: &str) -> Device {
     let lower = user_agent.to_ascii_lowercase();
     let has_any = |needles: &[&str]| needles.iter().any(|needle| lower.contains(needle));
     // The handheld PlayStations are no televisions.
-    if has_any(&["playstation portable", "playstation vita", "nintendo 3ds", "nintendo ds"]) {
+    if has_any(&[
+        "playstation portable",
+        "playstation vita",
+        "nintendo 3ds",
+        "nintendo ds",
+    ]) {
         return Device::Other;
     }
     if has_any(&TELEVISIONS) {
         return Device::Tv;
     }
-    let Some(parsed) = woothee::parser::Parser::new().parse(user_agent) else { return Device::Other };
+    let Some(parsed) = woothee::parser::Parser::new().parse(user_agent) else {
+        return Device::Other;
+    };
     match (parsed.os, parsed.category) {
         (_, "crawler") => Device::Other,
         ("iPhone" | "iPod", _) => Device::Ios,

@@ -56,7 +56,11 @@ impl Sender {
 fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<Arc<str>> {
     let text = String::from_utf8_lossy(headers.get(name)?.as_bytes());
     let cut = &text[..text.floor_char_boundary(TEXT_MAX_BYTES)];
-    if cut.is_empty() { None } else { Some(Arc::from(cut)) }
+    if cut.is_empty() {
+        None
+    } else {
+        Some(Arc::from(cut))
+    }
 }
 
 /// Where facts come from: the bot list, the GeoIP database, the day keys, the address limit.
@@ -72,7 +76,13 @@ impl FactSource {
     /// Reads the GeoIP database, where one is configured, and prepares the rest.
     pub fn open(keys: DayKeys, geo: Option<&Path>, trusted: Vec<IpNet>) -> Result<Self, GeoError> {
         let geo = geo.map(Geo::open).transpose()?;
-        Ok(Self { agents: Agents::default(), geo, keys, limit: AddressLimit::default(), trusted })
+        Ok(Self {
+            agents: Agents::default(),
+            geo,
+            keys,
+            limit: AddressLimit::default(),
+            trusted,
+        })
     }
 
     /// The proxies whose X-Forwarded-For is believed.
@@ -109,7 +119,9 @@ impl FactSource {
         {
             facts.region_from_address = geo.region(address);
         }
-        let hashed = address.map(Hashed::Address).or_else(|| raw.ip_hash.as_deref().map(Hashed::Given));
+        let hashed = address
+            .map(Hashed::Address)
+            .or_else(|| raw.ip_hash.as_deref().map(Hashed::Given));
         if let Some(hashed) = hashed {
             let day = day_of(raw.ts_ms.unwrap_or(arrival_ms));
             facts.address_hash = self.keys.hash(day, hashed);
@@ -125,7 +137,9 @@ impl FactSource {
 /// The days whose keys the events need: of those that have an address.
 pub fn days_needed<'a>(events: impl Iterator<Item = (&'a RawEvent, &'a Sender, i64)>) -> Vec<i64> {
     let mut days: Vec<i64> = events
-        .filter(|(raw, sender, _)| raw.ip.is_some() || raw.ip_hash.is_some() || sender.address.is_some())
+        .filter(|(raw, sender, _)| {
+            raw.ip.is_some() || raw.ip_hash.is_some() || sender.address.is_some()
+        })
         .map(|(raw, _, arrival_ms)| day_of(raw.ts_ms.unwrap_or(arrival_ms)))
         .collect();
     days.sort_unstable();
@@ -162,20 +176,32 @@ mod tests {
     fn browser(headers: &[(&'static str, &str)]) -> Sender {
         let headers = headers
             .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), axum::http::HeaderValue::from_str(v).unwrap()))
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_static(n),
+                    axum::http::HeaderValue::from_str(v).unwrap(),
+                )
+            })
             .collect();
         Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[])
     }
 
     #[test]
     fn a_browsers_request_tells_who_came() {
-        let sender = browser(&[("user-agent", IPHONE), ("referer", "https://news.example/"), ("purpose", "prefetch")]);
+        let sender = browser(&[
+            ("user-agent", IPHONE),
+            ("referer", "https://news.example/"),
+            ("purpose", "prefetch"),
+        ]);
         let facts = source().of(&click(), &sender, NOW);
         assert_eq!(facts.device_from_agent, Some(Device::Ios));
         assert!(facts.is_prefetch && !facts.is_bot && !facts.over_address_limit);
         assert_eq!(facts.referrer.as_deref(), Some("https://news.example/"));
         let expected = keys::hash(&[7; 32], Hashed::Address("192.0.2.1".parse().unwrap()));
-        assert_eq!((facts.address_hash, facts.no_address_key), (Some(expected), false));
+        assert_eq!(
+            (facts.address_hash, facts.no_address_key),
+            (Some(expected), false)
+        );
     }
 
     #[test]
@@ -186,10 +212,16 @@ mod tests {
         raw.user_agent = Some("curl/8.5.0".into());
         let facts = source().of(&raw, &browser(&[("user-agent", IPHONE)]), NOW);
         assert!(facts.is_bot);
-        assert_eq!(facts.address_hash, Some(keys::hash(&[7; 32], Hashed::Address(raw.ip.unwrap()))));
+        assert_eq!(
+            facts.address_hash,
+            Some(keys::hash(&[7; 32], Hashed::Address(raw.ip.unwrap())))
+        );
         raw.ip = None;
         let facts = source().of(&raw, &Sender::default(), NOW);
-        assert_eq!(facts.address_hash, Some(keys::hash(&[7; 32], Hashed::Given("abc"))));
+        assert_eq!(
+            facts.address_hash,
+            Some(keys::hash(&[7; 32], Hashed::Given("abc")))
+        );
     }
 
     #[test]
@@ -211,7 +243,9 @@ mod tests {
             assert!(!source.of(&click(), &sender, NOW).over_address_limit);
         }
         sender.is_limited = true;
-        let past = (0..150).filter(|i| source.of(&click(), &sender, NOW + i).over_address_limit).count();
+        let past = (0..150)
+            .filter(|i| source.of(&click(), &sender, NOW + i).over_address_limit)
+            .count();
         assert_eq!(past, 50);
     }
 
@@ -221,19 +255,33 @@ mod tests {
         given.ip_hash = Some("abc".into());
         given.ts_ms = Some(NOW - keys::DAY_MS);
         let (browser, server) = (browser(&[]), Sender::default());
-        let events = [(&given, &server, NOW), (&plain, &browser, NOW), (&plain, &browser, NOW), (&plain, &server, 5)];
+        let events = [
+            (&given, &server, NOW),
+            (&plain, &browser, NOW),
+            (&plain, &browser, NOW),
+            (&plain, &server, 5),
+        ];
         assert_eq!(days_needed(events.into_iter()), [DAY - 1, DAY]);
     }
 
     #[test]
     fn a_header_that_is_long_or_not_text_is_cut_or_mended() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::USER_AGENT, axum::http::HeaderValue::from_bytes(b"a\xff").unwrap());
-        headers.insert(header::REFERER, axum::http::HeaderValue::from_bytes(&[b'x'; 5_000]).unwrap());
+        headers.insert(
+            header::USER_AGENT,
+            axum::http::HeaderValue::from_bytes(b"a\xff").unwrap(),
+        );
+        headers.insert(
+            header::REFERER,
+            axum::http::HeaderValue::from_bytes(&[b'x'; 5_000]).unwrap(),
+        );
         let sender = Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[]);
         assert_eq!(sender.user_agent.as_deref(), Some("a\u{fffd}"));
         assert_eq!(sender.referrer.unwrap().len(), TEXT_MAX_BYTES);
         headers.insert(header::USER_AGENT, axum::http::HeaderValue::from_static(""));
-        assert_eq!(Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[]).user_agent, None);
+        assert_eq!(
+            Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[]).user_agent,
+            None
+        );
     }
 }

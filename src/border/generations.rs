@@ -21,7 +21,11 @@ pub struct Generations<K, V> {
 impl<K: Eq + Hash, V> Generations<K, V> {
     /// An empty map of at most `limit` entries a generation.
     pub fn new(limit: usize) -> Self {
-        Self { current: HashMap::default(), previous: HashMap::default(), limit: limit.max(1) }
+        Self {
+            current: HashMap::default(),
+            previous: HashMap::default(),
+            limit: limit.max(1),
+        }
     }
 
     /// The value of `key`, which thereby counts as used.
@@ -45,7 +49,11 @@ impl<K: Eq + Hash, V> Generations<K, V> {
     /// Puts a key that [`Generations::get`] has not found. In a full map it starts a new generation, and the
     /// values of the dropped one come back, so that the caller can count what was forgotten.
     pub fn insert(&mut self, key: K, value: V) -> Option<impl Iterator<Item = V> + use<K, V>> {
-        let dropped = if self.is_full() { Some(self.turn()) } else { None };
+        let dropped = if self.is_full() {
+            Some(self.turn())
+        } else {
+            None
+        };
         self.current.insert(key, value);
         dropped
     }
@@ -72,8 +80,16 @@ mod tests {
         let mut map: Generations<u32, u32> = Generations::new(2);
         assert!(map.insert(1, 10).is_none());
         assert!(map.insert(2, 20).is_none());
-        assert_eq!(map.insert(3, 30).unwrap().count(), 0, "the first generation is kept as the previous one");
-        assert_eq!(map.get(&1).copied(), Some(10), "used again, so it moves to the current one");
+        assert_eq!(
+            map.insert(3, 30).unwrap().count(),
+            0,
+            "the first generation is kept as the previous one"
+        );
+        assert_eq!(
+            map.get(&1).copied(),
+            Some(10),
+            "used again, so it moves to the current one"
+        );
         let dropped: Vec<u32> = map.insert(4, 40).unwrap().collect();
         assert_eq!(dropped, [20]);
         assert_eq!(map.get(&1).copied(), Some(10));

@@ -25,8 +25,13 @@ pub struct GeoError {
 impl Geo {
     /// Reads a database into memory.
     pub fn open(path: &Path) -> Result<Self, GeoError> {
-        let failed = |source| GeoError { path: path.to_owned(), source };
-        Ok(Self { reader: maxminddb::Reader::open_readfile(path).map_err(failed)? })
+        let failed = |source| GeoError {
+            path: path.to_owned(),
+            source,
+        };
+        Ok(Self {
+            reader: maxminddb::Reader::open_readfile(path).map_err(failed)?,
+        })
     }
 
     /// The address's region as an ISO 3166 code: `US-CA` where the database knows the subdivision, else `US`.

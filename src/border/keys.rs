@@ -57,7 +57,8 @@ pub fn days_in_use(now_ms: i64) -> std::ops::RangeInclusive<i64> {
 /// The hash of an address under a day's key: the first 8 bytes of HMAC-SHA256, big-endian.
 pub fn hash(key: &DayKey, what: Hashed<'_>) -> u64 {
     use hmac::{KeyInit, Mac};
-    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    let mut mac =
+        hmac::Hmac::<sha2::Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     match what {
         Hashed::Address(address) => {
             let (bytes, length) = hashed_bytes(address);
@@ -91,8 +92,15 @@ impl DayKeys {
     /// Reads the keys kept in `file` (normally `<data-dir>/day-keys`). Without a broker no key is added.
     pub fn open(file: &Path, broker: Option<jetstream::Context>) -> std::io::Result<Self> {
         let keys = RwLock::new(keys_file::read(file)?);
-        let inner = Inner { keys, file: file.to_owned(), broker, ask: tokio::sync::Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner {
+            keys,
+            file: file.to_owned(),
+            broker,
+            ask: tokio::sync::Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The hash under the day's key; none where that key is not known here.
@@ -142,21 +150,29 @@ impl DayKeys {
     }
 
     fn known(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<i64, DayKey>> {
-        self.inner.keys.read().expect("no thread panics while it adds a day key")
+        self.inner
+            .keys
+            .read()
+            .expect("no thread panics while it adds a day key")
     }
 
     fn missing(&self, days: &[i64], now_ms: i64) -> Vec<i64> {
         let in_use = days_in_use(now_ms);
         let known = self.known();
-        let mut missing: Vec<i64> =
-            days.iter().copied().filter(|day| in_use.contains(day) && !known.contains_key(day)).collect();
+        let mut missing: Vec<i64> = days
+            .iter()
+            .copied()
+            .filter(|day| in_use.contains(day) && !known.contains_key(day))
+            .collect();
         missing.sort_unstable();
         missing.dedup();
         missing
     }
 
     async fn fetch(&self, days: &[i64]) -> Result<(), KeyError> {
-        let Some(broker) = &self.inner.broker else { return Ok(()) };
+        let Some(broker) = &self.inner.broker else {
+            return Ok(());
+        };
         let bucket = bucket(broker).await?;
         for day in days {
             let key = agree(&bucket, *day).await?;
@@ -173,14 +189,19 @@ impl DayKeys {
         if self.known().keys().any(|day| *day < oldest) {
             self.change(|keys| keys.retain(|day, _| *day >= oldest))?;
         }
-        let Some(broker) = &self.inner.broker else { return Ok(()) };
+        let Some(broker) = &self.inner.broker else {
+            return Ok(());
+        };
         let bucket = bucket(broker).await?;
         let mut names = bucket.keys().await.map_err(KeyError::broker)?;
         while let Some(name) = names.next().await {
             let name = name.map_err(KeyError::broker)?;
             if keys_file::day_from_name(&name).is_some_and(|day| day < oldest) {
                 bucket.purge(&name).await.map_err(KeyError::broker)?;
-                tracing::info!(day = name, "day key deleted: hashes of that day can no longer be made");
+                tracing::info!(
+                    day = name,
+                    "day key deleted: hashes of that day can no longer be made"
+                );
             }
         }
         Ok(())
@@ -188,7 +209,11 @@ impl DayKeys {
 
     /// Changes the keys in memory and on disk. Readers wait for the disk, some milliseconds once a day.
     fn change(&self, change: impl FnOnce(&mut BTreeMap<i64, DayKey>)) -> std::io::Result<()> {
-        let mut keys = self.inner.keys.write().expect("no thread panics while it adds a day key");
+        let mut keys = self
+            .inner
+            .keys
+            .write()
+            .expect("no thread panics while it adds a day key");
         change(&mut keys);
         keys_file::write(&self.inner.file, &keys)
     }
@@ -218,16 +243,24 @@ async fn bucket(broker: &jetstream::Context) -> Result<kv::Store, KeyError> {
     if let Ok(bucket) = broker.get_key_value(DAY_KEYS_BUCKET).await {
         return Ok(bucket);
     }
-    let catalog = broker.get_stream(CATALOG_STREAM).await.map_err(KeyError::broker)?;
+    let catalog = broker
+        .get_stream(CATALOG_STREAM)
+        .await
+        .map_err(KeyError::broker)?;
     let config = kv::Config {
         bucket: DAY_KEYS_BUCKET.to_owned(),
-        description: "adtally: one key a UTC day that hashes client addresses; deleted after 30 days".to_owned(),
+        description:
+            "adtally: one key a UTC day that hashes client addresses; deleted after 30 days"
+                .to_owned(),
         history: 1,
         max_age: BUCKET_MAX_AGE,
         num_replicas: catalog.cached_info().config.num_replicas,
         ..kv::Config::default()
     };
-    broker.create_key_value(config).await.map_err(KeyError::broker)
+    broker
+        .create_key_value(config)
+        .await
+        .map_err(KeyError::broker)
 }
 
 /// The day's key in the bucket: ours when we are the first to create it, else the one that is there.
@@ -238,7 +271,9 @@ async fn agree(bucket: &kv::Store, day: i64) -> Result<DayKey, KeyError> {
         Ok(_) => Ok(ours),
         Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {
             let value = bucket.get(&name).await.map_err(KeyError::broker)?;
-            value.and_then(|v| v.as_ref().try_into().ok()).ok_or(KeyError::NotAKey(name))
+            value
+                .and_then(|v| v.as_ref().try_into().ok())
+                .ok_or(KeyError::NotAKey(name))
         }
         Err(error) => Err(KeyError::broker(error)),
     }
@@ -255,11 +290,21 @@ mod tests {
         let key = [1; 32];
         let of = |text: &str| hash(&key, Hashed::Address(text.parse().unwrap()));
         assert_eq!(format!("{:016x}", of("192.0.2.1")), "05eccc32bbefcdf0");
-        assert_eq!(format!("{:016x}", hash(&key, Hashed::Given("abc"))), "8f1ef2a4c87a7292");
+        assert_eq!(
+            format!("{:016x}", hash(&key, Hashed::Given("abc"))),
+            "8f1ef2a4c87a7292"
+        );
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"), "one /64 is one visitor");
+        assert_eq!(
+            of("2001:db8::1"),
+            of("2001:db8::ffff:1"),
+            "one /64 is one visitor"
+        );
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_ne!(hash(&[2; 32], Hashed::Given("abc")), hash(&key, Hashed::Given("abc")));
+        assert_ne!(
+            hash(&[2; 32], Hashed::Given("abc")),
+            hash(&key, Hashed::Given("abc"))
+        );
     }
 
     #[tokio::test]
@@ -268,21 +313,35 @@ mod tests {
         let file = dir.path().join("day-keys");
         keys_file::write(&file, &BTreeMap::from([(20_000, [7; 32])])).unwrap();
         let keys = DayKeys::open(&file, None).unwrap();
-        assert_eq!(keys.hash(20_000, Hashed::Given("x")), Some(hash(&[7; 32], Hashed::Given("x"))));
+        assert_eq!(
+            keys.hash(20_000, Hashed::Given("x")),
+            Some(hash(&[7; 32], Hashed::Given("x")))
+        );
         keys.ensure(&[20_000, 20_001], 20_000 * DAY_MS).await;
-        assert_eq!(keys.hash(20_001, Hashed::Given("x")), None, "no key is made up");
+        assert_eq!(
+            keys.hash(20_001, Hashed::Given("x")),
+            None,
+            "no key is made up"
+        );
     }
 
     #[tokio::test]
     async fn a_key_is_deleted_from_disk_thirty_days_after_its_day() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("day-keys");
-        keys_file::write(&file, &BTreeMap::from([(20_000, [7; 32]), (20_001, [8; 32])])).unwrap();
+        keys_file::write(
+            &file,
+            &BTreeMap::from([(20_000, [7; 32]), (20_001, [8; 32])]),
+        )
+        .unwrap();
         let keys = DayKeys::open(&file, None).unwrap();
         keys.forget(20_030 * DAY_MS + DAY_MS - 1).await.unwrap();
         assert_eq!(keys.known().len(), 2);
         keys.forget(20_031 * DAY_MS).await.unwrap();
-        assert_eq!(keys_file::read(&file).unwrap(), BTreeMap::from([(20_001, [8; 32])]));
+        assert_eq!(
+            keys_file::read(&file).unwrap(),
+            BTreeMap::from([(20_001, [8; 32])])
+        );
     }
 
     #[test]
@@ -290,6 +349,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keys = DayKeys::open(&dir.path().join("day-keys"), None).unwrap();
         let now = 20_000 * DAY_MS + 5;
-        assert_eq!(keys.missing(&[20_002, 20_001, 19_969, 19_970, 20_001], now), [19_970, 20_001]);
+        assert_eq!(
+            keys.missing(&[20_002, 20_001, 19_969, 19_970, 20_001], now),
+            [19_970, 20_001]
+        );
     }
 }

@@ -15,7 +15,8 @@ use super::keys::DayKey;
 
 /// The name of a UTC day, in the file and in the bucket: `2024-02-09`.
 pub fn day_name(day: i64) -> String {
-    let date = Duration::try_days(day).and_then(|days| NaiveDate::default().checked_add_signed(days));
+    let date =
+        Duration::try_days(day).and_then(|days| NaiveDate::default().checked_add_signed(days));
     date.unwrap_or_default().to_string()
 }
 
@@ -38,7 +39,9 @@ pub fn read(path: &Path) -> io::Result<BTreeMap<i64, DayKey>> {
             Some((day, key)) => {
                 keys.insert(day, key);
             }
-            None => tracing::warn!(path = %path.display(), "a line of the day keys cannot be read and is passed over"),
+            None => {
+                tracing::warn!(path = %path.display(), "a line of the day keys cannot be read and is passed over")
+            }
         }
     }
     Ok(keys)
@@ -53,9 +56,17 @@ fn parse_line(line: &str) -> Option<(i64, DayKey)> {
 
 /// Replaces the file, durably.
 pub fn write(path: &Path, keys: &BTreeMap<i64, DayKey>) -> io::Result<()> {
-    let lines: String = keys.iter().map(|(day, key)| format!("{} {}\n", day_name(*day), hex::encode(key))).collect();
+    let lines: String = keys
+        .iter()
+        .map(|(day, key)| format!("{} {}\n", day_name(*day), hex::encode(key)))
+        .collect();
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(lines.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -89,7 +100,10 @@ mod tests {
         let keys = BTreeMap::from([(19_762, [0xab; 32]), (19_763, [1; 32])]);
         write(&path, &keys).unwrap();
         assert_eq!(read(&path).unwrap(), keys);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::write(&path, b"2024-02-09 zz\n\xff\n2024-02-10 0101010101010101010101010101010101010101010101010101010101010101\n")
             .unwrap();
         assert_eq!(read(&path).unwrap(), BTreeMap::from([(19_763, [1; 32])]));

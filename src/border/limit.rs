@@ -41,17 +41,29 @@ impl Default for AddressLimit {
 impl AddressLimit {
     /// A limit that watches `capacity` addresses a generation.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { state: Mutex::new(State { addresses: Generations::new(capacity), turned_ms: i64::MIN }) }
+        Self {
+            state: Mutex::new(State {
+                addresses: Generations::new(capacity),
+                turned_ms: i64::MIN,
+            }),
+        }
     }
 
     /// Counts a click of `address` (as [`super::address::limit_key`] gives it) at `now_ms` and says whether it
     /// is past the limit. Clicks past the limit count too: who goes on clicking stays past it.
     pub fn is_past(&self, address: IpAddr, now_ms: i64) -> bool {
-        let mut state = self.state.lock().expect("no thread panics while it counts a click");
+        let mut state = self
+            .state
+            .lock()
+            .expect("no thread panics while it counts a click");
         let state = &mut *state;
         if now_ms.saturating_sub(state.turned_ms) >= WINDOW_MS {
             // Whoever has been silent for a whole window is at zero anyway: forgetting them loses nothing.
-            let silent = state.addresses.turn().filter(|times| is_live(times, now_ms)).count();
+            let silent = state
+                .addresses
+                .turn()
+                .filter(|times| is_live(times, now_ms))
+                .count();
             count_forgotten(silent);
             state.turned_ms = now_ms;
         }
@@ -67,8 +79,10 @@ impl AddressLimit {
 
 /// Notes a click and says whether it is past the limit.
 fn push(times: &mut VecDeque<i64>, now_ms: i64) -> bool {
-    let past =
-        times.len() == CLICKS_PER_WINDOW && times.front().is_some_and(|oldest| now_ms - oldest < WINDOW_MS);
+    let past = times.len() == CLICKS_PER_WINDOW
+        && times
+            .front()
+            .is_some_and(|oldest| now_ms - oldest < WINDOW_MS);
     if times.len() == CLICKS_PER_WINDOW {
         times.pop_front();
     }
@@ -78,7 +92,9 @@ fn push(times: &mut VecDeque<i64>, now_ms: i64) -> bool {
 
 /// Whether the address has clicked within the window.
 fn is_live(times: &VecDeque<i64>, now_ms: i64) -> bool {
-    times.back().is_some_and(|newest| now_ms - newest < WINDOW_MS)
+    times
+        .back()
+        .is_some_and(|newest| now_ms - newest < WINDOW_MS)
 }
 
 fn count_forgotten(addresses: usize) {
@@ -96,31 +112,46 @@ mod tests {
     }
 
     fn past(limit: &AddressLimit, n: u32, times: impl IntoIterator<Item = i64>) -> Vec<i64> {
-        times.into_iter().filter(|t| limit.is_past(address(n), *t)).collect()
+        times
+            .into_iter()
+            .filter(|t| limit.is_past(address(n), *t))
+            .collect()
     }
 
     #[test]
     fn exactly_the_clicks_past_a_hundred_are_past() {
         let limit = AddressLimit::default();
         assert_eq!(past(&limit, 1, 0..150), (100..150).collect::<Vec<_>>());
-        assert!(past(&limit, 2, 0..100).is_empty(), "another address has its own hundred");
+        assert!(
+            past(&limit, 2, 0..100).is_empty(),
+            "another address has its own hundred"
+        );
     }
 
     #[test]
     fn the_minute_slides() {
         let limit = AddressLimit::default();
         assert!(past(&limit, 1, (0..100).map(|i| i * 100)).is_empty());
-        assert!(limit.is_past(address(1), 59_999), "the click at 0 is still within the minute");
+        assert!(
+            limit.is_past(address(1), 59_999),
+            "the click at 0 is still within the minute"
+        );
         // The hundred before this click now begin at 100 ms: at 60,099 it is 59,999 old, at 60,100 a whole minute.
         assert!(limit.is_past(address(1), 60_099));
-        assert!(!limit.is_past(address(1), 60_200), "the hundredth click before it was at 200");
+        assert!(
+            !limit.is_past(address(1), 60_200),
+            "the hundredth click before it was at 200"
+        );
     }
 
     #[test]
     fn two_clicks_a_second_are_never_billed_past_a_hundred_a_minute() {
         let limit = AddressLimit::default();
         // 120 a minute for ten minutes: the first hundred pass, and everything after follows the window.
-        let passed: Vec<i64> = (0..1_200).map(|i| i * 500).filter(|t| !limit.is_past(address(9), *t)).collect();
+        let passed: Vec<i64> = (0..1_200)
+            .map(|i| i * 500)
+            .filter(|t| !limit.is_past(address(9), *t))
+            .collect();
         assert_eq!(passed, (0..100).map(|i| i * 500).collect::<Vec<_>>());
     }
 
@@ -131,7 +162,10 @@ mod tests {
         assert!(!limit.is_past(address(2), 59_000));
         assert!(!limit.is_past(address(2), 60_000), "a turn of generations");
         assert_eq!(past(&limit, 3, (0..120).map(|i| 61_000 + i)).len(), 20);
-        assert!(!limit.is_past(address(1), 200_000), "silent for over a minute");
+        assert!(
+            !limit.is_past(address(1), 200_000),
+            "silent for over a minute"
+        );
         assert!(limit.state.lock().expect("not poisoned").addresses.len() <= 3);
     }
 

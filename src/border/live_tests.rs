@@ -70,13 +70,29 @@ impl Ground {
         let server = NatsServer::start(dir.path()).await.unwrap();
         let client = async_nats::connect(server.url()).await.unwrap();
         let broker = jetstream::new(client.clone());
-        ensure(&broker, Some(1), &Limits { events_max_bytes: Some(64 << 20), ..Limits::default() }).await.unwrap();
+        ensure(
+            &broker,
+            Some(1),
+            &Limits {
+                events_max_bytes: Some(64 << 20),
+                ..Limits::default()
+            },
+        )
+        .await
+        .unwrap();
         let stop = CancellationToken::new();
         let file = dir.path().join("catalogue.snapshot");
         let (catalogue, _) = CatalogueHandle::start(broker.clone(), Some(file), stop.clone());
         assert!(eventually(async || catalogue.barrier().await == Freshness::Current).await);
         catalogue.publish_all(&documents()).await.unwrap();
-        Self { dir, server, client, broker, catalogue, stop }
+        Self {
+            dir,
+            server,
+            client,
+            broker,
+            catalogue,
+            stop,
+        }
     }
 
     fn border(&self, owner: Owner) -> (Border, Outbox, OutboxHandle) {
@@ -88,10 +104,15 @@ impl Ground {
             limits: OutboxLimits::default(),
         };
         let outbox = Outbox::open(options, Arc::new(Publisher::new(self.client.clone()))).unwrap();
-        let keys = DayKeys::open(&self.dir.path().join("day-keys"), Some(self.broker.clone())).unwrap();
+        let keys =
+            DayKeys::open(&self.dir.path().join("day-keys"), Some(self.broker.clone())).unwrap();
         let facts = Arc::new(FactSource::open(keys, None, Vec::new()).unwrap());
         let handle = outbox.handle();
-        (Border::new(facts, self.catalogue.clone(), handle.clone(), 1), outbox, handle)
+        (
+            Border::new(facts, self.catalogue.clone(), handle.clone(), 1),
+            outbox,
+            handle,
+        )
     }
 
     /// The payloads of a stream.
@@ -106,7 +127,11 @@ impl Ground {
     }
 
     async fn events(&self) -> Vec<Event> {
-        let decoded = self.payloads("EVENTS_0").await.into_iter().map(|payload| decode_events(&payload).unwrap());
+        let decoded = self
+            .payloads("EVENTS_0")
+            .await
+            .into_iter()
+            .map(|payload| decode_events(&payload).unwrap());
         let frames = decoded.filter_map(|message| match message {
             EventMessage::Frame(frame) => Some(frame.events),
             EventMessage::Announcement { .. } => None,
@@ -116,7 +141,11 @@ impl Ground {
 
     /// The log, once it holds so many events.
     async fn events_once_there(&self, count: usize) -> Vec<Event> {
-        assert!(eventually(async || self.events().await.len() >= count).await, "{:?}", self.events().await);
+        assert!(
+            eventually(async || self.events().await.len() >= count).await,
+            "{:?}",
+            self.events().await
+        );
         let events = self.events().await;
         assert_eq!(events.len(), count, "{events:?}");
         events
@@ -125,7 +154,10 @@ impl Ground {
     async fn quarantined_once_there(&self, count: usize) -> Vec<QuarantineRecord> {
         assert!(eventually(async || self.payloads("QUARANTINE").await.len() >= count).await);
         let records = self.payloads("QUARANTINE").await;
-        records.iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect()
+        records
+            .iter()
+            .map(|payload| serde_json::from_slice(payload).unwrap())
+            .collect()
     }
 
     async fn end(self) {
@@ -151,23 +183,46 @@ fn served(router: Router) -> Router {
 }
 
 async fn ask(router: &Router, method: &str, target: &str, body: &str) -> Response<HttpBody> {
-    let request = Request::builder().method(method).uri(target).header(header::USER_AGENT, "curl/8.5.0");
-    router.clone().oneshot(request.body(HttpBody::from(body.to_owned())).unwrap()).await.unwrap()
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::USER_AGENT, "curl/8.5.0");
+    router
+        .clone()
+        .oneshot(request.body(HttpBody::from(body.to_owned())).unwrap())
+        .await
+        .unwrap()
 }
 
 fn is_in_force(ground: &Ground, id: &str) -> bool {
-    ground.catalogue.read().document(DocumentKind::Ad, id).is_some()
+    ground
+        .catalogue
+        .read()
+        .document(DocumentKind::Ad, id)
+        .is_some()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalogue_is_current_after_a_barrier_and_survives_on_disk() {
     let ground = Ground::new().await;
     let revision = ground.catalogue.revision();
-    assert_eq!(ground.catalogue.publish_all(&documents()).await.unwrap(), revision, "nothing is written twice");
+    assert_eq!(
+        ground.catalogue.publish_all(&documents()).await.unwrap(),
+        revision,
+        "nothing is written twice"
+    );
     // Another program publishes, with an acknowledgement; the barrier afterwards sees it.
     for n in 0..50 {
-        let ad = format!(r#"{{"ad_id":"x{n}","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}}"#);
-        ground.broker.publish(format!("catalog.ad.x{n}"), ad.into()).await.unwrap().await.unwrap();
+        let ad = format!(
+            r#"{{"ad_id":"x{n}","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}}"#
+        );
+        ground
+            .broker
+            .publish(format!("catalog.ad.x{n}"), ad.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert_eq!(ground.catalogue.barrier().await, Freshness::Current);
         assert!(is_in_force(&ground, &format!("x{n}")), "{n}");
     }
@@ -176,16 +231,33 @@ async fn the_catalogue_is_current_after_a_barrier_and_survives_on_disk() {
         r#"{"advertiser_id":"acme","name":"Acme","currency_code":"EUR","time_zone":"UTC"}"#,
     );
     let refused = ground.catalogue.publish(moved).await;
-    assert!(matches!(refused, Err(PublishError::Refused(CatalogueError::Immutable { .. }))), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Err(PublishError::Refused(CatalogueError::Immutable { .. }))
+        ),
+        "{refused:?}"
+    );
     // Two writers at once: all of it is in force in the end.
-    let ad = |n: u32| document(DocumentKind::Ad, &format!(r#"{{"ad_id":"y{n}","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}}"#));
+    let ad = |n: u32| {
+        document(
+            DocumentKind::Ad,
+            &format!(
+                r#"{{"ad_id":"y{n}","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}}"#
+            ),
+        )
+    };
     let writers: Vec<_> = (0..8).map(|n| ground.catalogue.publish(ad(n))).collect();
     for written in futures_util::future::join_all(writers).await {
         written.unwrap();
     }
     let many: Vec<Document> = (100..700).map(ad).collect();
     ground.catalogue.publish_all(&many).await.unwrap();
-    assert!((0..8).chain(100..700).all(|n| is_in_force(&ground, &format!("y{n}"))));
+    assert!(
+        (0..8)
+            .chain(100..700)
+            .all(|n| is_in_force(&ground, &format!("y{n}")))
+    );
 
     // Without the broker: the copy on disk, and an honest word about it.
     ground.stop.cancel();
@@ -196,11 +268,14 @@ async fn the_catalogue_is_current_after_a_barrier_and_survives_on_disk() {
     let stop = CancellationToken::new();
     let (cold, _) = CatalogueHandle::start(ground.broker.clone(), None, stop.clone());
     assert_eq!(cold.barrier().await, Freshness::Cold);
-    assert!(eventually(async || {
-        let (warm, _) = CatalogueHandle::start(ground.broker.clone(), Some(copy.clone()), stop.clone());
-        warm.barrier().await == Freshness::Stale && *warm.read() == before
-    })
-    .await);
+    assert!(
+        eventually(async || {
+            let (warm, _) =
+                CatalogueHandle::start(ground.broker.clone(), Some(copy.clone()), stop.clone());
+            warm.barrier().await == Freshness::Stale && *warm.read() == before
+        })
+        .await
+    );
     stop.cancel();
 }
 
@@ -211,17 +286,31 @@ async fn a_copy_of_another_stream_is_forgotten() {
     let copy = ground.dir.path().join("catalogue.snapshot");
     assert!(eventually(async || copy.exists()).await);
     ground.broker.delete_stream("CATALOG").await.unwrap();
-    ensure(&ground.broker, Some(1), &Limits::default()).await.unwrap();
+    ensure(&ground.broker, Some(1), &Limits::default())
+        .await
+        .unwrap();
     let stop = CancellationToken::new();
     let (catalogue, _) = CatalogueHandle::start(ground.broker.clone(), Some(copy), stop.clone());
     assert!(catalogue.is_warm() && catalogue.revision() > 0);
-    assert!(eventually(async || catalogue.barrier().await == Freshness::Current && catalogue.revision() == 0).await);
+    assert!(
+        eventually(
+            async || catalogue.barrier().await == Freshness::Current && catalogue.revision() == 0
+        )
+        .await
+    );
     assert!(catalogue.read().ad("ad1").is_none());
     // And when it is replaced while it is being followed.
     catalogue.publish_all(&documents()).await.unwrap();
     ground.broker.delete_stream("CATALOG").await.unwrap();
-    ensure(&ground.broker, Some(1), &Limits::default()).await.unwrap();
-    assert!(eventually(async || catalogue.barrier().await == Freshness::Current && catalogue.revision() == 0).await);
+    ensure(&ground.broker, Some(1), &Limits::default())
+        .await
+        .unwrap();
+    assert!(
+        eventually(
+            async || catalogue.barrier().await == Freshness::Current && catalogue.revision() == 0
+        )
+        .await
+    );
     stop.cancel();
     ground.end().await;
 }
@@ -231,20 +320,36 @@ async fn all_processes_agree_on_a_days_key() {
     let ground = Ground::new().await;
     let (now, what) = (now_ms(), Hashed::Given("x"));
     let today = day_of(now);
-    let open = |name: &str| DayKeys::open(&ground.dir.path().join(name), Some(ground.broker.clone())).unwrap();
+    let open = |name: &str| {
+        DayKeys::open(&ground.dir.path().join(name), Some(ground.broker.clone())).unwrap()
+    };
     let all: Vec<DayKeys> = (0..6).map(|n| open(&format!("keys-{n}"))).collect();
-    futures_util::future::join_all(all.iter().map(|keys| async { keys.ensure(&[today, today - 30], now).await })).await;
+    futures_util::future::join_all(
+        all.iter()
+            .map(|keys| async { keys.ensure(&[today, today - 30], now).await }),
+    )
+    .await;
     for day in [today, today - 30] {
         let hash = all[0].hash(day, what);
         assert!(hash.is_some() && all.iter().all(|keys| keys.hash(day, what) == hash));
     }
-    let bucket = ground.broker.get_key_value("ADTALLY_DAY_KEYS").await.unwrap();
+    let bucket = ground
+        .broker
+        .get_key_value("ADTALLY_DAY_KEYS")
+        .await
+        .unwrap();
     let old = super::keys_file::day_name(today - 31);
     bucket.put(&old, vec![1; 32].into()).await.unwrap();
     let stop = CancellationToken::new();
     let upkeep = tokio::spawn(all[0].clone().upkeep(move || now, stop.clone()));
-    assert!(eventually(async || bucket.get(&old).await.unwrap().is_none()).await, "old keys are deleted");
-    assert!(eventually(async || all[0].hash(today + 1, what).is_some()).await, "tomorrow's is fetched ahead");
+    assert!(
+        eventually(async || bucket.get(&old).await.unwrap().is_none()).await,
+        "old keys are deleted"
+    );
+    assert!(
+        eventually(async || all[0].hash(today + 1, what).is_some()).await,
+        "tomorrow's is fetched ahead"
+    );
     stop.cancel();
     upkeep.await.unwrap();
     ground.end().await;
@@ -257,18 +362,56 @@ async fn the_collector_answers_after_the_event_is_durable() {
     let ground = Ground::new().await;
     let (border, outbox, _) = ground.border(Owner::Collector);
     let signer = Some(Signer::new(b"s3cret"));
-    let router = served(collector::router(Collector { border, signer, max_age: collector::DEFAULT_MAX_AGE }));
+    let router = served(collector::router(Collector {
+        border,
+        signer,
+        max_age: collector::DEFAULT_MAX_AGE,
+    }));
     let click = ask(&router, "GET", "/click?ad_id=ad1&click_id=c1", "").await;
-    assert_eq!((click.status().as_u16(), &click.headers()["location"]), (302, &"https://shop.example/?k=c1".parse().unwrap()));
+    assert_eq!(
+        (click.status().as_u16(), &click.headers()["location"]),
+        (302, &"https://shop.example/?k=c1".parse().unwrap())
+    );
     assert_eq!(click.headers()["x-click-id"], "c1");
     let by_path = ask(&router, "GET", "/c/ad1?ts=nonsense", "").await;
     assert_eq!(by_path.status(), 302);
     let head = ask(&router, "HEAD", "/click?ad_id=ad1&click_id=c2", "").await;
-    assert_eq!((head.status().as_u16(), &head.headers()["x-click-id"]), (302, &"c2".parse().unwrap()));
-    assert_eq!(ask(&router, "HEAD", "/click?ad_id=nobody", "").await.status(), 404);
-    assert_eq!(ask(&router, "GET", "/i?ad_id=ad1", "").await.headers()["content-type"], "image/gif");
-    assert_eq!(ask(&router, "GET", "/conversion?advertiser_id=acme&click_id=c1", "").await.status(), 204);
-    assert_eq!(ask(&router, "POST", "/conversion?advertiser_id=acme", "click_id=c1&conversion_id=v1").await.status(), 204);
+    assert_eq!(
+        (head.status().as_u16(), &head.headers()["x-click-id"]),
+        (302, &"c2".parse().unwrap())
+    );
+    assert_eq!(
+        ask(&router, "HEAD", "/click?ad_id=nobody", "")
+            .await
+            .status(),
+        404
+    );
+    assert_eq!(
+        ask(&router, "GET", "/i?ad_id=ad1", "").await.headers()["content-type"],
+        "image/gif"
+    );
+    assert_eq!(
+        ask(
+            &router,
+            "GET",
+            "/conversion?advertiser_id=acme&click_id=c1",
+            ""
+        )
+        .await
+        .status(),
+        204
+    );
+    assert_eq!(
+        ask(
+            &router,
+            "POST",
+            "/conversion?advertiser_id=acme",
+            "click_id=c1&conversion_id=v1"
+        )
+        .await
+        .status(),
+        204
+    );
     for (target, status) in [
         ("/click", 400),
         ("/click?ad_id=nobody", 404),
@@ -279,30 +422,81 @@ async fn the_collector_answers_after_the_event_is_durable() {
     ] {
         let answer = ask(&router, "GET", target, "").await;
         assert_eq!(answer.status().as_u16(), status, "{target}");
-        assert_eq!(answer.headers()["content-type"], "application/problem+json", "{target}");
+        assert_eq!(
+            answer.headers()["content-type"],
+            "application/problem+json",
+            "{target}"
+        );
     }
-    assert_eq!(ask(&router, "DELETE", "/click?ad_id=ad1", "").await.status(), 405);
+    assert_eq!(
+        ask(&router, "DELETE", "/click?ad_id=ad1", "")
+            .await
+            .status(),
+        405
+    );
     let signature = Signer::new(b"s3cret").sign("nobody", "https://e.com/", 9_999_999_999);
     let signed = format!("/click?ad_id=nobody&url=https://e.com/&exp=9999999999&sig={signature}");
-    assert_eq!(ask(&router, "GET", &signed, "").await.headers()["location"], "https://e.com/");
+    assert_eq!(
+        ask(&router, "GET", &signed, "").await.headers()["location"],
+        "https://e.com/"
+    );
 
     let events = ground.events_once_there(5).await;
-    let c1 = events.iter().find(|event| event.id.as_str() == "c1").unwrap();
-    let Body::Click(placement, detail) = &c1.body else { panic!("{c1:?}") };
-    assert_eq!((placement.verdict, placement.cost_micros), (Some(EdgeReason::KnownBot), 250_000));
-    assert_eq!(detail.landing_url.as_deref(), Some("https://shop.example/?k=c1"));
-    assert!(c1.address_hash.is_some() && !c1.flags.has(Flags::NO_ADDRESS_KEY) && !c1.flags.has(Flags::MINTED_ID));
-    assert_eq!(events.iter().filter(|event| event.flags.has(Flags::BAD_TIME)).count(), 1);
-    assert_eq!(events.iter().filter(|event| event.flags.has(Flags::MINTED_ID)).count(), 3);
+    let c1 = events
+        .iter()
+        .find(|event| event.id.as_str() == "c1")
+        .unwrap();
+    let Body::Click(placement, detail) = &c1.body else {
+        panic!("{c1:?}")
+    };
+    assert_eq!(
+        (placement.verdict, placement.cost_micros),
+        (Some(EdgeReason::KnownBot), 250_000)
+    );
+    assert_eq!(
+        detail.landing_url.as_deref(),
+        Some("https://shop.example/?k=c1")
+    );
+    assert!(
+        c1.address_hash.is_some()
+            && !c1.flags.has(Flags::NO_ADDRESS_KEY)
+            && !c1.flags.has(Flags::MINTED_ID)
+    );
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| event.flags.has(Flags::BAD_TIME))
+            .count(),
+        1
+    );
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| event.flags.has(Flags::MINTED_ID))
+            .count(),
+        3
+    );
     let records = ground.quarantined_once_there(6).await;
     let mut reasons: Vec<Reason> = records.iter().map(|record| record.reason).collect();
     reasons.sort_unstable();
-    let mut expected =
-        [Reason::UnknownAd, Reason::BadId, Reason::BadSignature, Reason::UnknownAd, Reason::MissingClickOrUser, Reason::UnknownAd];
+    let mut expected = [
+        Reason::UnknownAd,
+        Reason::BadId,
+        Reason::BadSignature,
+        Reason::UnknownAd,
+        Reason::MissingClickOrUser,
+        Reason::UnknownAd,
+    ];
     expected.sort_unstable();
     assert_eq!(reasons, expected, "no ad_id at all is no event");
-    let c = records.iter().find(|record| record.reason == Reason::BadId).unwrap();
-    assert_eq!((c.subject.as_str(), c.payload.as_deref()), ("http:GET /c/%FF", Some("/c/%FF")));
+    let c = records
+        .iter()
+        .find(|record| record.reason == Reason::BadId)
+        .unwrap();
+    assert_eq!(
+        (c.subject.as_str(), c.payload.as_deref()),
+        ("http:GET /c/%FF", Some("/c/%FF"))
+    );
     assert!(outbox.drain(WITHIN).await.drained);
     ground.end().await;
 }
@@ -316,17 +510,49 @@ async fn posted_events_each_have_an_outcome() {
         {"kind":"impression","impression_id":"i1","ad_id":"nobody"},{"kind":"impression","impression_id":"i1","ad_id":"ad1"}, 7]"#;
     let answer = ask(&router, "POST", "/api/v1/events", body).await;
     assert_eq!(answer.status(), 202);
-    let bytes = axum::body::to_bytes(answer.into_body(), 10_000).await.unwrap();
+    let bytes = axum::body::to_bytes(answer.into_body(), 10_000)
+        .await
+        .unwrap();
     let posted: post_events::Posted = serde_json::from_slice(&bytes).unwrap();
-    let rejected: Vec<_> = posted.rejected.iter().map(|r| (r.index, r.reason.as_str())).collect();
-    assert_eq!((posted.accepted, rejected), (2, vec![(1, "missing_event_id"), (2, "unknown_ad"), (4, "invalid_payload")]));
-    assert_eq!(ask(&router, "POST", "/api/v1/events", "hello").await.status(), 400);
-    assert_eq!(ask(&router, "GET", "/api/v1/events", "").await.status(), 405);
+    let rejected: Vec<_> = posted
+        .rejected
+        .iter()
+        .map(|r| (r.index, r.reason.as_str()))
+        .collect();
+    assert_eq!(
+        (posted.accepted, rejected),
+        (
+            2,
+            vec![
+                (1, "missing_event_id"),
+                (2, "unknown_ad"),
+                (4, "invalid_payload")
+            ]
+        )
+    );
+    assert_eq!(
+        ask(&router, "POST", "/api/v1/events", "hello")
+            .await
+            .status(),
+        400
+    );
+    assert_eq!(
+        ask(&router, "GET", "/api/v1/events", "").await.status(),
+        405
+    );
     let events = ground.events_once_there(2).await;
     assert!(events.iter().any(|event| event.address_hash.is_some()));
     let records = ground.quarantined_once_there(3).await;
-    assert!(records.iter().all(|record| record.subject == "http:POST /api/v1/events"));
-    assert!(records.iter().any(|record| record.payload.as_deref() == Some("7")));
+    assert!(
+        records
+            .iter()
+            .all(|record| record.subject == "http:POST /api/v1/events")
+    );
+    assert!(
+        records
+            .iter()
+            .any(|record| record.payload.as_deref() == Some("7"))
+    );
     assert!(outbox.drain(WITHIN).await.drained);
     ground.end().await;
 }
@@ -336,25 +562,72 @@ async fn the_intake_empties_its_stream_into_the_log() {
     let ground = Ground::new().await;
     let (border, outbox, handle) = ground.border(Owner::Intake);
     let stop = CancellationToken::new();
-    let intake = Intake { border, outbox: handle, broker: ground.broker.clone() };
+    let intake = Intake {
+        border,
+        outbox: handle,
+        broker: ground.broker.clone(),
+    };
     let running = tokio::spawn(intake.run(stop.clone()));
     for n in 0..500 {
         let payload = format!(r#"{{"click_id":"c{n}"}}"#);
-        ground.broker.publish("ads.click.ad1", payload.into()).await.unwrap().await.unwrap();
+        ground
+            .broker
+            .publish("ads.click.ad1", payload.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
-    ground.broker.publish("ads.click.ad1", "nonsense".into()).await.unwrap().await.unwrap();
-    ground.broker.publish("ads.click.nobody", r#"{"click_id":"z"}"#.into()).await.unwrap().await.unwrap();
+    ground
+        .broker
+        .publish("ads.click.ad1", "nonsense".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    ground
+        .broker
+        .publish("ads.click.nobody", r#"{"click_id":"z"}"#.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     // Published, and then its ad, and then a click: never "unknown ad".
-    let ad = r#"{"ad_id":"fresh","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}"#;
-    ground.broker.publish("catalog.ad.fresh", ad.into()).await.unwrap().await.unwrap();
-    ground.broker.publish("ads.click.fresh", r#"{"click_id":"f"}"#.into()).await.unwrap().await.unwrap();
+    let ad =
+        r#"{"ad_id":"fresh","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}"#;
+    ground
+        .broker
+        .publish("catalog.ad.fresh", ad.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    ground
+        .broker
+        .publish("ads.click.fresh", r#"{"click_id":"f"}"#.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let events = ground.events_once_there(501).await;
     assert!(events.iter().any(|event| event.id.as_str() == "f"));
     let records = ground.quarantined_once_there(2).await;
-    let stored: Vec<_> = records.iter().map(|r| (r.reason.name(), r.stream.as_deref(), r.sequence)).collect();
-    assert!(stored.contains(&("invalid_payload", Some("INTAKE"), Some(501))), "{stored:?}");
-    assert!(stored.contains(&("unknown_ad", Some("INTAKE"), Some(502))), "{stored:?}");
-    assert!(eventually(async || ground.payloads("INTAKE").await.is_empty()).await, "all is acknowledged");
+    let stored: Vec<_> = records
+        .iter()
+        .map(|r| (r.reason.name(), r.stream.as_deref(), r.sequence))
+        .collect();
+    assert!(
+        stored.contains(&("invalid_payload", Some("INTAKE"), Some(501))),
+        "{stored:?}"
+    );
+    assert!(
+        stored.contains(&("unknown_ad", Some("INTAKE"), Some(502))),
+        "{stored:?}"
+    );
+    assert!(
+        eventually(async || ground.payloads("INTAKE").await.is_empty()).await,
+        "all is acknowledged"
+    );
     stop.cancel();
     running.await.unwrap();
     assert!(outbox.drain(WITHIN).await.drained);

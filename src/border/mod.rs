@@ -80,10 +80,14 @@ pub type Outcome = Result<(), Refusal>;
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// There is no catalogue yet, neither on disk nor from the broker.
-    #[error("the catalogue has not been read yet: neither a copy on disk nor the broker has answered so far")]
+    #[error(
+        "the catalogue has not been read yet: neither a copy on disk nor the broker has answered so far"
+    )]
     Cold,
     /// An ad is not known, and the broker did not say whether it has been published meanwhile.
-    #[error("the broker does not answer, and an ad that is not known here may have been published; send it again")]
+    #[error(
+        "the broker does not answer, and an ad that is not known here may have been published; send it again"
+    )]
     Stale,
     /// The outbox took nothing.
     #[error("events cannot be made durable now: {0}")]
@@ -99,8 +103,18 @@ impl Unavailable {
 
 impl Border {
     /// A border over its parts. `shards` are those of the running deployment.
-    pub fn new(facts: Arc<FactSource>, catalogue: CatalogueHandle, outbox: OutboxHandle, shards: u16) -> Self {
-        Self { facts, catalogue, outbox, shards }
+    pub fn new(
+        facts: Arc<FactSource>,
+        catalogue: CatalogueHandle,
+        outbox: OutboxHandle,
+        shards: u16,
+    ) -> Self {
+        Self {
+            facts,
+            catalogue,
+            outbox,
+            shards,
+        }
     }
 
     /// Begins a batch that arrives now.
@@ -141,9 +155,16 @@ impl Border {
         let batch_ms = entry.arrival_ms();
         let with_raw = batch.iter().filter_map(|incoming| {
             let raw = incoming.raw.as_ref().ok()?;
-            Some((raw, &incoming.sender, incoming.arrival_ms.unwrap_or(batch_ms)))
+            Some((
+                raw,
+                &incoming.sender,
+                incoming.arrival_ms.unwrap_or(batch_ms),
+            ))
         });
-        self.facts.keys().ensure(&days_needed(with_raw), batch_ms).await;
+        self.facts
+            .keys()
+            .ensure(&days_needed(with_raw), batch_ms)
+            .await;
         let (items, outcomes) = self.decide(batch, batch_ms);
         if !entry.is_current() && outcomes.iter().any(is_unknown_ad) {
             return Err(Unavailable::Stale);
@@ -152,7 +173,12 @@ impl Border {
         self.outbox.accept(items).await?;
         drop(entry);
         count_accepted(way, kinds);
-        count_refused(way, outcomes.iter().filter_map(|outcome| outcome.as_ref().err().map(|r| r.reason)));
+        count_refused(
+            way,
+            outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err().map(|r| r.reason)),
+        );
         Ok(outcomes)
     }
 
@@ -178,7 +204,12 @@ impl Border {
         (items, outcomes)
     }
 
-    fn decide_one(&self, incoming: Incoming, arrival_ms: i64, catalogue: &Catalogue) -> Result<Item, Refusal> {
+    fn decide_one(
+        &self,
+        incoming: Incoming,
+        arrival_ms: i64,
+        catalogue: &Catalogue,
+    ) -> Result<Item, Refusal> {
         let raw = incoming.raw?;
         let facts = self.facts.of(&raw, &incoming.sender, arrival_ms);
         let admitted = admit(raw, &facts, catalogue)?;
@@ -207,7 +238,9 @@ impl Border {
 }
 
 fn is_unknown_ad(outcome: &Outcome) -> bool {
-    outcome.as_ref().is_err_and(|refusal| refusal.reason == Reason::UnknownAd)
+    outcome
+        .as_ref()
+        .is_err_and(|refusal| refusal.reason == Reason::UnknownAd)
 }
 
 fn kinds_of(items: &[Item]) -> [u64; Kind::ALL.len()] {

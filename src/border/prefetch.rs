@@ -12,10 +12,13 @@ const PURPOSES: [&str; 3] = ["prefetch", "prerender", "preview"];
 
 /// Whether the request is a prefetch.
 pub fn is_prefetch(headers: &HeaderMap) -> bool {
-    HEADERS.iter().flat_map(|name| headers.get_all(*name)).any(|value| {
-        let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-        PURPOSES.iter().any(|purpose| value.contains(purpose))
-    })
+    HEADERS
+        .iter()
+        .flat_map(|name| headers.get_all(*name))
+        .any(|value| {
+            let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            PURPOSES.iter().any(|purpose| value.contains(purpose))
+        })
 }
 
 #[cfg(test)]

@@ -121,7 +121,10 @@ fn not_in_force<'d>(catalogue: &Catalogue, documents: &'d [Document]) -> Vec<&'d
     for document in documents {
         let key = (document.kind(), document.id());
         let completed = catalogue.completed(document.clone());
-        let earlier = before.get(&key).cloned().or_else(|| catalogue.document(key.0, key.1.as_str()));
+        let earlier = before
+            .get(&key)
+            .cloned()
+            .or_else(|| catalogue.document(key.0, key.1.as_str()));
         if earlier.as_ref() != Some(&completed) {
             before.insert(key, completed);
             wanted.push(document);
@@ -145,17 +148,31 @@ mod tests {
     use super::*;
 
     fn advertiser(id: &str, name: &str) -> Document {
-        let json = format!(r#"{{"advertiser_id":"{id}","name":"{name}","currency_code":"USD","time_zone":"UTC"}}"#);
+        let json = format!(
+            r#"{{"advertiser_id":"{id}","name":"{name}","currency_code":"USD","time_zone":"UTC"}}"#
+        );
         Document::from_json(DocumentKind::Advertiser, None, json.as_bytes()).unwrap()
     }
 
     #[test]
     fn only_what_changes_something_is_written_and_the_last_word_stays_the_last() {
         let mut catalogue = Catalogue::default();
-        let [first, second, other] = [advertiser("a", "1"), advertiser("a", "2"), advertiser("b", "1")];
-        catalogue.apply(1, &second.subject(), &second.to_json_bytes()).unwrap();
-        assert_eq!(not_in_force(&catalogue, std::slice::from_ref(&second)), Vec::<&Document>::new());
+        let [first, second, other] = [
+            advertiser("a", "1"),
+            advertiser("a", "2"),
+            advertiser("b", "1"),
+        ];
+        catalogue
+            .apply(1, &second.subject(), &second.to_json_bytes())
+            .unwrap();
+        assert_eq!(
+            not_in_force(&catalogue, std::slice::from_ref(&second)),
+            Vec::<&Document>::new()
+        );
         let documents = [first.clone(), second.clone(), other.clone(), other.clone()];
-        assert_eq!(not_in_force(&catalogue, &documents), [&first, &second, &other]);
+        assert_eq!(
+            not_in_force(&catalogue, &documents),
+            [&first, &second, &other]
+        );
     }
 }

@@ -8,14 +8,16 @@ pub const CLICK_ID: HeaderName = HeaderName::from_static("x-click-id");
 
 /// A transparent pixel, GIF89a, 43 bytes.
 pub const PIXEL: [u8; 43] = [
-    b'G', b'I', b'F', b'8', b'9', b'a', 1, 0, 1, 0, 0x80, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x21, 0xf9, 4, 1, 0, 0, 0,
-    0, 0x2c, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3b,
+    b'G', b'I', b'F', b'8', b'9', b'a', 1, 0, 1, 0, 0x80, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x21,
+    0xf9, 4, 1, 0, 0, 0, 0, 0x2c, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3b,
 ];
 
 fn uncached(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -35,7 +37,10 @@ pub fn pixel() -> Response<Body> {
     let mut response = uncached(StatusCode::OK, Body::from(&PIXEL[..]));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/gif"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        HeaderValue::from_static("*"),
+    );
     response
 }
 
@@ -48,7 +53,9 @@ pub fn nothing() -> Response<Body> {
 pub fn wants_image(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| {
         let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-        value.split(',').any(|range| range.trim_start().starts_with("image/"))
+        value
+            .split(',')
+            .any(|range| range.trim_start().starts_with("image/"))
     })
 }
 
@@ -63,7 +70,10 @@ mod tests {
         assert_eq!(&PIXEL[..6], b"GIF89a");
         // Logical screen 1 x 1; graphic control extension with the transparency flag; trailer.
         assert_eq!(&PIXEL[6..10], &[1, 0, 1, 0]);
-        assert_eq!((&PIXEL[19..21], PIXEL[22] & 1, PIXEL[42]), (&[0x21, 0xf9][..], 1, 0x3b));
+        assert_eq!(
+            (&PIXEL[19..21], PIXEL[22] & 1, PIXEL[42]),
+            (&[0x21, 0xf9][..], 1, 0x3b)
+        );
     }
 
     #[test]
@@ -79,7 +89,10 @@ mod tests {
     #[test]
     fn only_an_image_element_gets_an_image() {
         for (accept, expected) in [
-            ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", true),
+            (
+                "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8",
+                true,
+            ),
             ("text/html, image/gif", true),
             ("IMAGE/*", true),
             ("*/*", false),

@@ -22,7 +22,12 @@ pub(super) struct Lenient<'p> {
 
 impl<'p> Lenient<'p> {
     pub(super) fn new(params: &'p Params<'p>, now_ms: i64, max_age_ms: i64) -> Self {
-        Self { params, now_ms, max_age_ms, mended: Flags::default() }
+        Self {
+            params,
+            now_ms,
+            max_age_ms,
+            mended: Flags::default(),
+        }
     }
 
     /// An id, or none and `flag` when it is not one.
@@ -53,7 +58,9 @@ impl<'p> Lenient<'p> {
             Given::Text(text) => parse_time_text(text).ok(),
             Given::NotText => None,
         };
-        let usable = read.filter(|ms| (self.now_ms - self.max_age_ms..=self.now_ms + MAX_FUTURE_MS).contains(ms));
+        let usable = read.filter(|ms| {
+            (self.now_ms - self.max_age_ms..=self.now_ms + MAX_FUTURE_MS).contains(ms)
+        });
         if usable.is_none() {
             self.mended.set(Flags::BAD_TIME);
         }
@@ -66,7 +73,9 @@ impl<'p> Lenient<'p> {
         raw.campaign_id = self.id("campaign_id", Flags::BAD_PARAMETER);
         raw.user_id = self.id("user_id", Flags::BAD_PARAMETER);
         raw.creative = self.text("creative").and_then(dimensions::creative);
-        raw.device = self.text("device").map(|name| Device::from_name(name.trim()));
+        raw.device = self
+            .text("device")
+            .map(|name| Device::from_name(name.trim()));
         raw.region = self.text("geo").and_then(dimensions::region);
     }
 }

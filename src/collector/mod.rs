@@ -54,10 +54,15 @@ pub struct Collector {
 
 /// The collector's routes.
 pub fn router(collector: Collector) -> Router {
-    let conversion = get(conversion).post(conversion).fallback(method_not_allowed_with_post);
+    let conversion = get(conversion)
+        .post(conversion)
+        .fallback(method_not_allowed_with_post);
     Router::new()
         .route("/click", get(click).fallback(method_not_allowed))
-        .route("/c/{ad_id}", get(click_by_path).fallback(method_not_allowed))
+        .route(
+            "/c/{ad_id}",
+            get(click_by_path).fallback(method_not_allowed),
+        )
         .route("/i", get(impression).fallback(method_not_allowed))
         .route("/conversion", conversion)
         .with_state(Arc::new(collector))
@@ -68,7 +73,10 @@ async fn method_not_allowed(method: Method) -> Problem {
 }
 
 async fn method_not_allowed_with_post(method: Method) -> Problem {
-    Problem::method_not_allowed(method.as_str(), Some(HeaderValue::from_static("GET, HEAD, POST")))
+    Problem::method_not_allowed(
+        method.as_str(),
+        Some(HeaderValue::from_static("GET, HEAD, POST")),
+    )
 }
 
 /// Why a request is answered with a problem.
@@ -94,47 +102,83 @@ impl IntoResponse for Failure {
     }
 }
 
-async fn click(State(collector): State<Arc<Collector>>, request: Request) -> Result<Response<Body>, Failure> {
+async fn click(
+    State(collector): State<Arc<Collector>>,
+    request: Request,
+) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
-    collector.click(&parts, |params| params.get("ad_id").clone()).await
+    collector
+        .click(&parts, |params| params.get("ad_id").clone())
+        .await
 }
 
-async fn click_by_path(State(collector): State<Arc<Collector>>, request: Request) -> Result<Response<Body>, Failure> {
+async fn click_by_path(
+    State(collector): State<Arc<Collector>>,
+    request: Request,
+) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
     let segment = parts.uri.path().strip_prefix("/c/").unwrap_or_default();
     collector.click(&parts, |_| given_in_path(segment)).await
 }
 
-async fn impression(State(collector): State<Arc<Collector>>, request: Request) -> Result<Response<Body>, Failure> {
+async fn impression(
+    State(collector): State<Arc<Collector>>,
+    request: Request,
+) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
     let params = Params::parse(parts.uri.query().unwrap_or_default());
     let entry = collector.border.enter().await?;
     let planned = {
         let catalogue = collector.border.catalogue().read();
         let now_ms = entry.arrival_ms();
-        plan_impression(&collector.context(&params, now_ms), &catalogue, || mint_id(now_ms))
+        plan_impression(&collector.context(&params, now_ms), &catalogue, || {
+            mint_id(now_ms)
+        })
     };
-    collector.record(entry, &parts, planned, Bytes::new()).await?;
+    collector
+        .record(entry, &parts, planned, Bytes::new())
+        .await?;
     Ok(answer::pixel())
 }
 
-async fn conversion(State(collector): State<Arc<Collector>>, request: Request) -> Result<Response<Body>, Failure> {
+async fn conversion(
+    State(collector): State<Arc<Collector>>,
+    request: Request,
+) -> Result<Response<Body>, Failure> {
     let (parts, body) = request.into_parts();
-    let form = if parts.method == Method::POST { read_form(&parts, body).await? } else { Bytes::new() };
+    let form = if parts.method == Method::POST {
+        read_form(&parts, body).await?
+    } else {
+        Bytes::new()
+    };
     let mut params = Params::parse(parts.uri.query().unwrap_or_default());
     params.add(&form);
     let entry = collector.border.enter().await?;
     let now_ms = entry.arrival_ms();
     let planned = plan_conversion(&collector.context(&params, now_ms), || mint_id(now_ms));
-    collector.record(entry, &parts, planned, form.clone()).await?;
-    Ok(if answer::wants_image(&parts.headers) { answer::pixel() } else { answer::nothing() })
+    collector
+        .record(entry, &parts, planned, form.clone())
+        .await?;
+    Ok(if answer::wants_image(&parts.headers) {
+        answer::pixel()
+    } else {
+        answer::nothing()
+    })
 }
 
 /// The body of POST /conversion: a form, or nothing.
 async fn read_form(parts: &Parts, body: Body) -> Result<Bytes, Failure> {
-    let bytes = read_body(&parts.headers, body, FORM_MAX_BYTES).await.map_err(Failure::Problem)?;
-    let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_form = media_type.is_none_or(|t| t.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+    let bytes = read_body(&parts.headers, body, FORM_MAX_BYTES)
+        .await
+        .map_err(Failure::Problem)?;
+    let media_type = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let is_form = media_type.is_none_or(|t| {
+        t.to_ascii_lowercase()
+            .starts_with("application/x-www-form-urlencoded")
+    });
     if !bytes.is_empty() && !is_form {
         let detail = "a conversion is posted as application/x-www-form-urlencoded, or with its parameters in the URL";
         return Err(Failure::Problem(Problem::unsupported_media_type(detail)));
@@ -144,8 +188,14 @@ async fn read_form(parts: &Parts, body: Body) -> Result<Bytes, Failure> {
 
 impl Collector {
     fn context<'a>(&self, params: &'a Params<'a>, now_ms: i64) -> Context<'a> {
-        let max_age_ms = i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
-        Context { params, now_ms, max_age_ms }
+        let max_age_ms = i64::try_from(self.max_age.as_millis())
+            .unwrap_or(i64::MAX / 4)
+            .min(i64::MAX / 4);
+        Context {
+            params,
+            now_ms,
+            max_age_ms,
+        }
     }
 
     async fn click<'r>(
@@ -160,13 +210,17 @@ impl Collector {
             let catalogue = self.border.catalogue().read();
             let now_ms = entry.arrival_ms();
             let context = self.context(&params, now_ms);
-            plan_click(&context, &ad_id, self.signer.as_ref(), &catalogue, || mint_id(now_ms))
+            plan_click(&context, &ad_id, self.signer.as_ref(), &catalogue, || {
+                mint_id(now_ms)
+            })
         };
         let (id, location) = self.record(entry, parts, planned, Bytes::new()).await?;
         let location = location.as_deref().unwrap_or_default();
         answer::redirect(location, id.as_str()).ok_or_else(|| {
             tracing::error!(location, "a landing URL does not fit a header");
-            Failure::Problem(Problem::not_found("this ad's landing URL cannot be put into a redirect"))
+            Failure::Problem(Problem::not_found(
+                "this ad's landing URL cannot be put into a redirect",
+            ))
         })
     }
 
@@ -180,7 +234,13 @@ impl Collector {
         planned: Result<Planned, Box<Refused>>,
         form: Bytes,
     ) -> Result<(Id, Option<Arc<str>>), Failure> {
-        let source = || Source::of_http(parts.method.as_str(), parts.uri.path(), payload_of(parts, &form));
+        let source = || {
+            Source::of_http(
+                parts.method.as_str(),
+                parts.uri.path(),
+                payload_of(parts, &form),
+            )
+        };
         let is_head = parts.method == Method::HEAD;
         let planned = match planned {
             Ok(planned) => planned,
@@ -197,7 +257,11 @@ impl Collector {
             is_limited: planned.raw.kind == Kind::Click,
             has_minted_id: planned.has_minted_id,
             mended: planned.mended,
-            ..Sender::of_browser(peer_of(parts), &parts.headers, self.border.facts().trusted())
+            ..Sender::of_browser(
+                peer_of(parts),
+                &parts.headers,
+                self.border.facts().trusted(),
+            )
         };
         let incoming = Incoming {
             raw: Ok(planned.raw),
@@ -206,7 +270,9 @@ impl Collector {
             arrival_ms: None,
             landing_url: planned.location,
         };
-        self.border.admit_batch(entry, Way::Collector, vec![incoming]).await?;
+        self.border
+            .admit_batch(entry, Way::Collector, vec![incoming])
+            .await?;
         Ok(answer)
     }
 
@@ -227,13 +293,19 @@ impl Collector {
             count_refused(Way::Collector, std::iter::once(refused.refusal.reason));
             return Ok(());
         }
-        Ok(self.border.refuse(entry, Way::Collector, refused.refusal.clone(), source()).await?)
+        Ok(self
+            .border
+            .refuse(entry, Way::Collector, refused.refusal.clone(), source())
+            .await?)
     }
 }
 
 /// What a record keeps of a request: its path and query, and a form below it.
 fn payload_of(parts: &Parts, form: &Bytes) -> Bytes {
-    let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(parts.uri.path(), |target| target.as_str());
     if form.is_empty() {
         return Bytes::copy_from_slice(target.as_bytes());
     }
@@ -242,14 +314,19 @@ fn payload_of(parts: &Parts, form: &Bytes) -> Bytes {
 
 /// The other end of the connection.
 pub fn peer_of(parts: &Parts) -> IpAddr {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(UNKNOWN, |ConnectInfo(peer)| peer.ip())
+    parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(UNKNOWN, |ConnectInfo(peer)| peer.ip())
 }
 
 /// A new event id: UUIDv7 of the arrival, so that its time packs away in a frame.
 pub fn mint_id(now_ms: i64) -> Id {
     let random: [u8; 10] = rand::random();
     let ms = u64::try_from(now_ms).unwrap_or_default();
-    let text = uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid().to_string();
+    let text = uuid::Builder::from_unix_timestamp_millis(ms, &random)
+        .into_uuid()
+        .to_string();
     Id::new(&text).expect("a UUID's text is an id")
 }
 
@@ -266,6 +343,9 @@ mod tests {
         let uuid: uuid::Uuid = one.as_str().parse().unwrap();
         assert_eq!(uuid.get_version_num(), 7);
         // RFC 9562: the first 48 bits are Unix milliseconds.
-        assert_eq!(u64::from_be_bytes(uuid.as_bytes()[..8].try_into().unwrap()) >> 16, 1_700_000_000_123);
+        assert_eq!(
+            u64::from_be_bytes(uuid.as_bytes()[..8].try_into().unwrap()) >> 16,
+            1_700_000_000_123
+        );
     }
 }

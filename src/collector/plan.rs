@@ -42,7 +42,10 @@ pub struct Refused {
 impl Refused {
     fn parameter(reason: Reason, name: &str, detail: impl std::fmt::Display) -> Box<Self> {
         let problem = Problem::bad_parameter(name, format!("`{name}`: {detail}"));
-        Box::new(Self { problem, refusal: Refusal::new(reason, format!("{name}: {detail}")) })
+        Box::new(Self {
+            problem,
+            refusal: Refusal::new(reason, format!("{name}: {detail}")),
+        })
     }
 
     fn unknown_ad(ad_id: &Id, what_helps: &str) -> Box<Self> {
@@ -55,7 +58,10 @@ impl Refused {
 
     /// Whether the request was not about an event at all, so that there is nothing to keep a record of.
     pub fn is_about_nothing(&self) -> bool {
-        matches!(self.refusal.reason, Reason::MissingAdId | Reason::MissingAdvertiserId)
+        matches!(
+            self.refusal.reason,
+            Reason::MissingAdId | Reason::MissingAdvertiserId
+        )
     }
 }
 
@@ -79,7 +85,9 @@ impl<'a> Context<'a> {
 fn required_id(given: &Given<'_>, name: &str, missing: Reason) -> Result<Id, Box<Refused>> {
     match given {
         Given::Absent => Err(Refused::parameter(missing, name, "is required")),
-        Given::Text(text) => Id::new(text).map_err(|error| Refused::parameter(Reason::BadId, name, error)),
+        Given::Text(text) => {
+            Id::new(text).map_err(|error| Refused::parameter(Reason::BadId, name, error))
+        }
         Given::NotText => Err(Refused::parameter(Reason::BadId, name, "is not UTF-8")),
     }
 }
@@ -105,13 +113,27 @@ pub fn plan_click(
         (None, Some(ad)) => {
             let creative = raw.creative.as_deref().unwrap_or_default();
             let campaign = ad.campaign_id.as_str();
-            expand_landing_url(&ad.landing_url, raw.id.as_str(), ad.ad_id.as_str(), campaign, creative)
+            expand_landing_url(
+                &ad.landing_url,
+                raw.id.as_str(),
+                ad.ad_id.as_str(),
+                campaign,
+                creative,
+            )
         }
         (None, None) => {
-            return Err(Refused::unknown_ad(&raw.key, "publish it, or link with a signed `url`"));
+            return Err(Refused::unknown_ad(
+                &raw.key,
+                "publish it, or link with a signed `url`",
+            ));
         }
     };
-    Ok(Planned { raw, mended: lenient.mended, has_minted_id, location: Some(Arc::from(location)) })
+    Ok(Planned {
+        raw,
+        mended: lenient.mended,
+        has_minted_id,
+        location: Some(Arc::from(location)),
+    })
 }
 
 /// The URL of a signed link; none when the link has no `url`. A forged, expired or malformed one is refused, even
@@ -121,7 +143,8 @@ fn signed_location(
     ad_id: &Id,
     signer: Option<&Signer>,
 ) -> Result<Option<String>, Box<Refused>> {
-    let refuse = |error: BadSignature| Refused::parameter(Reason::BadSignature, error.parameter(), error);
+    let refuse =
+        |error: BadSignature| Refused::parameter(Reason::BadSignature, error.parameter(), error);
     let text = |name: &'static str| match context.params.get(name) {
         Given::Text(text) => Ok(text.as_ref()),
         Given::Absent | Given::NotText => Err(refuse(BadSignature::Incomplete(name))),
@@ -131,7 +154,9 @@ fn signed_location(
     }
     let signer = signer.ok_or_else(|| refuse(BadSignature::NoSecret))?;
     let (url, exp, sig) = (text("url")?, text("exp")?, text("sig")?);
-    signer.check(ad_id.as_str(), url, exp, sig, context.now_ms).map_err(refuse)?;
+    signer
+        .check(ad_id.as_str(), url, exp, sig, context.now_ms)
+        .map_err(refuse)?;
     Ok(Some(header_form(url)))
 }
 
@@ -148,14 +173,25 @@ pub fn plan_impression(
     let mut raw = RawEvent::new(Kind::Impression, given_id.unwrap_or_else(mint), ad_id);
     lenient.placement(&mut raw);
     if raw.campaign_id.is_none() && catalogue.ad(raw.key.as_str()).is_none() {
-        return Err(Refused::unknown_ad(&raw.key, "publish it, or name a `campaign_id`"));
+        return Err(Refused::unknown_ad(
+            &raw.key,
+            "publish it, or name a `campaign_id`",
+        ));
     }
-    Ok(Planned { raw, mended: lenient.mended, has_minted_id, location: None })
+    Ok(Planned {
+        raw,
+        mended: lenient.mended,
+        has_minted_id,
+        location: None,
+    })
 }
 
 /// A conversion. Its advertiser's server or page sends it, and it is about money, so what is wrong is refused by
 /// name; only its time is mended, as on the other paths.
-pub fn plan_conversion(context: &Context<'_>, mint: impl FnOnce() -> Id) -> Result<Planned, Box<Refused>> {
+pub fn plan_conversion(
+    context: &Context<'_>,
+    mint: impl FnOnce() -> Id,
+) -> Result<Planned, Box<Refused>> {
     let advertiser = context.params.get("advertiser_id");
     let advertiser = required_id(advertiser, "advertiser_id", Reason::MissingAdvertiserId)?;
     let optional_id = |name: &str| match context.params.get(name) {
@@ -169,13 +205,22 @@ pub fn plan_conversion(context: &Context<'_>, mint: impl FnOnce() -> Id) -> Resu
     raw.user_id = optional_id("user_id")?;
     raw.order_id = optional_id("order_id")?;
     if raw.click_id.is_none() && raw.user_id.is_none() {
-        return Err(Refused::parameter(Reason::MissingClickOrUser, "click_id", "or `user_id` is required"));
+        return Err(Refused::parameter(
+            Reason::MissingClickOrUser,
+            "click_id",
+            "or `user_id` is required",
+        ));
     }
     raw.value_micros = value_micros(context.params.get("value_micros"))?;
     raw.currency = currency(context.params.get("currency_code"))?;
     let mut lenient = context.lenient();
     raw.ts_ms = lenient.time();
-    Ok(Planned { raw, mended: lenient.mended, has_minted_id, location: None })
+    Ok(Planned {
+        raw,
+        mended: lenient.mended,
+        has_minted_id,
+        location: None,
+    })
 }
 
 fn value_micros(given: &Given<'_>) -> Result<Option<i64>, Box<Refused>> {
@@ -196,12 +241,20 @@ fn value_micros(given: &Given<'_>) -> Result<Option<i64>, Box<Refused>> {
 fn currency(given: &Given<'_>) -> Result<Option<Currency>, Box<Refused>> {
     match given {
         Given::Absent => Ok(None),
-        Given::NotText => Err(Refused::parameter(Reason::BadCurrency, "currency_code", "is not UTF-8")),
+        Given::NotText => Err(Refused::parameter(
+            Reason::BadCurrency,
+            "currency_code",
+            "is not UTF-8",
+        )),
         Given::Text(text) => match Currency::new(text) {
             Ok(currency) => Ok(Some(currency)),
             Err(error) => {
                 let detail = format!("{error}, and this is {}", quote(text));
-                Err(Refused::parameter(Reason::BadCurrency, "currency_code", detail))
+                Err(Refused::parameter(
+                    Reason::BadCurrency,
+                    "currency_code",
+                    detail,
+                ))
             }
         },
     }

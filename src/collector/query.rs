@@ -10,8 +10,23 @@ use percent_encoding::percent_decode;
 
 /// The parameters that the collector knows.
 pub const NAMES: [&str; 17] = [
-    "ad_id", "advertiser_id", "campaign_id", "click_id", "conversion_id", "creative", "currency_code", "device",
-    "exp", "geo", "impression_id", "order_id", "sig", "ts", "url", "user_id", "value_micros",
+    "ad_id",
+    "advertiser_id",
+    "campaign_id",
+    "click_id",
+    "conversion_id",
+    "creative",
+    "currency_code",
+    "device",
+    "exp",
+    "geo",
+    "impression_id",
+    "order_id",
+    "sig",
+    "ts",
+    "url",
+    "user_id",
+    "value_micros",
 ];
 
 /// What was given for a name.
@@ -58,7 +73,9 @@ impl<'a> Params<'a> {
                 None => (pair, &pair[pair.len()..]),
             };
             let name = decode(name);
-            let Some(at) = NAMES.iter().position(|known| known.as_bytes() == &*name) else { continue };
+            let Some(at) = NAMES.iter().position(|known| known.as_bytes() == &*name) else {
+                continue;
+            };
             if self.values[at] == Given::Absent && !value.is_empty() {
                 self.values[at] = given(value);
             }
@@ -68,7 +85,10 @@ impl<'a> Params<'a> {
     /// What was given for one of [`NAMES`].
     pub fn get(&self, name: &str) -> &Given<'a> {
         static ABSENT: Given<'static> = Given::Absent;
-        NAMES.iter().position(|known| *known == name).map_or(&ABSENT, |at| &self.values[at])
+        NAMES
+            .iter()
+            .position(|known| *known == name)
+            .map_or(&ABSENT, |at| &self.values[at])
     }
 
     /// The text given for one of [`NAMES`].
@@ -81,8 +101,12 @@ impl<'a> Params<'a> {
 pub fn given(value: &[u8]) -> Given<'_> {
     match decode(value) {
         Cow::Borrowed([]) => Given::Absent,
-        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Borrowed(t))),
-        Cow::Owned(bytes) => String::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Owned(t))),
+        Cow::Borrowed(bytes) => {
+            std::str::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Borrowed(t)))
+        }
+        Cow::Owned(bytes) => {
+            String::from_utf8(bytes).map_or(Given::NotText, |t| Given::Text(Cow::Owned(t)))
+        }
     }
 }
 
@@ -99,7 +123,10 @@ fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     if !bytes.contains(&b'+') {
         return percent_decode(bytes).into();
     }
-    let spaced: Vec<u8> = bytes.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    let spaced: Vec<u8> = bytes
+        .iter()
+        .map(|b| if *b == b'+' { b' ' } else { *b })
+        .collect();
     Cow::Owned(percent_decode(&spaced).collect())
 }
 
@@ -145,7 +172,10 @@ mod tests {
     fn what_the_query_says_stands_before_the_body() {
         let mut params = Params::parse("click_id=c1");
         params.add(b"click_id=c2&user_id=u1");
-        assert_eq!((params.text("click_id"), params.text("user_id")), (Some("c1"), Some("u1")));
+        assert_eq!(
+            (params.text("click_id"), params.text("user_id")),
+            (Some("c1"), Some("u1"))
+        );
     }
 
     #[test]

@@ -17,7 +17,9 @@ pub struct Signer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignature {
     /// There is no secret.
-    #[error("this collector has no signing secret, so it redirects to landing URLs of the catalogue only")]
+    #[error(
+        "this collector has no signing secret, so it redirects to landing URLs of the catalogue only"
+    )]
     NoSecret,
     /// A parameter is missing or not text.
     #[error("a signed url needs `exp` (unix seconds) and `sig` (hexadecimal HMAC-SHA256)")]
@@ -48,7 +50,9 @@ impl BadSignature {
 impl Signer {
     /// A signer with the deployment's secret.
     pub fn new(secret: &[u8]) -> Self {
-        Self { mac: Hmac::new_from_slice(secret).expect("HMAC takes keys of any length") }
+        Self {
+            mac: Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"),
+        }
     }
 
     fn over(&self, ad_id: &str, url: &str, exp: &str) -> Hmac<Sha256> {
@@ -62,15 +66,28 @@ impl Signer {
 
     /// The signature of a link: hexadecimal HMAC-SHA256 over `<ad_id>\n<url>\n<exp>`.
     pub fn sign(&self, ad_id: &str, url: &str, exp: i64) -> String {
-        hex::encode(self.over(ad_id, url, &exp.to_string()).finalize().into_bytes())
+        hex::encode(
+            self.over(ad_id, url, &exp.to_string())
+                .finalize()
+                .into_bytes(),
+        )
     }
 
     /// Checks a link at `now_ms` (milliseconds of the Unix epoch); the comparison takes the same time whatever
     /// the signature is. The URL is looked at last: an unsigned one teaches nothing about what would be allowed.
-    pub fn check(&self, ad_id: &str, url: &str, exp: &str, sig: &str, now_ms: i64) -> Result<(), BadSignature> {
+    pub fn check(
+        &self,
+        ad_id: &str,
+        url: &str,
+        exp: &str,
+        sig: &str,
+        now_ms: i64,
+    ) -> Result<(), BadSignature> {
         let mut given = [0; 32];
         hex::decode_to_slice(sig, &mut given).map_err(|_| BadSignature::Forged)?;
-        self.over(ad_id, url, exp).verify_slice(&given).map_err(|_| BadSignature::Forged)?;
+        self.over(ad_id, url, exp)
+            .verify_slice(&given)
+            .map_err(|_| BadSignature::Forged)?;
         let until: i64 = exp.parse().map_err(|_| BadSignature::Incomplete("exp"))?;
         if until < now_ms.div_euclid(1_000) {
             return Err(BadSignature::Expired);
@@ -96,7 +113,10 @@ mod tests {
     fn the_signature_is_the_contracts() {
         // printf 'ad1\nhttps://example.com/x\n1700000000' | openssl dgst -sha256 -hmac s3cret
         let expected = "58b6aa1f75bbcf68973ff9ce4b1de8b110c66d87f924154c3fdb7b6e2381b75d";
-        assert_eq!(Signer::new(b"s3cret").sign("ad1", "https://example.com/x", 1_700_000_000), expected);
+        assert_eq!(
+            Signer::new(b"s3cret").sign("ad1", "https://example.com/x", 1_700_000_000),
+            expected
+        );
     }
 
     #[test]
@@ -104,10 +124,21 @@ mod tests {
         let signer = Signer::new(b"s3cret");
         let url = "https://example.com/x?y=1";
         let sig = signer.sign("ad1", url, 1_700_000_000);
-        let check = |ad: &str, url: &str, exp: &str, sig: &str, now| signer.check(ad, url, exp, sig, now);
-        assert_eq!(check("ad1", url, "1700000000", &sig, NOW_MS), Ok(()), "the second itself is not past");
-        assert_eq!(check("ad1", url, "1700000000", &sig.to_uppercase(), NOW_MS), Ok(()));
-        assert_eq!(check("ad1", url, "1700000000", &sig, NOW_MS + 500), Err(BadSignature::Expired));
+        let check =
+            |ad: &str, url: &str, exp: &str, sig: &str, now| signer.check(ad, url, exp, sig, now);
+        assert_eq!(
+            check("ad1", url, "1700000000", &sig, NOW_MS),
+            Ok(()),
+            "the second itself is not past"
+        );
+        assert_eq!(
+            check("ad1", url, "1700000000", &sig.to_uppercase(), NOW_MS),
+            Ok(())
+        );
+        assert_eq!(
+            check("ad1", url, "1700000000", &sig, NOW_MS + 500),
+            Err(BadSignature::Expired)
+        );
         for (ad, url, exp, sig) in [
             ("ad2", url, "1700000000", sig.as_str()),
             ("ad1", "https://evil.example/", "1700000000", &sig),
@@ -118,31 +149,53 @@ mod tests {
             ("ad1", url, "1700000000", &"0".repeat(64)),
             ("ad1", url, "1700000000", &"é".repeat(32)),
         ] {
-            assert_eq!(check(ad, url, exp, sig, NOW_MS), Err(BadSignature::Forged), "{ad} {url} {exp} {sig}");
+            assert_eq!(
+                check(ad, url, exp, sig, NOW_MS),
+                Err(BadSignature::Forged),
+                "{ad} {url} {exp} {sig}"
+            );
         }
         let other = Signer::new(b"other").sign("ad1", url, 1_700_000_000);
-        assert_eq!(check("ad1", url, "1700000000", &other, NOW_MS), Err(BadSignature::Forged));
+        assert_eq!(
+            check("ad1", url, "1700000000", &other, NOW_MS),
+            Err(BadSignature::Forged)
+        );
     }
 
     #[test]
     fn a_signature_does_not_make_a_bad_url_good() {
         let signer = Signer::new(b"s3cret");
         let long = format!("https://example.com/{}", "x".repeat(2_048));
-        for url in ["javascript:alert(1)", "https://e.com/\r\nX: y", "ftp://e.com/", "https://", &long] {
+        for url in [
+            "javascript:alert(1)",
+            "https://e.com/\r\nX: y",
+            "ftp://e.com/",
+            "https://",
+            &long,
+        ] {
             let sig = signer.sign("ad1", url, 1_900_000_000);
             let refused = signer.check("ad1", url, "1900000000", &sig, NOW_MS);
-            assert!(matches!(refused, Err(BadSignature::Url(_))), "{url:?}: {refused:?}");
+            assert!(
+                matches!(refused, Err(BadSignature::Url(_))),
+                "{url:?}: {refused:?}"
+            );
             assert_eq!(refused.unwrap_err().parameter(), "url");
         }
         let mut mac = signer.mac.clone();
         mac.update(b"ad1\nhttps://e.com/\nsoon");
         let sig = hex::encode(mac.finalize().into_bytes());
-        assert_eq!(signer.check("ad1", "https://e.com/", "soon", &sig, NOW_MS), Err(BadSignature::Incomplete("exp")));
+        assert_eq!(
+            signer.check("ad1", "https://e.com/", "soon", &sig, NOW_MS),
+            Err(BadSignature::Incomplete("exp"))
+        );
     }
 
     #[test]
     fn a_header_carries_the_url_as_it_is_but_for_what_it_cannot() {
-        assert_eq!(header_form("https://e.com/a?b={c}&d=%20#f"), "https://e.com/a?b={c}&d=%20#f");
+        assert_eq!(
+            header_form("https://e.com/a?b={c}&d=%20#f"),
+            "https://e.com/a?b={c}&d=%20#f"
+        );
         assert_eq!(header_form("https://e.com/ü"), "https://e.com/%C3%BC");
     }
 }

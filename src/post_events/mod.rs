@@ -59,7 +59,9 @@ pub struct Posted {
 
 /// The route, over the collector's outbox.
 pub fn router(border: Border) -> Router {
-    Router::new().route(PATH, post(post_events).fallback(method_not_allowed)).with_state(Arc::new(border))
+    Router::new()
+        .route(PATH, post(post_events).fallback(method_not_allowed))
+        .with_state(Arc::new(border))
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
@@ -82,38 +84,67 @@ async fn method_not_allowed(method: Method) -> Problem {
         (status = 503, description = "Nothing was taken; send it again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn post_events(State(border): State<Arc<Border>>, request: Request) -> Result<Response, Problem> {
+pub async fn post_events(
+    State(border): State<Arc<Border>>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let access = access_of(&border.catalogue().read(), &parts.headers, Some(peer_of(&parts)))?;
+    let access = access_of(
+        &border.catalogue().read(),
+        &parts.headers,
+        Some(peer_of(&parts)),
+    )?;
     let body = read_body(&parts.headers, body, BODY_MAX_BYTES).await?;
     let items = split(&body, is_ndjson(&parts)).map_err(|error| match error {
         BadBody::TooMany => Problem::too_large(error.to_string()),
         BadBody::NotJson(_) => Problem::bad_request(error.to_string()),
     })?;
-    let read: Vec<_> = items.into_iter().map(|item| (RawEvent::from_json_object(item), body.slice_ref(item))).collect();
+    let read: Vec<_> = items
+        .into_iter()
+        .map(|item| (RawEvent::from_json_object(item), body.slice_ref(item)))
+        .collect();
     check_access(&access, read.iter().map(|(raw, _)| raw))?;
     let entry = border.enter().await.map_err(|error| error.problem())?;
     let subject: Arc<str> = Arc::from(format!("http:POST {PATH}"));
     let batch = read.into_iter().map(|(raw, payload)| Incoming {
         raw,
         sender: Sender::default(),
-        source: Source { subject: subject.clone(), stored: None, payload },
+        source: Source {
+            subject: subject.clone(),
+            stored: None,
+            payload,
+        },
         arrival_ms: None,
         landing_url: None,
     });
-    let outcomes =
-        border.admit_batch(entry, Way::Post, batch.collect()).await.map_err(|error| error.problem())?;
+    let outcomes = border
+        .admit_batch(entry, Way::Post, batch.collect())
+        .await
+        .map_err(|error| error.problem())?;
     let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((StatusCode::ACCEPTED, headers, Json(posted(outcomes))).into_response())
 }
 
 /// Whether the media type says that every line is an event.
 fn is_ndjson(parts: &Parts) -> bool {
-    let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     matches!(
         essence.as_str(),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/json-lines"
+        "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
+            | "application/json-lines"
     )
 }
 
@@ -126,7 +157,9 @@ fn check_access<'a>(
     if access.may_post_events() {
         return Ok(());
     }
-    let is_own = |raw: &RawEvent| raw.kind == Kind::Conversion && access.may_post_conversion_of(raw.key.as_str());
+    let is_own = |raw: &RawEvent| {
+        raw.kind == Kind::Conversion && access.may_post_conversion_of(raw.key.as_str())
+    };
     let foreign = events.position(|raw| raw.as_ref().is_ok_and(|raw| !is_own(raw)));
     match foreign {
         Some(index) => Err(Problem::forbidden(format!(
@@ -143,10 +176,17 @@ fn posted(outcomes: Vec<Outcome>) -> Posted {
         .enumerate()
         .filter_map(|(index, outcome)| {
             let refusal = outcome.err()?;
-            Some(Rejected { index, reason: refusal.reason.name().to_owned(), detail: refusal.detail })
+            Some(Rejected {
+                index,
+                reason: refusal.reason.name().to_owned(),
+                detail: refusal.detail,
+            })
         })
         .collect();
-    Posted { accepted: total - rejected.len(), rejected }
+    Posted {
+        accepted: total - rejected.len(),
+        rejected,
+    }
 }
 
 #[cfg(test)]
@@ -159,13 +199,18 @@ mod tests {
     use super::*;
 
     fn read(items: &[&str]) -> Vec<Result<RawEvent, Refusal>> {
-        items.iter().map(|item| RawEvent::from_json_object(item.as_bytes())).collect()
+        items
+            .iter()
+            .map(|item| RawEvent::from_json_object(item.as_bytes()))
+            .collect()
     }
 
     #[test]
     fn an_advertisers_key_posts_its_own_conversions_only() {
-        let own = r#"{"kind":"conversion","conversion_id":"v1","advertiser_id":"acme","click_id":"c1"}"#;
-        let foreign = r#"{"kind":"conversion","conversion_id":"v1","advertiser_id":"other","click_id":"c1"}"#;
+        let own =
+            r#"{"kind":"conversion","conversion_id":"v1","advertiser_id":"acme","click_id":"c1"}"#;
+        let foreign =
+            r#"{"kind":"conversion","conversion_id":"v1","advertiser_id":"other","click_id":"c1"}"#;
         let click = r#"{"kind":"click","click_id":"c1","ad_id":"ad1"}"#;
         let acme = Access::Advertiser(Id::new("acme").unwrap());
         for (access, items, allowed) in [
@@ -179,7 +224,14 @@ mod tests {
             (&Access::Loopback, vec![click, foreign], true),
         ] {
             let checked = check_access(access, read(&items).iter());
-            assert_eq!(checked.as_ref().err().map(|problem| problem.status().as_u16()), (!allowed).then_some(403), "{items:?}");
+            assert_eq!(
+                checked
+                    .as_ref()
+                    .err()
+                    .map(|problem| problem.status().as_u16()),
+                (!allowed).then_some(403),
+                "{items:?}"
+            );
         }
     }
 
@@ -202,7 +254,10 @@ mod tests {
             ("application/json", false),
             ("text/plain", false),
         ] {
-            let request = Request::builder().header(header::CONTENT_TYPE, value).body(Body::empty()).unwrap();
+            let request = Request::builder()
+                .header(header::CONTENT_TYPE, value)
+                .body(Body::empty())
+                .unwrap();
             assert_eq!(is_ndjson(&request.into_parts().0), expected, "{value}");
         }
         assert!(!is_ndjson(&Request::new(Body::empty()).into_parts().0));

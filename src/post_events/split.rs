@@ -28,7 +28,9 @@ pub fn split(body: &[u8], is_ndjson: bool) -> Result<Vec<&[u8]>, BadBody> {
         Some(b'[') if !is_ndjson => split_array(trimmed),
         Some(b'{') if !is_ndjson => split_objects(trimmed),
         _ if is_ndjson => split_lines(trimmed),
-        Some(_) => Err(BadBody::NotJson("it begins with neither [ nor {".to_owned())),
+        Some(_) => Err(BadBody::NotJson(
+            "it begins with neither [ nor {".to_owned(),
+        )),
     }
 }
 
@@ -43,16 +45,27 @@ fn split_objects(body: &[u8]) -> Result<Vec<&[u8]>, BadBody> {
         Some(Err(error)) => {
             let lines = split_lines(body)?;
             let is_whole = |line: &&[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
-            if lines.iter().any(is_whole) { Ok(lines) } else { Err(BadBody::NotJson(error.to_string())) }
+            if lines.iter().any(is_whole) {
+                Ok(lines)
+            } else {
+                Err(BadBody::NotJson(error.to_string()))
+            }
         }
         None => Err(BadBody::NotJson("it is empty".to_owned())),
     }
 }
 
 fn split_lines(body: &[u8]) -> Result<Vec<&[u8]>, BadBody> {
-    let lines = body.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let lines = body
+        .split(|b| *b == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty());
     let items: Vec<&[u8]> = lines.take(MAX_ITEMS + 1).collect();
-    if items.len() > MAX_ITEMS { Err(BadBody::TooMany) } else { Ok(items) }
+    if items.len() > MAX_ITEMS {
+        Err(BadBody::TooMany)
+    } else {
+        Ok(items)
+    }
 }
 
 fn split_array(body: &[u8]) -> Result<Vec<&[u8]>, BadBody> {
@@ -66,7 +79,9 @@ fn split_array(body: &[u8]) -> Result<Vec<&[u8]>, BadBody> {
         let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
         match values.next() {
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(BadBody::NotJson(format!("item {}: {error}", items.len()))),
+            Some(Err(error)) => {
+                return Err(BadBody::NotJson(format!("item {}: {error}", items.len())));
+            }
             None => return Err(not_json("the array does not end")),
         }
         let (item, after) = rest.split_at(values.byte_offset());
@@ -74,7 +89,10 @@ fn split_array(body: &[u8]) -> Result<Vec<&[u8]>, BadBody> {
         if items.len() > MAX_ITEMS {
             return Err(BadBody::TooMany);
         }
-        let (mark, after) = after.trim_ascii_start().split_first().ok_or_else(|| not_json("the array does not end"))?;
+        let (mark, after) = after
+            .trim_ascii_start()
+            .split_first()
+            .ok_or_else(|| not_json("the array does not end"))?;
         match (mark, after.trim_ascii_start()) {
             (b',', next) => rest = next,
             (b']', b"") => return Ok(items),
@@ -92,7 +110,12 @@ mod tests {
     use super::*;
 
     fn items(body: &str, is_ndjson: bool) -> Result<Vec<&str>, BadBody> {
-        split(body.as_bytes(), is_ndjson).map(|items| items.into_iter().map(|i| std::str::from_utf8(i).unwrap()).collect())
+        split(body.as_bytes(), is_ndjson).map(|items| {
+            items
+                .into_iter()
+                .map(|i| std::str::from_utf8(i).unwrap())
+                .collect()
+        })
     }
 
     #[test]
@@ -100,14 +123,30 @@ mod tests {
         for (body, ndjson, expected) in [
             ("[]", false, vec![]),
             (" [ ] ", false, vec![]),
-            (r#"[{"a":"],["},{"b":[1,2]}]"#, false, vec![r#"{"a":"],["}"#, r#"{"b":[1,2]}"#]),
+            (
+                r#"[{"a":"],["},{"b":[1,2]}]"#,
+                false,
+                vec![r#"{"a":"],["}"#, r#"{"b":[1,2]}"#],
+            ),
             ("[1 , null,\n\"x\" ]\n", false, vec!["1", "null", "\"x\""]),
             ("\u{feff}[1]", false, vec!["1"]),
             (r#"{"a":1}"#, false, vec![r#"{"a":1}"#]),
             ("{\n \"a\": 1\n}\n", false, vec!["{\n \"a\": 1\n}"]),
-            ("{\"a\":1}\n{\"b\":2}\n", false, vec![r#"{"a":1}"#, r#"{"b":2}"#]),
-            ("{\"a\":1}\r\n\r\n{\"b\":2}", false, vec![r#"{"a":1}"#, r#"{"b":2}"#]),
-            ("{\"a\":1}\nnonsense\n{\"b\"", false, vec![r#"{"a":1}"#, "nonsense", r#"{"b""#]),
+            (
+                "{\"a\":1}\n{\"b\":2}\n",
+                false,
+                vec![r#"{"a":1}"#, r#"{"b":2}"#],
+            ),
+            (
+                "{\"a\":1}\r\n\r\n{\"b\":2}",
+                false,
+                vec![r#"{"a":1}"#, r#"{"b":2}"#],
+            ),
+            (
+                "{\"a\":1}\nnonsense\n{\"b\"",
+                false,
+                vec![r#"{"a":1}"#, "nonsense", r#"{"b""#],
+            ),
             ("{\"a\":\n{\"b\":2}", false, vec![r#"{"a":"#, r#"{"b":2}"#]),
             ("nonsense\n[1]\n", true, vec!["nonsense", "[1]"]),
             ("{broken", true, vec!["{broken"]),
@@ -118,8 +157,25 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_as_a_whole() {
-        for body in ["", "  \n ", "hello", "<xml/>", "{broken", "{broken\nhello", "[1,2", "[1,]", "[1 2]", "[1]x", "[,1]", "[", "[{\"a\":}]"] {
-            assert!(matches!(items(body, false), Err(BadBody::NotJson(_))), "{body}");
+        for body in [
+            "",
+            "  \n ",
+            "hello",
+            "<xml/>",
+            "{broken",
+            "{broken\nhello",
+            "[1,2",
+            "[1,]",
+            "[1 2]",
+            "[1]x",
+            "[,1]",
+            "[",
+            "[{\"a\":}]",
+        ] {
+            assert!(
+                matches!(items(body, false), Err(BadBody::NotJson(_))),
+                "{body}"
+            );
         }
         assert!(matches!(items(" ", true), Err(BadBody::NotJson(_))));
     }
