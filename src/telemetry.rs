@@ -60,3 +60,8 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
         .install_recorder()
         .map_err(twice)
 }
+
+/// A line for the person who waits, on stderr.
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::units::Span;
+use crate::log::connect::NatsOptions;
 
 /// Counts ad impressions, clicks and conversions exactly once, on a NATS JetStream log.
 #[derive(Debug, Parser)]
@@ -42,39 +43,9 @@ pub struct Common {
     /// What is logged, such as debug or adtally=debug,info [default: info for serve and demo, else warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
-    /// Where NATS is.
+    /// Where NATS is; without any, a nats-server of its own under the data folder.
     #[command(flatten)]
-    pub nats: NatsFlags,
-}
-
-/// NATS options, named as the nats CLI names them.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "NATS (without any: a nats-server of its own under the data folder)")]
-pub struct NatsFlags {
-    /// URL of a NATS server, or several by comma [env: NATS_URL]
-    #[arg(long, short = 's', global = true, value_name = "URL")]
-    pub server: Option<String>,
-    /// Context of the nats CLI
-    #[arg(long, global = true, value_name = "NAME")]
-    pub context: Option<String>,
-    /// Credentials file [env: NATS_CREDS]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub creds: Option<PathBuf>,
-    /// User name
-    #[arg(long, global = true, value_name = "NAME")]
-    pub user: Option<String>,
-    /// Password of that user
-    #[arg(long, global = true, value_name = "PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
-    /// Certificate authority of the server
-    #[arg(long, global = true, value_name = "FILE")]
-    pub tlsca: Option<PathBuf>,
-    /// Certificate of this client
-    #[arg(long, global = true, value_name = "FILE")]
-    pub tlscert: Option<PathBuf>,
-    /// Key of this client
-    #[arg(long, global = true, value_name = "FILE")]
-    pub tlskey: Option<PathBuf>,
+    pub nats: NatsOptions,
 }
 
 /// The commands of this version.
@@ -187,7 +158,7 @@ pub enum Via {
 /// `adtally streams`.
 #[derive(Debug, Subcommand)]
 pub enum Streams {
-    /// Make the streams that are missing, and bring those that differ in line
+    /// Make the streams that are missing; those that are there stay as they are
     Apply(ShardCount),
     /// Print how the streams differ from their definitions; exit 1 when they do
     Check(ShardCount),

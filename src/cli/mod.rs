@@ -1,4 +1,94 @@
-//! x
+//! The command line: one file a command; this one dispatches and decides the exit status.
+
 pub mod args;
-pub mod output;
-pub mod settings;
+mod bench;
+mod catalog;
+mod completions;
+mod demo;
+mod doctor;
+mod events;
+mod keys;
+mod output;
+mod producers;
+mod serve;
+mod settings;
+mod simulate;
+mod streams;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command, Events, Producers};
+use output::Output;
+
+use crate::config::{Config, ConfigError};
+use crate::telemetry::{self, TelemetryError};
+
+/// How a command ended, when it could do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or yes.
+    Done,
+    /// The answer is no.
+    No,
+}
+
+/// The command was asked something that has no meaning.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Runs a command line.
+pub fn run(cli: &Cli) -> ExitCode {
+    let json = cli.common.json;
+    let config = match settings::load(cli) {
+        Ok(config) => config,
+        Err(error) => return failed(&error.into(), json),
+    };
+    if let Err(error) = telemetry::logs(&config.log, config.json) {
+        return failed(&error.into(), json);
+    }
+    let output = Output { json: config.json };
+    match start(cli, &config, output) {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(1),
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, config.json),
+    }
+}
+
+fn start(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(dispatch(cli, config, output));
+    // A blocking task that hangs must not keep a finished command alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    match &cli.command {
+        Command::Serve(_) => serve::run(config).await,
+        Command::Demo(args) => demo::run(args, cli, config, output).await,
+        Command::Simulate(args) => simulate::run(args, config, output).await,
+        Command::Streams(command) => streams::run(command, config, output).await,
+        Command::Catalog(command) => catalog::run(command, config, output).await,
+        Command::Keys(command) => keys::run(command, config, output).await,
+        Command::Producers(Producers::List) => producers::run(config, output).await,
+        Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
+        Command::Bench(args) => bench::run(args, config, output).await,
+        Command::Doctor => doctor::run(config, output),
+        Command::Completions { shell } => completions::run(*shell, output),
+    }
+}
+
+/// Says what went wrong on stderr: 2 when the command line or the configuration is to blame, else 3.
+fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
+    if json {
+        telemetry::say(&serde_json::json!({"error": format!("{error:#}")}).to_string());
+    } else {
+        telemetry::say(&format!("adtally: {error:#}"));
+    }
+    let usage = error.is::<Usage>()
+        || error.is::<ConfigError>()
+        || matches!(error.downcast_ref(), Some(TelemetryError::Filter { .. }));
+    ExitCode::from(if usage { 2 } else { 3 })
+}

@@ -2,8 +2,9 @@
 
 use toml::Value;
 
-use super::args::{Cli, Command, Common, NatsFlags, Serve, ShardCount, Streams};
+use super::args::{Cli, Command, Common, Serve, ShardCount, Streams};
 use crate::config::{self, Config, ConfigError, FlagValue};
+use crate::log::connect::NatsOptions;
 
 /// The log filter of commands that a person runs and waits for.
 const QUIET: &str = "warn";
@@ -61,7 +62,7 @@ impl Flags {
         self.nats(&common.nats);
     }
 
-    fn nats(&mut self, nats: &NatsFlags) {
+    fn nats(&mut self, nats: &NatsOptions) {
         self.text("nats.server", "--server", nats.server.as_ref());
         self.text("nats.context", "--context", nats.context.as_ref());
         self.path("nats.creds", "--creds", nats.creds.as_ref());

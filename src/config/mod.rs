@@ -168,12 +168,12 @@ pub struct Streams {
     pub shards: Option<u16>,
     /// Copies of each.
     pub replicas: u8,
-    /// Size of each EVENTS stream.
-    pub events_max_bytes: Bytes,
-    /// Size of INTAKE.
-    pub intake_max_bytes: Bytes,
-    /// Size of QUARANTINE.
-    pub quarantine_max_bytes: Bytes,
+    /// Size of each EVENTS stream; none: as much as the definition says and the broker has room for.
+    pub events_max_bytes: Option<Bytes>,
+    /// Size of INTAKE; none: the definition's.
+    pub intake_max_bytes: Option<Bytes>,
+    /// Size of QUARANTINE; none: the definition's.
+    pub quarantine_max_bytes: Option<Bytes>,
 }
 
 /// The collector's rules.
@@ -187,8 +187,6 @@ pub struct Collector {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How old a `ts` is believed.
     pub oldest_event: Span,
-    /// Valid clicks of one address in a minute.
-    pub clicks_per_minute: u32,
     /// MaxMind database.
     pub geoip_database: Option<PathBuf>,
 }
@@ -265,9 +263,9 @@ impl Default for Streams {
         Self {
             shards: None,
             replicas: 1,
-            events_max_bytes: Bytes(8 << 30),
-            intake_max_bytes: Bytes(2 << 30),
-            quarantine_max_bytes: Bytes(1 << 30),
+            events_max_bytes: None,
+            intake_max_bytes: None,
+            quarantine_max_bytes: None,
         }
     }
 }
@@ -278,7 +276,6 @@ impl Default for Collector {
             signing_secret: None,
             trusted_proxies: Vec::new(),
             oldest_event: Span(Duration::from_secs(7 * 86_400)),
-            clicks_per_minute: 100,
             geoip_database: None,
         }
     }

@@ -142,11 +142,6 @@ pub const SETTINGS: &[Setting] = &[
         "how old a ts the collector believes",
     ),
     s(
-        "collector.clicks_per_minute",
-        Integer,
-        "valid clicks of one address in a minute",
-    ),
-    s(
         "collector.geoip_database",
         Text,
         "MaxMind database for events that name no geo",

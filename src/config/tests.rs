@@ -42,9 +42,9 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
         ),
         ("lisen = 'x'", "lisen", "listen"),
         (
-            "[http]\nclicks_per_minute = 1",
-            "http.clicks_per_minute",
-            "collector.clicks_per_minute",
+            "[http]\noldest_event = 1",
+            "http.oldest_event",
+            "collector.oldest_event",
         ),
     ] {
         let error = load(Some(file(text).path()), no_env, Vec::new())
@@ -100,6 +100,9 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
     full.collector.signing_secret = text();
     full.collector.geoip_database = path();
     full.streams.shards = Some(1);
+    full.streams.events_max_bytes = Some(Bytes(1));
+    full.streams.intake_max_bytes = Some(Bytes(1));
+    full.streams.quarantine_max_bytes = Some(Bytes(1));
     full.http.url = text();
     full.http.key = text();
     let table = toml::Table::try_from(&full).unwrap();

@@ -70,6 +70,8 @@ pub struct Sends {
 struct Others {
     broken_sent: AtomicU64,
     broken_refused: AtomicU64,
+    broken_published: AtomicU64,
+    broken_quarantined: AtomicU64,
     broken_accepted: AtomicU64,
     retries: AtomicU64,
     given_up: AtomicU64,
@@ -166,15 +168,20 @@ impl Ledger {
         by_ad[event.ad].add(&counts);
     }
 
-    /// Notes that the broker has a broken event of which the refusal comes later and elsewhere.
+    /// Notes that the broker has a broken event, of which the refusal comes later and elsewhere.
     pub fn broken_published(&self, now_ms: i64) {
-        self.last_acknowledged_ms
-            .fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
+        self.last_acknowledged_ms.fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
+        self.others.broken_published.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes `n` refusals that were found in QUARANTINE.
+    /// Broken events of which the broker took delivery.
+    pub fn total_broken_published(&self) -> u64 {
+        self.others.broken_published.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `n` refusals of this run are in QUARANTINE by now.
     pub fn quarantined(&self, n: u64) {
-        self.others.broken_refused.fetch_add(n, Ordering::Relaxed);
+        self.others.broken_quarantined.store(n, Ordering::Relaxed);
     }
 
     /// When the last acknowledgement came, Unix milliseconds.
@@ -218,7 +225,7 @@ impl Ledger {
         Summary {
             kinds,
             broken_sent: load(&self.others.broken_sent),
-            broken_refused: load(&self.others.broken_refused),
+            broken_refused: load(&self.others.broken_refused) + load(&self.others.broken_quarantined),
             broken_accepted: load(&self.others.broken_accepted),
             wrongly_refused: load(&self.others.wrongly_refused),
             retries: load(&self.others.retries),

@@ -46,6 +46,8 @@ pub enum Way {
     Http,
     /// INTAKE.
     Nats(jetstream::Context),
+    /// Both at once: whichever sender is free takes the next event.
+    Both(jetstream::Context),
 }
 
 impl Way {
@@ -54,6 +56,14 @@ impl Way {
         match self {
             Way::Http => "http",
             Way::Nats(_) => "nats",
+            Way::Both(_) => "http and nats",
+        }
+    }
+
+    fn jetstream(&self) -> Option<&jetstream::Context> {
+        match self {
+            Way::Http => None,
+            Way::Nats(jetstream) | Way::Both(jetstream) => Some(jetstream),
         }
     }
 }
@@ -78,7 +88,8 @@ pub struct Run {
     traffic: Traffic,
     /// Last sequence of QUARANTINE before the first event; 0 over HTTP, where refusals are answered.
     quarantine_before: u64,
-    began: Instant,
+    /// How long sending has taken so far.
+    sending: Duration,
     made: u64,
 }
 
@@ -110,7 +121,7 @@ impl Run {
             ledger,
             traffic,
             quarantine_before: 0,
-            began: Instant::now(),
+            sending: Duration::ZERO,
             made: 0,
         }
     }
@@ -144,7 +155,7 @@ impl Run {
                 }
             }
         }
-        if let Way::Nats(jetstream) = &self.way {
+        if let Some(jetstream) = self.way.jetstream() {
             self.quarantine_before = over_nats::quarantine_position(jetstream).await?;
         }
         Ok(())
@@ -152,10 +163,11 @@ impl Run {
 
     /// Sends traffic by `plan` until it is done or `stop` is asked, and waits for every acknowledgement.
     pub async fn send(&mut self, plan: Plan, stop: &CancellationToken) -> anyhow::Result<()> {
+        let began = Instant::now();
         let (tx, queue) = plan::queue();
         let mut senders = self.start_senders(&queue).await?;
         let direct = match self.way {
-            Way::Http => Some(over_http::direct as plan::Direct),
+            Way::Http | Way::Both(_) => Some(over_http::direct as plan::Direct),
             Way::Nats(_) => None,
         };
         let bar = report::progress(plan);
@@ -172,52 +184,44 @@ impl Run {
         while let Some(done) = senders.join_next().await {
             done.context("a sender ended early")?;
         }
+        self.sending += began.elapsed();
         drawing.abort();
         bar.finish_and_clear();
-        if let Way::Nats(jetstream) = &self.way {
-            let expected = self.ledger.summary().broken_sent;
-            let found = over_nats::count_quarantined(
-                jetstream,
-                self.quarantine_before,
-                &self.tag,
-                expected,
-            )
-            .await?;
-            self.ledger
-                .quarantined(found.saturating_sub(self.ledger.summary().broken_refused));
+        if let Some(jetstream) = self.way.jetstream() {
+            let expected = self.ledger.total_broken_published();
+            let found =
+                over_nats::count_quarantined(jetstream, self.quarantine_before, &self.tag, expected).await?;
+            self.ledger.quarantined(found);
         }
         Ok(())
     }
 
     async fn start_senders(&self, queue: &Queue) -> anyhow::Result<JoinSet<()>> {
         let mut senders = JoinSet::new();
-        match &self.way {
-            Way::Http => {
-                let (address, host) = resolve(self.api.base()).await?;
-                let key = self.api.key().map(str::to_string);
-                let target = Arc::new(over_http::Target::new(
-                    address,
-                    host,
-                    key,
-                    self.sample.clone(),
-                    self.ledger.clone(),
-                    PATIENCE,
-                ));
-                for _ in 0..self.senders {
-                    senders.spawn(over_http::sender(target.clone(), queue.clone()));
-                }
+        let (by_http, by_nats) = match self.way {
+            Way::Http => (self.senders, 0),
+            Way::Nats(_) => (0, self.senders),
+            Way::Both(_) => (self.senders.div_ceil(2), self.senders / 2),
+        };
+        if by_http > 0 {
+            let (address, host) = resolve(self.api.base()).await?;
+            let key = self.api.key().map(str::to_string);
+            let (sample, ledger) = (self.sample.clone(), self.ledger.clone());
+            let target = Arc::new(over_http::Target::new(address, host, key, sample, ledger, PATIENCE));
+            for _ in 0..by_http {
+                senders.spawn(over_http::sender(target.clone(), queue.clone()));
             }
-            Way::Nats(jetstream) => {
-                let target = Arc::new(over_nats::Target {
-                    jetstream: jetstream.clone(),
-                    tag: self.tag.clone(),
-                    sample: self.sample.clone(),
-                    ledger: self.ledger.clone(),
-                    patience: PATIENCE,
-                });
-                for _ in 0..self.senders {
-                    senders.spawn(over_nats::sender(target.clone(), queue.clone()));
-                }
+        }
+        if let Some(jetstream) = self.way.jetstream() {
+            let target = Arc::new(over_nats::Target {
+                jetstream: jetstream.clone(),
+                tag: self.tag.clone(),
+                sample: self.sample.clone(),
+                ledger: self.ledger.clone(),
+                patience: PATIENCE,
+            });
+            for _ in 0..by_nats {
+                senders.spawn(over_nats::sender(target.clone(), queue.clone()));
             }
         }
         Ok(senders)
@@ -225,10 +229,9 @@ impl Run {
 
     /// Compares ledger and API.
     pub async fn report(&self) -> anyhow::Result<Report> {
-        let sending = self.began.elapsed();
         let comparison =
             compare::compare(&self.api, &self.sample, &self.ledger, VISIBLE_WITHIN).await?;
-        Ok(Report::new(self, self.made, sending, comparison))
+        Ok(Report::new(self, self.made, self.sending, comparison))
     }
 }
 

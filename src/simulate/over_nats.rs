@@ -57,7 +57,7 @@ impl Target {
         self.ledger.sending(event);
         let mut object = encode::object(event, &self.sample, now_ms());
         if event.fault.is_some() {
-            object.insert("simulation".into(), self.tag.clone().into());
+            object.insert("simulation".into(), marker(&self.tag).into());
         }
         let payload = bytes::Bytes::from(serde_json::Value::Object(object).to_string());
         let subject = encode::subject(event, &self.sample);
@@ -102,6 +102,11 @@ impl Target {
     }
 }
 
+/// What is put into the broken events of the run `tag`, so that their refusals can be told from others.
+fn marker(tag: &str) -> String {
+    format!("broken:{tag}")
+}
+
 /// The last sequence of QUARANTINE: refusals of this run come after it.
 pub async fn quarantine_position(jetstream: &jetstream::Context) -> anyhow::Result<u64> {
     let stream = jetstream.get_stream(names::QUARANTINE_STREAM).await?;
@@ -125,13 +130,14 @@ pub async fn count_quarantined(
         })
         .await?;
     let mut messages = consumer.messages().await?;
+    let marker = marker(tag);
     let mut found = 0;
     while found < expected {
         let Ok(Some(message)) = tokio::time::timeout(QUARANTINE_WAIT, messages.next()).await else {
             break;
         };
         let payload = message?.payload.clone();
-        if String::from_utf8_lossy(&payload).contains(tag) {
+        if String::from_utf8_lossy(&payload).contains(&marker) {
             found += 1;
         }
     }

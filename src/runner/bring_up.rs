@@ -1,0 +1,280 @@
+//! Bringing the roles up, each as soon as what it needs is there.
+//!
+//! A collector that has run here before serves from its disk while the broker is away; everything else waits for
+//! the broker. Only what waiting cannot mend (another number of shards, a store of another log, a damaged outbox)
+//! ends the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::roles::Roles;
+use super::{Phase, answers, shards_file};
+use crate::border::Border;
+use crate::border::facts::FactSource;
+use crate::border::keys::DayKeys;
+use crate::catalogue_feed::CatalogueHandle;
+use crate::collector::{self, Collector, Signer};
+use crate::config::{Config, Role};
+use crate::control;
+use crate::deployment;
+use crate::intake::Intake;
+use crate::listen::Listener;
+use crate::log::LogError;
+use crate::log::publisher::Publisher;
+use crate::log::streams::{self, StreamsError};
+use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
+use crate::post_events;
+use crate::projector::{Projector, ProjectorHandle};
+use crate::store::{self, Shards};
+
+/// The pause between two attempts to find the streams.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// File of the catalogue's copy in the data folder.
+const CATALOGUE_FILE: &str = "catalogue.snapshot";
+/// File of the keys that hash addresses.
+const DAY_KEYS_FILE: &str = "day-keys";
+
+/// What the start needs.
+pub struct BringUp {
+    /// The configuration.
+    pub config: Config,
+    /// The connection to the broker, which may still be away.
+    pub client: async_nats::Client,
+    /// The bound HTTP address.
+    pub listener: Arc<Listener>,
+    /// Where what runs is put.
+    pub roles: Arc<Mutex<Roles>>,
+    /// Ends the start, and the tasks.
+    pub stop: CancellationToken,
+    /// Where the outcome is told.
+    pub phase: watch::Sender<Phase>,
+    /// Renders `/metrics`.
+    pub prometheus: PrometheusHandle,
+}
+
+/// What the roles share.
+struct Shared {
+    shards: u16,
+    catalogue: CatalogueHandle,
+    facts: Arc<FactSource>,
+    publisher: Publisher,
+}
+
+impl BringUp {
+    /// Brings everything up and tells how that went.
+    pub async fn run(self) {
+        let stop = self.stop.clone();
+        let outcome = tokio::select! {
+            outcome = self.bring_up() => outcome,
+            () = stop.cancelled() => return,
+        };
+        self.phase.send_replace(match outcome {
+            Ok(()) => Phase::Running,
+            Err(error) => Phase::Failed(format!("{error:#}")),
+        });
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.config.roles.contains(&role)
+    }
+
+    async fn bring_up(&self) -> anyhow::Result<()> {
+        let jetstream = jetstream::new(self.client.clone());
+        let catalogue = self.start_catalogue(&jetstream).await;
+        let facts = self.start_facts(&jetstream).await?;
+        let publisher = Publisher::new(self.client.clone());
+        let known = shards_file::read(&self.config.data_dir);
+        let mut collector = Router::new();
+        let mut early = None;
+        if let (true, Some(shards)) = (self.has(Role::Collector), known) {
+            let shared =
+                Shared { shards, catalogue: catalogue.clone(), facts: facts.clone(), publisher: publisher.clone() };
+            collector = self.start_collector(&shared).await?;
+            self.listener.serve(collector.clone());
+            early = Some(shards);
+        }
+        let shards = self.find_streams(&jetstream).await?;
+        if let Some(early) = early.filter(|n| *n != shards) {
+            anyhow::bail!(
+                "{} was used with {early} shards and this NATS has {shards}: they belong to different deployments",
+                self.config.data_dir.display()
+            );
+        }
+        shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
+        let shared = Shared { shards, catalogue, facts, publisher };
+        if self.has(Role::Collector) && early.is_none() {
+            collector = self.start_collector(&shared).await?;
+        }
+        if self.has(Role::Intake) {
+            self.start_intake(&shared, jetstream.clone()).await?;
+        }
+        let projector = match self.has(Role::Projector) || self.has(Role::Api) {
+            true => Some(self.start_projector(&shared).await?),
+            false => None,
+        };
+        self.answer_questions(&shared, projector.clone()).await;
+        self.serve_http(&shared, collector, projector).await
+    }
+
+    async fn start_catalogue(&self, jetstream: &jetstream::Context) -> CatalogueHandle {
+        let mut roles = self.roles.lock().await;
+        let file = self.config.data_dir.join(CATALOGUE_FILE);
+        let (catalogue, task) = CatalogueHandle::start(jetstream.clone(), Some(file), roles.late_stop.clone());
+        roles.late_tasks.push(("catalogue", task));
+        roles.catalogue = Some(catalogue.clone());
+        catalogue
+    }
+
+    async fn start_facts(&self, jetstream: &jetstream::Context) -> anyhow::Result<Arc<FactSource>> {
+        let file = self.config.data_dir.join(DAY_KEYS_FILE);
+        let keys = DayKeys::open(&file, Some(jetstream.clone()))
+            .with_context(|| format!("reading the day keys in {}", file.display()))?;
+        if self.has(Role::Collector) || self.has(Role::Intake) {
+            let mut roles = self.roles.lock().await;
+            let upkeep = keys.clone().upkeep(now_ms, roles.late_stop.clone());
+            roles.late_tasks.push(("day keys", tokio::spawn(upkeep)));
+        }
+        let rules = &self.config.collector;
+        let facts = FactSource::open(keys, rules.geoip_database.as_deref(), rules.trusted_proxies.clone())?;
+        Ok(Arc::new(facts))
+    }
+
+    /// The number of shards of the running streams, made where they are missing; waits for the broker.
+    async fn find_streams(&self, jetstream: &jetstream::Context) -> anyhow::Result<u16> {
+        let limits = deployment::limits(&self.config);
+        let mut told = false;
+        loop {
+            match streams::ensure(jetstream, self.config.streams.shards, &limits).await {
+                Ok(ensured) => {
+                    for difference in &ensured.differences {
+                        tracing::warn!(%difference, "a stream differs from its definition");
+                    }
+                    return Ok(ensured.shards);
+                }
+                Err(StreamsError::Log(error @ LogError::Unreachable { .. })) => {
+                    if !told {
+                        tracing::warn!(%error, "waiting for the broker");
+                        told = true;
+                    }
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn open_outbox(&self, shared: &Shared, owner: Owner) -> anyhow::Result<Border> {
+        let options = OutboxOptions {
+            dir: self.config.data_dir.join(format!("outbox-{}", owner.name())),
+            owner,
+            producer_name: owner.name().into(),
+            shards: shared.shards,
+            limits: OutboxLimits {
+                unsent_max_bytes: self.config.outbox.capacity.0,
+                sent_max_bytes: self.config.outbox.keep_sent.0,
+                ..OutboxLimits::default()
+            },
+        };
+        let broker = Arc::new(shared.publisher.clone());
+        // RocksDB recovers in the calling thread.
+        let outbox = tokio::task::block_in_place(|| Outbox::open(options, broker))?;
+        let border =
+            Border::new(shared.facts.clone(), shared.catalogue.clone(), outbox.handle(), shared.shards);
+        self.roles.lock().await.outboxes.push((owner.name(), outbox));
+        Ok(border)
+    }
+
+    async fn start_collector(&self, shared: &Shared) -> anyhow::Result<Router> {
+        let border = self.open_outbox(shared, Owner::Collector).await?;
+        let collector = Collector {
+            border: border.clone(),
+            signer: self.config.collector.signing_secret.as_ref().map(|s| Signer::new(s.as_bytes())),
+            max_age: self.config.collector.oldest_event.0,
+        };
+        Ok(collector::router(collector).merge(post_events::router(border)))
+    }
+
+    async fn start_intake(&self, shared: &Shared, broker: jetstream::Context) -> anyhow::Result<()> {
+        let border = self.open_outbox(shared, Owner::Intake).await?;
+        let mut roles = self.roles.lock().await;
+        let outbox = roles
+            .outboxes
+            .iter()
+            .rev()
+            .find(|(name, _)| *name == Owner::Intake.name())
+            .map(|(_, outbox)| outbox.handle())
+            .context("the intake's outbox was just opened")?;
+        let intake = Intake { border, outbox, broker };
+        roles.tasks.push(("intake", tokio::spawn(intake.run(self.stop.clone()))));
+        Ok(())
+    }
+}
+
+impl BringUp {
+    async fn start_projector(&self, shared: &Shared) -> anyhow::Result<ProjectorHandle> {
+        let limits = store::Limits {
+            block_cache_bytes: self.config.store.cache.0 as usize,
+            write_buffer_bytes: self.config.store.write_buffers.0 as usize,
+        };
+        let (data_dir, count) = (&self.config.data_dir, shared.shards);
+        let shards = Arc::new(tokio::task::block_in_place(|| Shards::open(data_dir, count, limits))?);
+        let projector = Projector::start(shards.clone(), &self.client)?;
+        let handle = projector.handle();
+        let mut roles = self.roles.lock().await;
+        let task = fold_until_stopped(projector, shards, roles.late_stop.clone(), self.phase.clone());
+        roles.late_tasks.push(("projector", tokio::spawn(task)));
+        Ok(handle)
+    }
+
+    async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
+        let answerers = answers::all(&self.config, &self.listener, shared.shards, projector);
+        let serving = control::serve(self.client.clone(), answerers, self.stop.clone());
+        self.roles.lock().await.tasks.push(("control", tokio::spawn(serving)));
+    }
+
+    async fn serve_http(
+        &self,
+        _shared: &Shared,
+        collector: Router,
+        _projector: Option<ProjectorHandle>,
+    ) -> anyhow::Result<()> {
+        self.listener.serve(collector);
+        Ok(())
+    }
+}
+
+/// Folds until it is told to stop, or cannot go on: then the process must end, since its answers would be of a state
+/// that stands still.
+async fn fold_until_stopped(
+    mut projector: Projector,
+    shards: Arc<Shards>,
+    stop: CancellationToken,
+    phase: watch::Sender<Phase>,
+) {
+    tokio::select! {
+        error = projector.failed() => {
+            phase.send_replace(Phase::Failed(format!("{error:#}")));
+            stop.cancelled().await;
+        }
+        () = stop.cancelled() => {}
+    }
+    if let Err(error) = projector.stop().await {
+        tracing::error!(%error, "the projector did not end well");
+    }
+    match tokio::task::spawn_blocking(move || shards.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the state was not flushed: what it lacks is folded again"),
+        Err(error) => tracing::error!(%error, "closing the state panicked"),
+    }
+}
+
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
