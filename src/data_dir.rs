@@ -110,11 +110,6 @@ impl DataDir {
         &self.path
     }
 
-    /// Says where the embedded nats-server is.
-    pub fn write_nats_url(&self, url: &str) -> Result<(), DataDirError> {
-        self.write(NATS_URL, url)
-    }
-
     /// Says where the HTTP server is.
     pub fn write_http_url(&self, url: &str) -> Result<(), DataDirError> {
         self.write(HTTP_URL, url)

@@ -90,7 +90,6 @@ impl Deployment {
     /// Opens a stopped one.
     async fn open(config: &Config, dir: DataDir) -> Result<Self, DeploymentError> {
         let server = NatsServer::start(dir.path()).await?;
-        dir.write_nats_url(server.url())?;
         let client = connect::connect(&NatsOptions::of_url(server.url()), CLIENT_NAME).await?;
         let ensured = streams::ensure(&jetstream::new(client.clone()), config.streams.shards, &limits(config)).await;
         if let Err(error) = ensured {
@@ -145,7 +144,7 @@ pub fn limits(config: &Config) -> streams::Limits {
 pub fn nats_options(nats: &Nats) -> Option<NatsOptions> {
     let options = NatsOptions {
         context: nats.context.clone(),
-        server: nats.server.clone(),
+        server: nats.url.clone(),
         creds: nats.creds.clone(),
         user: nats.user.clone(),
         password: nats.password.clone(),

@@ -47,8 +47,8 @@ pub struct Listener {
     address: SocketAddr,
     router: watch::Sender<Router>,
     stop: CancellationToken,
-    accepting: tokio::task::JoinHandle<()>,
-    connections: TaskTracker,
+    /// The task that accepts, and one a connection.
+    tasks: TaskTracker,
 }
 
 impl Listener {
@@ -58,24 +58,12 @@ impl Listener {
     pub async fn bind(address: SocketAddr, max_connections: usize) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
-        let (router, serving) = watch::channel(starting());
+        let (router, serving) = watch::channel(guarded(starting()));
         let stop = CancellationToken::new();
-        let connections = TaskTracker::new();
+        let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        let accepting = tokio::spawn(accept(
-            socket,
-            permits,
-            serving,
-            stop.clone(),
-            connections.clone(),
-        ));
-        Ok(Self {
-            address,
-            router,
-            stop,
-            accepting,
-            connections,
-        })
+        tasks.spawn(accept(socket, permits, serving, stop.clone(), tasks.clone()));
+        Ok(Self { address, router, stop, tasks })
     }
 
     /// The address that was bound.
@@ -102,29 +90,20 @@ impl Listener {
     }
 
     /// Stops accepting, lets requests that are under way finish, and closes.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.stop.cancel();
-        if self.accepting.await.is_err() {
-            tracing::error!("the HTTP listener had ended early");
-        }
-        self.connections.close();
-        if tokio::time::timeout(CLOSE_WITHIN, self.connections.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open = self.connections.len(),
-                "HTTP connections were still open; closed without an answer"
-            );
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_WITHIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!(open = self.tasks.len(), "HTTP connections were still open; closed without an answer");
         }
     }
 }
 
-fn starting() -> Router {
-    guarded(Router::new().fallback(|| async {
-        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams")
-            .into_response()
-    }))
+/// What is served before there is anything to serve.
+pub fn starting() -> Router {
+    Router::new().fallback(|| async {
+        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams").into_response()
+    })
 }
 
 /// The layers around everything: a time limit, and 503 instead of a torn connection for a panic.
@@ -154,7 +133,7 @@ async fn accept(
     permits: Arc<Semaphore>,
     serving: watch::Receiver<Router>,
     stop: CancellationToken,
-    connections: TaskTracker,
+    tasks: TaskTracker,
 ) {
     loop {
         let permit = tokio::select! {
@@ -170,7 +149,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(
+                tasks.spawn(connection(
                     stream,
                     peer,
                     permit,

@@ -13,19 +13,30 @@ mod collector;
 mod config;
 mod control;
 mod data_dir;
+mod demo;
+mod deployment;
 mod http;
 mod intake;
 mod listen;
 mod log;
 mod outbox;
 mod post_events;
+mod producers;
 mod projector;
 mod quarantine;
 mod query;
 mod read_body;
+mod runner;
+mod signals;
 mod simulate;
 mod store;
 mod stream_info;
 mod telemetry;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::run(&cli::args::Cli::parse())
+}

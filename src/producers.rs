@@ -3,17 +3,13 @@
 //! A counter that the broker acknowledged and that no shard has is lost data; this is where an operator sees it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
-use adtally_projections::codec::Damaged;
-use adtally_projections::completeness::{Producer, gap};
-use adtally_projections::family::Family;
-use adtally_projections::ledger::{self, Intervals};
 use adtally_streams::event::Kind;
 use adtally_streams::time::to_rfc3339;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{ShardSnapshot, Shards, StoreError};
+use crate::projector::reports::{self, ProducerReport};
+use crate::store::{Shards, StoreError};
 
 /// Events of one kind under one epoch, over all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +79,10 @@ pub fn list(shards: &Shards) -> Result<Vec<Row>, StoreError> {
     let mut sums: BTreeMap<(String, String), Sum> = BTreeMap::new();
     for shard in shards.iter() {
         let snapshot = shard.snapshot()?;
-        for producer in announced(&snapshot)? {
+        for report in reports::producers(&snapshot)? {
+            let lanes = lanes(&report);
+            let producer = report.producer;
             let name = (producer.producer.to_string(), producer.epoch.to_string());
-            let lanes = lanes(&snapshot, &producer)?;
             match sums.entry(name) {
                 std::collections::btree_map::Entry::Vacant(entry) => {
                     entry.insert(Sum {
@@ -124,41 +121,12 @@ fn row(((producer, epoch), sum): ((String, String), Sum)) -> Row {
     }
 }
 
-fn announced(snapshot: &ShardSnapshot<'_>) -> Result<Vec<Producer>, StoreError> {
-    let mut found: Result<Vec<Producer>, Damaged> = Ok(Vec::new());
-    snapshot.scan_prefix(Family::Completeness, &[], |key, value| {
-        match (&mut found, Producer::decode(key, value)) {
-            (Ok(all), Ok(producer)) => {
-                all.push(producer);
-                ControlFlow::Continue(())
-            }
-            (_, Err(damaged)) => {
-                found = Err(damaged);
-                ControlFlow::Break(())
-            }
-            (Err(_), Ok(_)) => ControlFlow::Break(()),
-        }
-    })?;
-    found.map_err(|damaged| snapshot.damaged(damaged))
-}
-
-fn lanes(snapshot: &ShardSnapshot<'_>, producer: &Producer) -> Result<[Lane; Kind::ALL.len()], StoreError> {
-    let mut lanes = [Lane::default(); Kind::ALL.len()];
-    for kind in Kind::ALL {
-        let mut key = Vec::new();
-        ledger::key(&mut key, producer.epoch, kind);
-        let applied = match snapshot.get(Family::Ledger, &key)? {
-            Some(value) => Intervals::decode(&value).map_err(|damaged| snapshot.damaged(damaged))?,
-            None => Intervals::default(),
-        };
-        let gap = gap(producer, kind, &applied);
-        lanes[kind as usize] = Lane {
-            accepted: producer.watermark.heads[kind as usize],
-            acknowledged: producer.watermark.acked[kind as usize],
-            applied: applied.len(),
-            missing: gap.lost_events(),
-            outstanding: gap.outstanding_events(),
-        };
-    }
-    Ok(lanes)
+fn lanes(report: &ProducerReport) -> [Lane; Kind::ALL.len()] {
+    Kind::ALL.map(|kind| Lane {
+        accepted: report.producer.watermark.heads[kind as usize],
+        acknowledged: report.producer.watermark.acked[kind as usize],
+        applied: report.applied[kind as usize],
+        missing: report.gaps[kind as usize].lost_events(),
+        outstanding: report.gaps[kind as usize].outstanding_events(),
+    })
 }

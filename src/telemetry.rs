@@ -2,6 +2,8 @@
 //!
 //! Stdout belongs to data, so every log line goes to stderr: text for people, JSON when the output is for programs.
 
+use std::sync::OnceLock;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -48,8 +50,14 @@ pub fn logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
     set.map_err(|e| TelemetryError::Twice(e.to_string()))
 }
 
+/// The recorder of this process: there can be only one.
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
 /// Records metrics from here on, and gives the handle that renders them.
 pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
     let twice = |e: metrics_exporter_prometheus::BuildError| TelemetryError::Twice(e.to_string());
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)
@@ -58,6 +66,7 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
         })
         .map_err(twice)?
         .install_recorder()
+        .map(|handle| RECORDER.get_or_init(|| handle).clone())
         .map_err(twice)
 }
 

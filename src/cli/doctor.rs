@@ -86,7 +86,7 @@ fn processor() -> Finding {
 
 fn nats_server() -> Finding {
     let advice = "run `make setup`, or set ADTALLY_NATS_SERVER to a nats-server 2.12 or later";
-    let path = match embedded::find_server() {
+    let path = match embedded::find_program() {
         Ok(path) => path,
         Err(error) => return finding("nats-server", Verdict::Fail, error.to_string(), advice),
     };

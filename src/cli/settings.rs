@@ -63,7 +63,7 @@ impl Flags {
     }
 
     fn nats(&mut self, nats: &NatsOptions) {
-        self.text("nats.server", "--server", nats.server.as_ref());
+        self.text("nats.url", "--server", nats.server.as_ref());
         self.text("nats.context", "--context", nats.context.as_ref());
         self.path("nats.creds", "--creds", nats.creds.as_ref());
         self.text("nats.user", "--user", nats.user.as_ref());

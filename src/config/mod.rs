@@ -138,12 +138,15 @@ pub struct Config {
     pub http: Http,
 }
 
+/// What is logged when nothing says otherwise: the NATS client repeats what the program itself says better.
+pub const DEFAULT_LOG: &str = "info,async_nats=warn";
+
 /// Where NATS is and who we are there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nats {
     /// URL, or several by comma.
-    pub server: Option<String>,
+    pub url: Option<String>,
     /// Context of the nats CLI.
     pub context: Option<String>,
     /// Credentials file.
@@ -245,7 +248,7 @@ impl Default for Config {
             data_dir: PathBuf::from("adtally-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             roles: Role::ALL.to_vec(),
-            log: "info".into(),
+            log: DEFAULT_LOG.into(),
             drain_timeout: Span(Duration::from_secs(30)),
             json: false,
             nats: Nats::default(),

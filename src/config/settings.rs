@@ -36,7 +36,7 @@ const fn s(key: &'static str, shape: Shape, about: &'static str) -> Setting {
 /// Variables by another name than [`Setting::env`] gives: those that the contract or the nats CLI name.
 const ALIASES: [(&str, &str); 3] = [
     ("collector.signing_secret", "ADTALLY_SIGNING_SECRET"),
-    ("nats.server", "NATS_URL"),
+    ("nats.url", "NATS_URL"),
     ("nats.creds", "NATS_CREDS"),
 ];
 
@@ -90,7 +90,7 @@ pub const SETTINGS: &[Setting] = &[
         "how long a stop waits for outboxes to empty",
     ),
     s(
-        "nats.server",
+        "nats.url",
         Text,
         "URL of a NATS server, or several by comma (or NATS_URL)",
     ),

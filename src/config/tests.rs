@@ -88,7 +88,7 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
     let text = || Some("x".to_string());
     let path = || Some(PathBuf::from("x"));
     full.nats = Nats {
-        server: text(),
+        url: text(),
         context: text(),
         creds: path(),
         user: text(),
@@ -141,5 +141,5 @@ fn the_contracts_own_variable_names_are_read() {
     let config = load(None, env, Vec::new()).unwrap();
     assert_eq!(config.collector.signing_secret.as_deref(), Some("s"));
     assert_eq!(config.collector.trusted_proxies.len(), 2);
-    assert_eq!(config.nats.server.as_deref(), Some("nats://here:4222"));
+    assert_eq!(config.nats.url.as_deref(), Some("nats://here:4222"));
 }

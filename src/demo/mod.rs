@@ -77,7 +77,7 @@ impl Demo {
     }
 
     async fn begin(runner: &Runner, options: &Options, fresh: bool) -> anyhow::Result<Run> {
-        let api = Api::new(runner.http_url(), None)?;
+        let api = Api::new(&runner.http_url(), None)?;
         let way = Way::Both(async_nats::jetstream::new(runner.client().clone()));
         // Ids are plain in a fresh folder; a kept one has counts of its own under them.
         let tag = if fresh { String::new() } else { unique_tag(options.seed, now_ms()) };

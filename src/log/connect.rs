@@ -180,6 +180,20 @@ fn said(text: &str) -> Option<String> {
 
 /// Connects, or says why not. `name` is what the server's connection list shows.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, ConnectError> {
+    connect_with(options, name, |connecting| connecting).await
+}
+
+/// Gives a connection that is made as soon as a server answers, however long that takes: what is asked meanwhile
+/// fails or waits, as it does while a connection is lost.
+pub async fn connect_in_time(options: &NatsOptions, name: &str) -> Result<Client, ConnectError> {
+    connect_with(options, name, ConnectOptions::retry_on_initial_connect).await
+}
+
+async fn connect_with(
+    options: &NatsOptions,
+    name: &str,
+    change: impl FnOnce(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, ConnectError> {
     let context = options.load_context()?;
     let servers = options
         .server
@@ -189,7 +203,7 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, Connec
     let addresses = addresses(&servers)?;
     let connecting = with_identity(base_options(name), options, &context).await?;
     let shown = without_passwords(&addresses);
-    connecting
+    change(connecting)
         .connect(addresses)
         .await
         .map_err(|e| ConnectError::Connect {

@@ -190,7 +190,7 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Finds the program: as told, on the PATH, beside this one, in the set-up's cache.
-fn find_program() -> Result<PathBuf, EmbeddedError> {
+pub fn find_program() -> Result<PathBuf, EmbeddedError> {
     if let Some(told) = std::env::var_os("ADTALLY_NATS_SERVER").filter(|v| !v.is_empty()) {
         return Ok(PathBuf::from(told));
     }

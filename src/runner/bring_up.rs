@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::roles::Roles;
-use super::{Phase, answers, shards_file};
+use super::{Phase, answers, readiness, shards_file};
 use crate::border::Border;
 use crate::border::facts::FactSource;
 use crate::border::keys::DayKeys;
@@ -24,16 +24,21 @@ use crate::collector::{self, Collector, Signer};
 use crate::config::{Config, Role};
 use crate::control;
 use crate::deployment;
+use crate::http::health::FillFacts;
+use crate::http::{self, AppState};
 use crate::intake::Intake;
-use crate::listen::Listener;
+use crate::listen::{self, Listener};
 use crate::log::LogError;
 use crate::log::publisher::Publisher;
 use crate::log::streams::{self, StreamsError};
 use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::{Projector, ProjectorHandle};
+use crate::query::Engine;
 use crate::store::{self, Shards};
 
+/// How long a collector that could serve from its disk waits for the broker first.
+const BROKER_FIRST: Duration = Duration::from_secs(2);
 /// The pause between two attempts to find the streams.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// File of the catalogue's copy in the data folder.
@@ -87,40 +92,53 @@ impl BringUp {
 
     async fn bring_up(&self) -> anyhow::Result<()> {
         let jetstream = jetstream::new(self.client.clone());
-        let catalogue = self.start_catalogue(&jetstream).await;
-        let facts = self.start_facts(&jetstream).await?;
-        let publisher = Publisher::new(self.client.clone());
+        self.serve(listen::starting(), None, None, None).await;
         let known = shards_file::read(&self.config.data_dir);
-        let mut collector = Router::new();
-        let mut early = None;
-        if let (true, Some(shards)) = (self.has(Role::Collector), known) {
-            let shared =
-                Shared { shards, catalogue: catalogue.clone(), facts: facts.clone(), publisher: publisher.clone() };
-            collector = self.start_collector(&shared).await?;
-            self.listener.serve(collector.clone());
-            early = Some(shards);
-        }
-        let shards = self.find_streams(&jetstream).await?;
-        if let Some(early) = early.filter(|n| *n != shards) {
-            anyhow::bail!(
-                "{} was used with {early} shards and this NATS has {shards}: they belong to different deployments",
-                self.config.data_dir.display()
-            );
+        // With a broker that answers, the streams are there before anything reads them; without one, a collector
+        // that has run here before goes on from its disk.
+        let finding = self.find_streams(&jetstream);
+        let (shards, found) = match known.filter(|_| self.has(Role::Collector)) {
+            None => (finding.await?, true),
+            Some(known) => match tokio::time::timeout(BROKER_FIRST, finding).await {
+                Ok(found) => (found?, true),
+                Err(_) => (known, false),
+            },
+        };
+        let shared = Shared {
+            shards,
+            catalogue: self.start_catalogue(&jetstream).await,
+            facts: self.start_facts(&jetstream).await?,
+            publisher: Publisher::new(self.client.clone()),
+        };
+        let collector = match self.has(Role::Collector) {
+            true => self.start_collector(&shared).await?,
+            false => Router::new(),
+        };
+        if !found {
+            let catalogue = Some(shared.catalogue.clone());
+            self.serve(http::finish(collector.clone()), catalogue, None, None).await;
+            self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
         }
         shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
-        let shared = Shared { shards, catalogue, facts, publisher };
-        if self.has(Role::Collector) && early.is_none() {
-            collector = self.start_collector(&shared).await?;
-        }
         if self.has(Role::Intake) {
-            self.start_intake(&shared, jetstream.clone()).await?;
+            self.start_intake(&shared, jetstream).await?;
         }
         let projector = match self.has(Role::Projector) || self.has(Role::Api) {
             true => Some(self.start_projector(&shared).await?),
             false => None,
         };
         self.answer_questions(&shared, projector.clone()).await;
-        self.serve_http(&shared, collector, projector).await
+        self.serve_all(&shared, collector, projector).await;
+        Ok(())
+    }
+
+    fn same_deployment(&self, known: u16, found: u16) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            known == found,
+            "{} was used with {known} shards and this NATS has {found}: they belong to different deployments",
+            self.config.data_dir.display()
+        );
+        Ok(())
     }
 
     async fn start_catalogue(&self, jetstream: &jetstream::Context) -> CatalogueHandle {
@@ -239,14 +257,45 @@ impl BringUp {
         self.roles.lock().await.tasks.push(("control", tokio::spawn(serving)));
     }
 
-    async fn serve_http(
+    async fn serve_all(&self, shared: &Shared, collector: Router, projector: Option<ProjectorHandle>) {
+        let mut router = collector;
+        if let (true, Some(projector)) = (self.has(Role::Api), &projector) {
+            let state = AppState {
+                catalogue: shared.catalogue.clone(),
+                engine: Engine::new(projector.shards().clone()),
+            };
+            router = router.merge(http::api_router(state));
+        }
+        let usage = self.watch_usage(shared).await;
+        self.serve(http::finish(router), Some(shared.catalogue.clone()), projector, Some(usage)).await;
+    }
+
+    /// Serves `router` and the paths that every role has.
+    async fn serve(
         &self,
-        _shared: &Shared,
-        collector: Router,
-        _projector: Option<ProjectorHandle>,
-    ) -> anyhow::Result<()> {
-        self.listener.serve(collector);
-        Ok(())
+        router: Router,
+        catalogue: Option<CatalogueHandle>,
+        projector: Option<ProjectorHandle>,
+        usage: Option<watch::Receiver<Vec<FillFacts>>>,
+    ) {
+        let readiness = readiness::of(readiness::Sources {
+            catalogue,
+            client: self.client.clone(),
+            projector,
+            usage,
+            outboxes: self.roles.lock().await.outbox_handles(),
+        });
+        let operations = http::operations_router(readiness, self.prometheus.clone());
+        self.listener.serve(router.merge(operations));
+    }
+
+    /// Keeps looking at how full the streams are.
+    async fn watch_usage(&self, shared: &Shared) -> watch::Receiver<Vec<FillFacts>> {
+        let (told, usage) = watch::channel(Vec::new());
+        let jetstream = jetstream::new(self.client.clone());
+        let watching = readiness::watch_usage(jetstream, shared.shards, told, self.stop.clone());
+        self.roles.lock().await.tasks.push(("stream usage", tokio::spawn(watching)));
+        usage
     }
 }
 

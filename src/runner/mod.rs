@@ -6,6 +6,7 @@
 
 mod answers;
 mod bring_up;
+mod readiness;
 mod roles;
 mod shards_file;
 

@@ -137,13 +137,13 @@ impl Run {
                 .flatten()
             {
                 let name = document.get(id).and_then(Value::as_str).unwrap_or_default();
-                match &self.way {
-                    Way::Http => {
+                match self.way.jetstream() {
+                    None => {
                         self.api
                             .put(&format!("/api/v1/catalog/{list}/{name}"), document)
                             .await?;
                     }
-                    Way::Nats(jetstream) => {
+                    Some(jetstream) => {
                         let subject =
                             format!("{}.{kind}.{name}", adtally_streams::names::CATALOG_PREFIX);
                         let payload = document.to_string().into();
