@@ -2,6 +2,7 @@
 //!
 //! Stdout belongs to data, so every log line goes to stderr: text for people, JSON when the output is for programs.
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};

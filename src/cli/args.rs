@@ -72,8 +72,6 @@ pub enum Command {
     /// The log, decoded
     #[command(subcommand)]
     Events(Events),
-    /// Measure this machine: each figure beside its yardstick
-    Bench(Bench),
     /// Check what adtally needs of this machine
     Doctor,
     /// Print a completion script
@@ -276,13 +274,3 @@ pub struct Tail {
     pub follow: bool,
 }
 
-/// `adtally bench`.
-#[derive(Debug, Default, Args)]
-pub struct Bench {
-    /// Seconds for each figure
-    #[arg(long, default_value = "10", value_name = "SECONDS")]
-    pub seconds: u64,
-    /// Only figures whose name contains this
-    #[arg(long, value_name = "NAME")]
-    pub only: Option<String>,
-}

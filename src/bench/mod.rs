@@ -1,3 +1,0 @@
-//! x
-pub mod clicks;
-pub mod fsync;
