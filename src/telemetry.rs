@@ -42,6 +42,7 @@ pub fn logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let set = if json {
         builder.json().flatten_event(true).try_init()
