@@ -66,7 +66,11 @@ impl Deployment {
         let addresses = data_dir::addresses(path);
         if let Some(options) = nats_options(&config.nats) {
             let client = connect::connect(&options, CLIENT_NAME).await?;
-            return Ok(Self { client, http_url: addresses.http, own: None });
+            return Ok(Self {
+                client,
+                http_url: addresses.http,
+                own: None,
+            });
         }
         if !create && !data_dir::exists(path) {
             return Err(DataDirError::Missing { path: path.clone() }.into());
@@ -81,22 +85,37 @@ impl Deployment {
     /// Talks to the `serve` that holds the folder.
     async fn ask(config: &Config, addresses: Addresses) -> Result<Self, DeploymentError> {
         let Some(url) = addresses.nats else {
-            return Err(DeploymentError::Elsewhere { path: config.data_dir.display().to_string() });
+            return Err(DeploymentError::Elsewhere {
+                path: config.data_dir.display().to_string(),
+            });
         };
         let client = connect::connect(&NatsOptions::of_url(&url), CLIENT_NAME).await?;
-        Ok(Self { client, http_url: addresses.http, own: None })
+        Ok(Self {
+            client,
+            http_url: addresses.http,
+            own: None,
+        })
     }
 
     /// Opens a stopped one.
     async fn open(config: &Config, dir: DataDir) -> Result<Self, DeploymentError> {
         let server = NatsServer::start(dir.path()).await?;
         let client = connect::connect(&NatsOptions::of_url(server.url()), CLIENT_NAME).await?;
-        let ensured = streams::ensure(&jetstream::new(client.clone()), config.streams.shards, &limits(config)).await;
+        let ensured = streams::ensure(
+            &jetstream::new(client.clone()),
+            config.streams.shards,
+            &limits(config),
+        )
+        .await;
         if let Err(error) = ensured {
             server.stop().await;
             return Err(error.into());
         }
-        Ok(Self { client, http_url: None, own: Some((server, dir)) })
+        Ok(Self {
+            client,
+            http_url: None,
+            own: Some((server, dir)),
+        })
     }
 
     /// JetStream of its broker.
@@ -115,7 +134,9 @@ impl Deployment {
             return self.http_url.clone();
         }
         let info = control::ask(&self.client, control::Verb::Info).await.ok()?;
-        info.get("http_url").and_then(|url| url.as_str()).map(str::to_string)
+        info.get("http_url")
+            .and_then(|url| url.as_str())
+            .map(str::to_string)
     }
 
     /// Ends what was started for this command.

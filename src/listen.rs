@@ -62,8 +62,19 @@ impl Listener {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        tasks.spawn(accept(socket, permits, serving, stop.clone(), tasks.clone()));
-        Ok(Self { address, router, stop, tasks })
+        tasks.spawn(accept(
+            socket,
+            permits,
+            serving,
+            stop.clone(),
+            tasks.clone(),
+        ));
+        Ok(Self {
+            address,
+            router,
+            stop,
+            tasks,
+        })
     }
 
     /// The address that was bound.
@@ -93,8 +104,14 @@ impl Listener {
     pub async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(CLOSE_WITHIN, self.tasks.wait()).await.is_err() {
-            tracing::warn!(open = self.tasks.len(), "HTTP connections were still open; closed without an answer");
+        if tokio::time::timeout(CLOSE_WITHIN, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open = self.tasks.len(),
+                "HTTP connections were still open; closed without an answer"
+            );
         }
     }
 }
@@ -102,7 +119,8 @@ impl Listener {
 /// What is served before there is anything to serve.
 pub fn starting() -> Router {
     Router::new().fallback(|| async {
-        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams").into_response()
+        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams")
+            .into_response()
     })
 }
 

@@ -117,7 +117,10 @@ fn row(((producer, epoch), sum): ((String, String), Sum)) -> Row {
         drained: sum.drained,
         first_seen: to_rfc3339(sum.first_seen_ms),
         last_seen: to_rfc3339(sum.last_seen_ms),
-        kinds: Kind::ALL.into_iter().map(|k| (k.name().to_string(), sum.lanes[k as usize])).collect(),
+        kinds: Kind::ALL
+            .into_iter()
+            .map(|k| (k.name().to_string(), sum.lanes[k as usize]))
+            .collect(),
     }
 }
 

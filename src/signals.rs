@@ -11,9 +11,10 @@ pub fn stop_on_signal() -> CancellationToken {
     let token = CancellationToken::new();
     let watched = token.clone();
     tokio::spawn(async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
             tracing::error!("signals cannot be watched: this process ends only when it is killed");
             return;
         };

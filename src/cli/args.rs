@@ -273,4 +273,3 @@ pub struct Tail {
     #[arg(long, short = 'f')]
     pub follow: bool,
 }
-

@@ -33,8 +33,13 @@ impl Open {
     /// Reads all of CATALOG.
     pub async fn of(deployment: &Deployment) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
-        let (handle, following) = CatalogueHandle::start(deployment.jetstream(), None, stop.clone());
-        let open = Self { handle, stop, following };
+        let (handle, following) =
+            CatalogueHandle::start(deployment.jetstream(), None, stop.clone());
+        let open = Self {
+            handle,
+            stop,
+            following,
+        };
         open.read_to_the_end().await?;
         Ok(open)
     }
@@ -73,7 +78,8 @@ pub async fn run(command: &Catalog, config: &Config, output: Output) -> anyhow::
 async fn apply(file: &Path, config: &Config, output: Output) -> anyhow::Result<Exit> {
     // The file is judged before anything is started or asked.
     let text = read(file)?;
-    let catalogue = CatalogueFile::from_json(&text).map_err(|e| Usage(format!("{}: {e}", file.display())))?;
+    let catalogue =
+        CatalogueFile::from_json(&text).map_err(|e| Usage(format!("{}: {e}", file.display())))?;
     let deployment = Deployment::find(config, true).await?;
     let done = apply_to(&deployment, &catalogue, file, output).await;
     deployment.close().await;
@@ -89,9 +95,20 @@ async fn apply_to(
     let open = Open::of(deployment).await?;
     let published = open.handle.publish_all(&catalogue.documents).await;
     open.close().await;
-    let revision = published.with_context(|| format!("nothing of {} was applied", file.display()))?;
-    let count = |kind: Kind| catalogue.documents.iter().filter(|d| d.kind() == kind).count();
-    let (advertisers, campaigns, ads) = (count(Kind::Advertiser), count(Kind::Campaign), count(Kind::Ad));
+    let revision =
+        published.with_context(|| format!("nothing of {} was applied", file.display()))?;
+    let count = |kind: Kind| {
+        catalogue
+            .documents
+            .iter()
+            .filter(|d| d.kind() == kind)
+            .count()
+    };
+    let (advertisers, campaigns, ads) = (
+        count(Kind::Advertiser),
+        count(Kind::Campaign),
+        count(Kind::Ad),
+    );
     if output.json {
         output.json(&json!({"revision": revision, "advertisers": advertisers, "campaigns": campaigns, "ads": ads}))?;
     } else {
@@ -106,12 +123,17 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     let name = file.display();
     let mut bytes = Vec::new();
     let read = if file == Path::new("-") {
-        std::io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
+        std::io::stdin()
+            .take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
     } else {
         std::fs::File::open(file).and_then(|f| f.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
     };
     read.with_context(|| format!("reading the catalogue file {name}"))?;
-    anyhow::ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "{name} is larger than {MAX_FILE_BYTES} bytes: split it");
+    anyhow::ensure!(
+        bytes.len() as u64 <= MAX_FILE_BYTES,
+        "{name} is larger than {MAX_FILE_BYTES} bytes: split it"
+    );
     Ok(bytes)
 }
 
@@ -123,7 +145,12 @@ fn kind_of(kind: DocumentKind) -> Kind {
     }
 }
 
-async fn get(kind: DocumentKind, id: &str, config: &Config, output: Output) -> anyhow::Result<Exit> {
+async fn get(
+    kind: DocumentKind,
+    id: &str,
+    config: &Config,
+    output: Output,
+) -> anyhow::Result<Exit> {
     let deployment = Deployment::find(config, false).await?;
     let open = Open::of(&deployment).await;
     let document = match &open {
@@ -164,11 +191,23 @@ pub async fn close(open: anyhow::Result<Open>, deployment: Deployment) -> anyhow
 async fn list(kind: DocumentKind, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let deployment = Deployment::find(config, false).await?;
     let open = Open::of(&deployment).await;
-    let documents = open.as_ref().map(|open| documents(&open.handle, kind)).unwrap_or_default();
+    let documents = open
+        .as_ref()
+        .map(|open| documents(&open.handle, kind))
+        .unwrap_or_default();
     close(open, deployment).await?;
     let (header, cells): (&[&str], fn(&Document) -> Vec<String>) = match kind {
         DocumentKind::Advertisers => (&["advertiser", "name", "currency", "time zone"], cells),
-        DocumentKind::Campaigns => (&["campaign", "advertiser", "status", "pricing", "price micros"], cells),
+        DocumentKind::Campaigns => (
+            &[
+                "campaign",
+                "advertiser",
+                "status",
+                "pricing",
+                "price micros",
+            ],
+            cells,
+        ),
         DocumentKind::Ads => (&["ad", "campaign", "status", "landing url"], cells),
     };
     output.rows(header, &documents, cells)?;
@@ -178,8 +217,16 @@ async fn list(kind: DocumentKind, config: &Config, output: Output) -> anyhow::Re
 fn documents(handle: &CatalogueHandle, kind: DocumentKind) -> Vec<Document> {
     let catalogue = handle.read();
     let mut documents: Vec<Document> = match kind {
-        DocumentKind::Advertisers => catalogue.advertisers().cloned().map(Document::Advertiser).collect(),
-        DocumentKind::Campaigns => catalogue.campaigns().cloned().map(Document::Campaign).collect(),
+        DocumentKind::Advertisers => catalogue
+            .advertisers()
+            .cloned()
+            .map(Document::Advertiser)
+            .collect(),
+        DocumentKind::Campaigns => catalogue
+            .campaigns()
+            .cloned()
+            .map(Document::Campaign)
+            .collect(),
         DocumentKind::Ads => catalogue.ads().cloned().map(Document::Ad).collect(),
     };
     documents.sort_by(|a, b| a.id().as_str().cmp(b.id().as_str()));
@@ -202,7 +249,12 @@ fn cells(document: &Document) -> Vec<String> {
             c.pricing.price_micros.to_string(),
         ],
         Document::Ad(a) => {
-            vec![a.ad_id.to_string(), a.campaign_id.to_string(), word(&a.status), a.landing_url.clone()]
+            vec![
+                a.ad_id.to_string(),
+                a.campaign_id.to_string(),
+                word(&a.status),
+                a.landing_url.clone(),
+            ]
         }
         Document::Key(k) => vec![k.key_id.to_string()],
     }

@@ -36,7 +36,12 @@ pub async fn run(args: &Args, cli: &Cli, config: &Config, output: Output) -> any
     shown
 }
 
-async fn show(demo: &mut Demo, options: &Options, output: Output, stop: &CancellationToken) -> anyhow::Result<Exit> {
+async fn show(
+    demo: &mut Demo,
+    options: &Options,
+    output: Output,
+    stop: &CancellationToken,
+) -> anyhow::Result<Exit> {
     let report = demo.report().await?;
     if output.json {
         output.json(&report)?;
@@ -46,7 +51,9 @@ async fn show(demo: &mut Demo, options: &Options, output: Output, stop: &Cancell
     if !options.exit && !stop.is_cancelled() {
         if !output.json {
             output.line("\nTry, in another terminal:\n")?;
-            demo.lines().iter().try_for_each(|line| output.line(&format!("  {line}")))?;
+            demo.lines()
+                .iter()
+                .try_for_each(|line| output.line(&format!("  {line}")))?;
         }
         telemetry::say("\nTraffic goes on; ctrl-C ends it.");
         demo.go_on(options.rate, stop).await?;

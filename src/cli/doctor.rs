@@ -46,9 +46,23 @@ struct Finding {
     advice: String,
 }
 
-fn finding(check: &'static str, verdict: Verdict, found: impl Into<String>, advice: &str) -> Finding {
-    let advice = if verdict == Verdict::Ok { String::new() } else { advice.into() };
-    Finding { check, verdict, found: found.into(), advice }
+fn finding(
+    check: &'static str,
+    verdict: Verdict,
+    found: impl Into<String>,
+    advice: &str,
+) -> Finding {
+    let advice = if verdict == Verdict::Ok {
+        String::new()
+    } else {
+        advice.into()
+    };
+    Finding {
+        check,
+        verdict,
+        found: found.into(),
+        advice,
+    }
 }
 
 /// Runs every check; [`Exit::No`] when one fails.
@@ -60,28 +74,62 @@ pub fn run(config: &Config, output: Output) -> anyhow::Result<Exit> {
             _ => Path::new("."),
         };
     }
-    let findings = [version(), processor(), nats_server(), disk(folder), fsync(folder), open_files()];
+    let findings = [
+        version(),
+        processor(),
+        nats_server(),
+        disk(folder),
+        fsync(folder),
+        open_files(),
+    ];
     output.rows(&["check", "", "found", "what to do"], &findings, |f| {
         let verdict = match f.verdict {
             Verdict::Ok => "ok",
             Verdict::Warn => "warn",
             Verdict::Fail => "FAIL",
         };
-        vec![f.check.into(), verdict.into(), f.found.clone(), f.advice.clone()]
+        vec![
+            f.check.into(),
+            verdict.into(),
+            f.found.clone(),
+            f.advice.clone(),
+        ]
     })?;
-    let worst = findings.iter().map(|f| f.verdict).max().unwrap_or(Verdict::Ok);
-    Ok(if worst == Verdict::Fail { Exit::No } else { Exit::Done })
+    let worst = findings
+        .iter()
+        .map(|f| f.verdict)
+        .max()
+        .unwrap_or(Verdict::Ok);
+    Ok(if worst == Verdict::Fail {
+        Exit::No
+    } else {
+        Exit::Done
+    })
 }
 
 fn version() -> Finding {
-    let found = format!("adtally {} on {}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    let found = format!(
+        "adtally {} on {}-{}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
     finding("version", Verdict::Ok, found, "")
 }
 
 fn processor() -> Finding {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Warn };
-    finding("cores", verdict, cores.to_string(), "one core serves collector, broker and fold in turns: expect less")
+    let verdict = if cores >= 2 {
+        Verdict::Ok
+    } else {
+        Verdict::Warn
+    };
+    finding(
+        "cores",
+        verdict,
+        cores.to_string(),
+        "one core serves collector, broker and fold in turns: expect less",
+    )
 }
 
 fn nats_server() -> Finding {
@@ -93,10 +141,25 @@ fn nats_server() -> Finding {
     match Command::new(&path).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
-            finding("nats-server", Verdict::Ok, format!("{text} at {}", path.display()), "")
+            finding(
+                "nats-server",
+                Verdict::Ok,
+                format!("{text} at {}", path.display()),
+                "",
+            )
         }
-        Ok(output) => finding("nats-server", Verdict::Fail, format!("{} ended with {}", path.display(), output.status), advice),
-        Err(error) => finding("nats-server", Verdict::Fail, format!("{}: {error}", path.display()), advice),
+        Ok(output) => finding(
+            "nats-server",
+            Verdict::Fail,
+            format!("{} ended with {}", path.display(), output.status),
+            advice,
+        ),
+        Err(error) => finding(
+            "nats-server",
+            Verdict::Fail,
+            format!("{}: {error}", path.display()),
+            advice,
+        ),
     }
 }
 
@@ -110,11 +173,19 @@ fn disk(folder: &Path) -> Finding {
                 n if n < ENOUGH_DISK => Verdict::Warn,
                 _ => Verdict::Ok,
             };
-            let found = format!("{:.1} GiB free in {place}", free as f64 / (1u64 << 30) as f64);
+            let found = format!(
+                "{:.1} GiB free in {place}",
+                free as f64 / (1u64 << 30) as f64
+            );
             let advice = format!("the streams alone may take {} each", Bytes(8 << 30));
             finding("disk", verdict, found, &advice)
         }
-        Err(error) => finding("disk", Verdict::Fail, format!("{place}: {error}"), "choose another --data-dir"),
+        Err(error) => finding(
+            "disk",
+            Verdict::Fail,
+            format!("{place}: {error}"),
+            "choose another --data-dir",
+        ),
     }
 }
 
@@ -123,13 +194,27 @@ fn fsync(folder: &Path) -> Finding {
         Ok(mut times) => {
             times.sort();
             let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-            let verdict = if median > SLOW_FSYNC { Verdict::Warn } else { Verdict::Ok };
+            let verdict = if median > SLOW_FSYNC {
+                Verdict::Warn
+            } else {
+                Verdict::Ok
+            };
             let found = format!("median {:.2} ms, worst {:.2} ms", ms(median), ms(worst));
-            finding("fsync", verdict, found, "every answer waits for one: a local SSD answers in under a millisecond")
+            finding(
+                "fsync",
+                verdict,
+                found,
+                "every answer waits for one: a local SSD answers in under a millisecond",
+            )
         }
         Err(error) => {
             let found = format!("{}: {error}", folder.display());
-            finding("fsync", Verdict::Fail, found, "the folder must be writable: choose another --data-dir")
+            finding(
+                "fsync",
+                Verdict::Fail,
+                found,
+                "the folder must be writable: choose another --data-dir",
+            )
         }
     }
 }
@@ -163,10 +248,18 @@ fn open_files() -> Finding {
                 n if n < ENOUGH_FILES => Verdict::Warn,
                 _ => Verdict::Ok,
             };
-            let advice = format!("`ulimit -n {}` before the start, or LimitNOFILE= in the unit", hard.min(65_536));
+            let advice = format!(
+                "`ulimit -n {}` before the start, or LimitNOFILE= in the unit",
+                hard.min(65_536)
+            );
             finding("open files", verdict, soft.to_string(), &advice)
         }
-        Err(error) => finding("open files", Verdict::Warn, error.to_string(), "check `ulimit -n`"),
+        Err(error) => finding(
+            "open files",
+            Verdict::Warn,
+            error.to_string(),
+            "check `ulimit -n`",
+        ),
     }
 }
 

@@ -45,10 +45,11 @@ struct Line {
 pub async fn run(tail: &Tail, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let kind = match &tail.kind {
         None => None,
-        Some(name) => Some(
-            Kind::from_name(name)
-                .ok_or_else(|| Usage(format!("--kind {name}: the kinds are impression, click and conversion")))?,
-        ),
+        Some(name) => Some(Kind::from_name(name).ok_or_else(|| {
+            Usage(format!(
+                "--kind {name}: the kinds are impression, click and conversion"
+            ))
+        })?),
     };
     let from = from_of(tail, chrono::Utc::now().timestamp_millis())?;
     let stop = signals::stop_on_signal();
@@ -67,7 +68,10 @@ fn from_of(tail: &Tail, now_ms: i64) -> anyhow::Result<From> {
     }
     if let Ok(sequence) = text.parse::<u64>() {
         if tail.shard.is_none() {
-            return Err(Usage(format!("--from {text}: a sequence is one stream's, so it needs --shard")).into());
+            return Err(Usage(format!(
+                "--from {text}: a sequence is one stream's, so it needs --shard"
+            ))
+            .into());
         }
         return Ok(From::Sequence(sequence.max(1)));
     }
@@ -92,10 +96,18 @@ async fn tail_of(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let jetstream = deployment.jetstream();
-    let count = streams::shards_of_running(&jetstream).await?.unwrap_or_default();
+    let count = streams::shards_of_running(&jetstream)
+        .await?
+        .unwrap_or_default();
     let shards: Vec<u16> = match tail.shard {
         Some(p) if p < count => vec![p],
-        Some(p) => return Err(Usage(format!("--shard {p}: this deployment has the shards 0 to {}", count.max(1) - 1)).into()),
+        Some(p) => {
+            return Err(Usage(format!(
+                "--shard {p}: this deployment has the shards 0 to {}",
+                count.max(1) - 1
+            ))
+            .into());
+        }
         None => (0..count).collect(),
     };
     let mut readers = Vec::new();
@@ -129,12 +141,16 @@ async fn print_what_is_there(
         let earliest = heads
             .iter()
             .enumerate()
-            .filter_map(|(i, head)| head.as_ref().map(|lines| (lines.first().map_or(i64::MIN, |l| l.broker_ms), i)))
+            .filter_map(|(i, head)| {
+                head.as_ref()
+                    .map(|lines| (lines.first().map_or(i64::MIN, |l| l.broker_ms), i))
+            })
             .min();
         let Some((_, index)) = earliest else {
             break;
         };
-        let lines = std::mem::replace(&mut heads[index], readers[index].next().await?).unwrap_or_default();
+        let lines =
+            std::mem::replace(&mut heads[index], readers[index].next().await?).unwrap_or_default();
         for line in lines {
             match last {
                 None => output.json(&line.value)?,
@@ -151,7 +167,11 @@ async fn print_what_is_there(
     kept.iter().try_for_each(|value| output.json(value))
 }
 
-async fn follow(readers: Vec<Reader>, output: Output, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn follow(
+    readers: Vec<Reader>,
+    output: Output,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let mut all = select_all(readers.into_iter().map(|reader| {
         let shard = reader.shard;
         reader.messages.map(move |message| (shard, message)).boxed()
@@ -231,12 +251,23 @@ impl Reader {
         deliver_policy: consumer::DeliverPolicy,
     ) -> anyhow::Result<Self> {
         let kinds = kind.map_or_else(|| Kind::ALL.to_vec(), |k| vec![k]);
-        let filter_subjects = kinds.iter().map(|k| names::events_subject(shard, *k)).collect();
-        let config = consumer::pull::OrderedConfig { deliver_policy, filter_subjects, ..Default::default() };
+        let filter_subjects = kinds
+            .iter()
+            .map(|k| names::events_subject(shard, *k))
+            .collect();
+        let config = consumer::pull::OrderedConfig {
+            deliver_policy,
+            filter_subjects,
+            ..Default::default()
+        };
         let consumer = stream.create_consumer(config).await?;
         let pending = consumer.cached_info().num_pending;
         let messages = consumer.messages().await?.boxed();
-        Ok(Self { shard, messages, pending })
+        Ok(Self {
+            shard,
+            messages,
+            pending,
+        })
     }
 
     /// The lines of the next message; none once all that was there is read.
@@ -253,7 +284,9 @@ impl Reader {
 }
 
 fn lines_of(shard: u16, message: &jetstream::Message) -> anyhow::Result<Vec<Line>> {
-    let info = message.info().map_err(|e| anyhow::anyhow!("a message without its place in the stream: {e}"))?;
+    let info = message
+        .info()
+        .map_err(|e| anyhow::anyhow!("a message without its place in the stream: {e}"))?;
     let broker_ms = (info.published.unix_timestamp_nanos() / 1_000_000) as i64;
     let place = json!({
         "stream": names::events_stream(shard),
@@ -278,7 +311,10 @@ fn lines_of(shard: u16, message: &jetstream::Message) -> anyhow::Result<Vec<Line
         }
         Ok(EventMessage::Announcement { .. }) => Vec::new(),
         Err(error) => {
-            vec![Line { broker_ms, value: json!({"bad_frame": error.to_string(), "log": place}) }]
+            vec![Line {
+                broker_ms,
+                value: json!({"bad_frame": error.to_string(), "log": place}),
+            }]
         }
     })
 }
@@ -356,10 +392,22 @@ mod tests {
 
     #[test]
     fn every_form_of_from_is_understood_and_anything_else_is_usage() {
-        let from = |text: &str, shard| from_of(&Tail { from: Some(text.into()), shard, ..Tail::default() }, 86_400_000);
+        let from = |text: &str, shard| {
+            from_of(
+                &Tail {
+                    from: Some(text.into()),
+                    shard,
+                    ..Tail::default()
+                },
+                86_400_000,
+            )
+        };
         assert_eq!(from("beginning", None).unwrap(), From::Beginning);
         assert_eq!(from("17", Some(0)).unwrap(), From::Sequence(17));
-        assert_eq!(from("1970-01-01T00:00:01Z", None).unwrap(), From::Time(1_000));
+        assert_eq!(
+            from("1970-01-01T00:00:01Z", None).unwrap(),
+            From::Time(1_000)
+        );
         assert_eq!(from("6h", None).unwrap(), From::Time(18 * 3_600_000));
         for (text, shard) in [("17", None), ("yesterday", None)] {
             assert!(from(text, shard).unwrap_err().is::<Usage>(), "{text}");

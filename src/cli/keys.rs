@@ -50,9 +50,9 @@ async fn make(create: &CreateKey, config: &Config, output: Output) -> anyhow::Re
 
 fn scope_of(create: &CreateKey) -> anyhow::Result<Scope> {
     match (&create.advertiser, create.publisher) {
-        (Some(id), _) => {
-            Ok(Scope::Advertiser(Id::new(id).map_err(|e| Usage(format!("--advertiser {id}: {e}")))?))
-        }
+        (Some(id), _) => Ok(Scope::Advertiser(
+            Id::new(id).map_err(|e| Usage(format!("--advertiser {id}: {e}")))?,
+        )),
         (None, true) => Ok(Scope::Publisher),
         (None, false) => Ok(Scope::Admin),
     }
@@ -69,10 +69,16 @@ async fn publish(deployment: &Deployment, key: ApiKey) -> anyhow::Result<()> {
 async fn list(config: &Config, output: Output) -> anyhow::Result<Exit> {
     let deployment = Deployment::find(config, false).await?;
     let open = Open::of(&deployment).await;
-    let mut keys: Vec<ApiKey> =
-        open.as_ref().map(|o| o.handle.read().keys().map(|k| (**k).clone()).collect()).unwrap_or_default();
+    let mut keys: Vec<ApiKey> = open
+        .as_ref()
+        .map(|o| o.handle.read().keys().map(|k| (**k).clone()).collect())
+        .unwrap_or_default();
     close(open, deployment).await?;
-    keys.sort_by(|a, b| a.created_at.cmp(&b.created_at).then_with(|| a.key_id.as_str().cmp(b.key_id.as_str())));
+    keys.sort_by(|a, b| {
+        a.created_at
+            .cmp(&b.created_at)
+            .then_with(|| a.key_id.as_str().cmp(b.key_id.as_str()))
+    });
     output.rows(&["key", "name", "opens", "made", "revoked"], &keys, |key| {
         let opens = match &key.scope {
             Scope::Advertiser(id) => format!("advertiser {id}"),
@@ -80,7 +86,13 @@ async fn list(config: &Config, output: Output) -> anyhow::Result<Exit> {
             Scope::Admin => "admin".into(),
         };
         let made = adtally_streams::time::to_rfc3339(key.created_at);
-        vec![key.key_id.to_string(), key.name.clone(), opens, made, key.revoked.to_string()]
+        vec![
+            key.key_id.to_string(),
+            key.name.clone(),
+            opens,
+            made,
+            key.revoked.to_string(),
+        ]
     })?;
     Ok(Exit::Done)
 }
@@ -103,8 +115,14 @@ async fn revoke_in(deployment: &Deployment, key_id: &str) -> anyhow::Result<bool
     let found = open.handle.read().document(DocumentKind::Key, key_id);
     let done = match found {
         Some(Document::Key(key)) => {
-            let revoked = ApiKey { revoked: true, ..(*key).clone() };
-            open.handle.publish(Document::Key(Arc::new(revoked))).await.map(|_| true)
+            let revoked = ApiKey {
+                revoked: true,
+                ..(*key).clone()
+            };
+            open.handle
+                .publish(Document::Key(Arc::new(revoked)))
+                .await
+                .map(|_| true)
         }
         _ => Ok(false),
     };

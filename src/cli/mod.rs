@@ -56,7 +56,9 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 fn start(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(dispatch(cli, config, output));
     // A blocking task that hangs must not keep a finished command alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));

@@ -21,7 +21,17 @@ pub async fn run(config: &Config, output: Output) -> anyhow::Result<Exit> {
         None => ask(config).await?,
     };
     output.rows(
-        &["producer", "epoch", "through", "accepted", "acknowledged", "applied", "missing", "on the way", "state"],
+        &[
+            "producer",
+            "epoch",
+            "through",
+            "accepted",
+            "acknowledged",
+            "applied",
+            "missing",
+            "on the way",
+            "state",
+        ],
         &rows,
         |row| {
             let total = row.total();
@@ -51,7 +61,10 @@ fn stopped(config: &Config) -> anyhow::Result<Option<DataDir>> {
         return Ok(None);
     }
     if !data_dir::exists(&config.data_dir) {
-        return Err(DataDirError::Missing { path: config.data_dir.clone() }.into());
+        return Err(DataDirError::Missing {
+            path: config.data_dir.clone(),
+        }
+        .into());
     }
     match DataDir::take(&config.data_dir) {
         Ok(dir) => Ok(Some(dir)),
@@ -64,13 +77,18 @@ async fn ask(config: &Config) -> anyhow::Result<Vec<Row>> {
     let deployment = Deployment::find(config, false).await?;
     let answer = control::ask(&deployment.client, Verb::Producers).await;
     deployment.close().await;
-    serde_json::from_value(answer?).context("the running `serve` is of another version: its answer cannot be read")
+    serde_json::from_value(answer?)
+        .context("the running `serve` is of another version: its answer cannot be read")
 }
 
 fn read(dir: &DataDir) -> anyhow::Result<Vec<Row>> {
     let count = shards_on_disk(dir.path());
     if count == 0 {
-        return Err(Usage(format!("no projector has ever run in {}", dir.path().display())).into());
+        return Err(Usage(format!(
+            "no projector has ever run in {}",
+            dir.path().display()
+        ))
+        .into());
     }
     let shards = Shards::open(dir.path(), count, Limits::default())?;
     let rows = producers::list(&shards);
@@ -80,6 +98,13 @@ fn read(dir: &DataDir) -> anyhow::Result<Vec<Row>> {
 
 /// How many shards the folder holds the state of.
 pub fn shards_on_disk(data_dir: &Path) -> u16 {
-    let entries = std::fs::read_dir(data_dir.join("shards")).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().to_str()?.parse::<u16>().ok()).map(|n| n + 1).max().unwrap_or(0)
+    let entries = std::fs::read_dir(data_dir.join("shards"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|e| e.file_name().to_str()?.parse::<u16>().ok())
+        .map(|n| n + 1)
+        .max()
+        .unwrap_or(0)
 }

@@ -38,7 +38,13 @@ fn announce(config: &Config, runner: &Runner) {
         });
         telemetry::say(&line.to_string());
     } else {
-        let broker = nats.map_or_else(|| "the NATS that was given".into(), |url| format!("its own NATS at {url}"));
-        telemetry::say(&format!("adtally listens on {http} as {} with {broker}; data in {folder}", roles.join(", ")));
+        let broker = nats.map_or_else(
+            || "the NATS that was given".into(),
+            |url| format!("its own NATS at {url}"),
+        );
+        telemetry::say(&format!(
+            "adtally listens on {http} as {} with {broker}; data in {folder}",
+            roles.join(", ")
+        ));
     }
 }

@@ -30,7 +30,8 @@ pub async fn run(command: &Simulate, config: &Config, output: Output) -> anyhow:
     let report = report?;
     if let Some(file) = &command.report {
         let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text + "\n").with_context(|| format!("writing the report {}", file.display()))?;
+        std::fs::write(file, text + "\n")
+            .with_context(|| format!("writing the report {}", file.display()))?;
     }
     if output.json {
         output.json(&report)?;
@@ -45,14 +46,27 @@ fn plan_of(command: &Simulate) -> anyhow::Result<Plan> {
         return Err(Usage("--rate is a number of events a second above 0".into()).into());
     }
     let duration = command.duration.map(|span| span.0);
-    let events = command.events.or(duration.is_none().then_some(DEFAULT_EVENTS));
-    Ok(Plan { events, rate: command.rate, duration })
+    let events = command
+        .events
+        .or(duration.is_none().then_some(DEFAULT_EVENTS));
+    Ok(Plan {
+        events,
+        rate: command.rate,
+        duration,
+    })
 }
 
 /// The API, the way of the events, and the connection that must be closed at the end.
-async fn reach(command: &Simulate, config: &Config) -> anyhow::Result<(Api, Way, Option<Deployment>)> {
+async fn reach(
+    command: &Simulate,
+    config: &Config,
+) -> anyhow::Result<(Api, Way, Option<Deployment>)> {
     let key = config.http.key.clone();
-    let known = config.http.url.clone().or_else(|| data_dir::addresses(&config.data_dir).http);
+    let known = config
+        .http
+        .url
+        .clone()
+        .or_else(|| data_dir::addresses(&config.data_dir).http);
     if command.via == Via::Http
         && let Some(url) = &known
     {
@@ -83,7 +97,9 @@ async fn simulate(
 ) -> anyhow::Result<Report> {
     let seed = command.seed.unwrap_or_else(rand::random);
     let mut run = Run::new(api, way, seed, unique_tag(seed, now_ms()), command.senders);
-    run.prepare().await.context("applying the sample catalogue")?;
+    run.prepare()
+        .await
+        .context("applying the sample catalogue")?;
     run.send(plan, stop).await?;
     run.report().await.context("comparing with the API")
 }

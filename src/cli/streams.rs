@@ -20,13 +20,26 @@ pub async fn run(command: &Streams, config: &Config, output: Output) -> anyhow::
     done
 }
 
-async fn apply_to(deployment: &Deployment, config: &Config, output: Output) -> anyhow::Result<Exit> {
-    let ensured = streams::ensure(&deployment.jetstream(), config.streams.shards, &limits(config)).await?;
+async fn apply_to(
+    deployment: &Deployment,
+    config: &Config,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let ensured = streams::ensure(
+        &deployment.jetstream(),
+        config.streams.shards,
+        &limits(config),
+    )
+    .await?;
     if output.json {
         output.json(&ensured)?;
         return Ok(Exit::Done);
     }
-    let made = if ensured.created.is_empty() { "none".into() } else { ensured.created.join(", ") };
+    let made = if ensured.created.is_empty() {
+        "none".into()
+    } else {
+        ensured.created.join(", ")
+    };
     output.line(&format!("{} shards; made: {made}.", ensured.shards))?;
     for difference in &ensured.differences {
         output.line(&difference.to_string())?;
@@ -35,13 +48,31 @@ async fn apply_to(deployment: &Deployment, config: &Config, output: Output) -> a
 }
 
 async fn check(deployment: &Deployment, config: &Config, output: Output) -> anyhow::Result<Exit> {
-    let differences = streams::check(&deployment.jetstream(), config.streams.shards, &limits(config)).await?;
+    let differences = streams::check(
+        &deployment.jetstream(),
+        config.streams.shards,
+        &limits(config),
+    )
+    .await?;
     if differences.is_empty() && !output.json {
         output.line("Every stream is as defined.")?;
     } else {
-        output.rows(&["stream", "field", "defined", "running"], &differences, |d| {
-            vec![d.stream.clone(), d.field.to_string(), d.wanted.clone(), d.found.clone()]
-        })?;
+        output.rows(
+            &["stream", "field", "defined", "running"],
+            &differences,
+            |d| {
+                vec![
+                    d.stream.clone(),
+                    d.field.to_string(),
+                    d.wanted.clone(),
+                    d.found.clone(),
+                ]
+            },
+        )?;
     }
-    Ok(if differences.is_empty() { Exit::Done } else { Exit::No })
+    Ok(if differences.is_empty() {
+        Exit::Done
+    } else {
+        Exit::No
+    })
 }

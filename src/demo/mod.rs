@@ -50,14 +50,19 @@ pub struct Demo {
 
 impl Demo {
     /// Starts the deployment and sends traffic for as long as the options say.
-    pub async fn start(options: &Options, config: &Config, stop: &CancellationToken) -> anyhow::Result<Self> {
+    pub async fn start(
+        options: &Options,
+        config: &Config,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let folder = folder(options.data_dir.as_deref())?;
         let fresh = !data_dir::exists(&folder);
         let mut config = config.clone();
         config.data_dir.clone_from(&folder);
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         // The traffic comes from this machine and says for whom, as a proxy would.
-        config.collector.trusted_proxies = vec!["127.0.0.0/8".parse().context("the loopback network")?];
+        config.collector.trusted_proxies =
+            vec!["127.0.0.0/8".parse().context("the loopback network")?];
         let runner = Runner::start(&config).await?;
         let started = Self::begin(&runner, options, fresh).await;
         let run = match started {
@@ -67,8 +72,16 @@ impl Demo {
                 return Err(error);
             }
         };
-        let mut demo = Self { runner, run, folder };
-        let plan = Plan { events: None, rate: Some(options.rate), duration: Some(options.traffic) };
+        let mut demo = Self {
+            runner,
+            run,
+            folder,
+        };
+        let plan = Plan {
+            events: None,
+            rate: Some(options.rate),
+            duration: Some(options.traffic),
+        };
         if let Err(error) = demo.run.send(plan, stop).await {
             demo.runner.stop().await;
             return Err(error);
@@ -80,10 +93,16 @@ impl Demo {
         let api = Api::new(&runner.http_url(), None)?;
         let way = Way::Both(async_nats::jetstream::new(runner.client().clone()));
         // Ids are plain in a fresh folder; a kept one has counts of its own under them.
-        let tag = if fresh { String::new() } else { unique_tag(options.seed, now_ms()) };
+        let tag = if fresh {
+            String::new()
+        } else {
+            unique_tag(options.seed, now_ms())
+        };
         let mut run = Run::new(api, way, options.seed, tag, SENDERS);
         runner.ready().await?;
-        run.prepare().await.context("applying the sample catalogue")?;
+        run.prepare()
+            .await
+            .context("applying the sample catalogue")?;
         Ok(run)
     }
 
@@ -98,15 +117,20 @@ impl Demo {
         let (campaign, ad) = (&sample.campaigns[0].campaign_id, &sample.ads[0].ad_id);
         let advertiser = &sample.advertisers[0].advertiser_id;
         let nats = self.runner.nats_url().unwrap_or_default();
-        let adtally = std::env::current_exe().map_or_else(|_| "adtally".into(), |p| p.display().to_string());
+        let adtally =
+            std::env::current_exe().map_or_else(|_| "adtally".into(), |p| p.display().to_string());
         let folder = self.folder.display();
         vec![
             format!("curl -s '{http}/api/v1/analytics?campaign_id={campaign}&granularity=minute'"),
-            format!("curl -s '{http}/api/v1/analytics?advertiser_id={advertiser}&group_by=ad_id,device&granularity=total&format=csv'"),
+            format!(
+                "curl -s '{http}/api/v1/analytics?advertiser_id={advertiser}&group_by=ad_id,device&granularity=total&format=csv'"
+            ),
             format!("curl -s '{http}/api/v1/campaigns/{campaign}/spend'"),
             format!("curl -s '{http}/api/v1/fraud?campaign_id={campaign}'"),
             format!("curl -si '{http}/click?ad_id={ad}&user_id=me'"),
-            format!("nats --server {nats} pub ads.click.{ad} '{{\"click_id\":\"by-hand-1\",\"user_id\":\"me\"}}'"),
+            format!(
+                "nats --server {nats} pub ads.click.{ad} '{{\"click_id\":\"by-hand-1\",\"user_id\":\"me\"}}'"
+            ),
             format!("nats --server {nats} stream view QUARANTINE 5"),
             format!("{adtally} events tail --kind click --follow --data-dir {folder}"),
             format!("{adtally} producers list --data-dir {folder}"),
@@ -115,7 +139,11 @@ impl Demo {
 
     /// Keeps traffic flowing until `stop`.
     pub async fn go_on(&mut self, rate: f64, stop: &CancellationToken) -> anyhow::Result<()> {
-        let plan = Plan { events: None, rate: Some(rate.min(AFTERWARDS_RATE)), duration: None };
+        let plan = Plan {
+            events: None,
+            rate: Some(rate.min(AFTERWARDS_RATE)),
+            duration: None,
+        };
         self.run.send(plan, stop).await
     }
 
@@ -136,7 +164,9 @@ fn folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         drop(DataDir::take(&own)?);
         std::fs::remove_dir_all(&own).with_context(|| format!("emptying {FOLDER}"))?;
     } else if own.exists() {
-        anyhow::bail!("{FOLDER} is here and is not a demo's: move it, or name a folder with --data-dir");
+        anyhow::bail!(
+            "{FOLDER} is here and is not a demo's: move it, or name a folder with --data-dir"
+        );
     }
     Ok(own)
 }

@@ -28,21 +28,30 @@ pub fn all(
         "shards": shards,
     });
     let mut answers: BTreeMap<Verb, Answerer> = BTreeMap::new();
-    answers.insert(Verb::Info, Arc::new(move || std::future::ready(Ok(info.clone())).boxed()));
+    answers.insert(
+        Verb::Info,
+        Arc::new(move || std::future::ready(Ok(info.clone())).boxed()),
+    );
     if let Some(projector) = projector {
         let handle = projector.clone();
-        answers.insert(Verb::Positions, Arc::new(move || {
-            let (positions, lag) = (handle.positions(), handle.lag());
-            std::future::ready(Ok(json!({"positions": positions, "lag": lag}))).boxed()
-        }));
-        answers.insert(Verb::Producers, Arc::new(move || {
-            let shards = projector.shards().clone();
-            async move {
-                let rows = tokio::task::spawn_blocking(move || producers::list(&shards)).await;
-                Ok(serde_json::to_value(rows.context("reading the state")??)?)
-            }
-            .boxed()
-        }));
+        answers.insert(
+            Verb::Positions,
+            Arc::new(move || {
+                let (positions, lag) = (handle.positions(), handle.lag());
+                std::future::ready(Ok(json!({"positions": positions, "lag": lag}))).boxed()
+            }),
+        );
+        answers.insert(
+            Verb::Producers,
+            Arc::new(move || {
+                let shards = projector.shards().clone();
+                async move {
+                    let rows = tokio::task::spawn_blocking(move || producers::list(&shards)).await;
+                    Ok(serde_json::to_value(rows.context("reading the state")??)?)
+                }
+                .boxed()
+            }),
+        );
     }
     answers
 }

@@ -116,7 +116,8 @@ impl BringUp {
         };
         if !found {
             let catalogue = Some(shared.catalogue.clone());
-            self.serve(http::finish(collector.clone()), catalogue, None, None).await;
+            self.serve(http::finish(collector.clone()), catalogue, None, None)
+                .await;
             self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
         }
         shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
@@ -144,7 +145,8 @@ impl BringUp {
     async fn start_catalogue(&self, jetstream: &jetstream::Context) -> CatalogueHandle {
         let mut roles = self.roles.lock().await;
         let file = self.config.data_dir.join(CATALOGUE_FILE);
-        let (catalogue, task) = CatalogueHandle::start(jetstream.clone(), Some(file), roles.late_stop.clone());
+        let (catalogue, task) =
+            CatalogueHandle::start(jetstream.clone(), Some(file), roles.late_stop.clone());
         roles.late_tasks.push(("catalogue", task));
         roles.catalogue = Some(catalogue.clone());
         catalogue
@@ -160,7 +162,11 @@ impl BringUp {
             roles.late_tasks.push(("day keys", tokio::spawn(upkeep)));
         }
         let rules = &self.config.collector;
-        let facts = FactSource::open(keys, rules.geoip_database.as_deref(), rules.trusted_proxies.clone())?;
+        let facts = FactSource::open(
+            keys,
+            rules.geoip_database.as_deref(),
+            rules.trusted_proxies.clone(),
+        )?;
         Ok(Arc::new(facts))
     }
 
@@ -190,7 +196,10 @@ impl BringUp {
 
     async fn open_outbox(&self, shared: &Shared, owner: Owner) -> anyhow::Result<Border> {
         let options = OutboxOptions {
-            dir: self.config.data_dir.join(format!("outbox-{}", owner.name())),
+            dir: self
+                .config
+                .data_dir
+                .join(format!("outbox-{}", owner.name())),
             owner,
             producer_name: owner.name().into(),
             shards: shared.shards,
@@ -203,9 +212,17 @@ impl BringUp {
         let broker = Arc::new(shared.publisher.clone());
         // RocksDB recovers in the calling thread.
         let outbox = tokio::task::block_in_place(|| Outbox::open(options, broker))?;
-        let border =
-            Border::new(shared.facts.clone(), shared.catalogue.clone(), outbox.handle(), shared.shards);
-        self.roles.lock().await.outboxes.push((owner.name(), outbox));
+        let border = Border::new(
+            shared.facts.clone(),
+            shared.catalogue.clone(),
+            outbox.handle(),
+            shared.shards,
+        );
+        self.roles
+            .lock()
+            .await
+            .outboxes
+            .push((owner.name(), outbox));
         Ok(border)
     }
 
@@ -213,13 +230,22 @@ impl BringUp {
         let border = self.open_outbox(shared, Owner::Collector).await?;
         let collector = Collector {
             border: border.clone(),
-            signer: self.config.collector.signing_secret.as_ref().map(|s| Signer::new(s.as_bytes())),
+            signer: self
+                .config
+                .collector
+                .signing_secret
+                .as_ref()
+                .map(|s| Signer::new(s.as_bytes())),
             max_age: self.config.collector.oldest_event.0,
         };
         Ok(collector::router(collector).merge(post_events::router(border)))
     }
 
-    async fn start_intake(&self, shared: &Shared, broker: jetstream::Context) -> anyhow::Result<()> {
+    async fn start_intake(
+        &self,
+        shared: &Shared,
+        broker: jetstream::Context,
+    ) -> anyhow::Result<()> {
         let border = self.open_outbox(shared, Owner::Intake).await?;
         let mut roles = self.roles.lock().await;
         let outbox = roles
@@ -229,8 +255,14 @@ impl BringUp {
             .find(|(name, _)| *name == Owner::Intake.name())
             .map(|(_, outbox)| outbox.handle())
             .context("the intake's outbox was just opened")?;
-        let intake = Intake { border, outbox, broker };
-        roles.tasks.push(("intake", tokio::spawn(intake.run(self.stop.clone()))));
+        let intake = Intake {
+            border,
+            outbox,
+            broker,
+        };
+        roles
+            .tasks
+            .push(("intake", tokio::spawn(intake.run(self.stop.clone()))));
         Ok(())
     }
 }
@@ -242,11 +274,18 @@ impl BringUp {
             write_buffer_bytes: self.config.store.write_buffers.0 as usize,
         };
         let (data_dir, count) = (&self.config.data_dir, shared.shards);
-        let shards = Arc::new(tokio::task::block_in_place(|| Shards::open(data_dir, count, limits))?);
+        let shards = Arc::new(tokio::task::block_in_place(|| {
+            Shards::open(data_dir, count, limits)
+        })?);
         let projector = Projector::start(shards.clone(), &self.client)?;
         let handle = projector.handle();
         let mut roles = self.roles.lock().await;
-        let task = fold_until_stopped(projector, shards, roles.late_stop.clone(), self.phase.clone());
+        let task = fold_until_stopped(
+            projector,
+            shards,
+            roles.late_stop.clone(),
+            self.phase.clone(),
+        );
         roles.late_tasks.push(("projector", tokio::spawn(task)));
         Ok(handle)
     }
@@ -254,10 +293,19 @@ impl BringUp {
     async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
         let answerers = answers::all(&self.config, &self.listener, shared.shards, projector);
         let serving = control::serve(self.client.clone(), answerers, self.stop.clone());
-        self.roles.lock().await.tasks.push(("control", tokio::spawn(serving)));
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("control", tokio::spawn(serving)));
     }
 
-    async fn serve_all(&self, shared: &Shared, collector: Router, projector: Option<ProjectorHandle>) {
+    async fn serve_all(
+        &self,
+        shared: &Shared,
+        collector: Router,
+        projector: Option<ProjectorHandle>,
+    ) {
         let mut router = collector;
         if let (true, Some(projector)) = (self.has(Role::Api), &projector) {
             let state = AppState {
@@ -267,7 +315,13 @@ impl BringUp {
             router = router.merge(http::api_router(state));
         }
         let usage = self.watch_usage(shared).await;
-        self.serve(http::finish(router), Some(shared.catalogue.clone()), projector, Some(usage)).await;
+        self.serve(
+            http::finish(router),
+            Some(shared.catalogue.clone()),
+            projector,
+            Some(usage),
+        )
+        .await;
     }
 
     /// Serves `router` and the paths that every role has.
@@ -294,7 +348,11 @@ impl BringUp {
         let (told, usage) = watch::channel(Vec::new());
         let jetstream = jetstream::new(self.client.clone());
         let watching = readiness::watch_usage(jetstream, shared.shards, told, self.stop.clone());
-        self.roles.lock().await.tasks.push(("stream usage", tokio::spawn(watching)));
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("stream usage", tokio::spawn(watching)));
         usage
     }
 }
@@ -319,7 +377,9 @@ async fn fold_until_stopped(
     }
     match tokio::task::spawn_blocking(move || shards.close()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the state was not flushed: what it lacks is folded again"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the state was not flushed: what it lacks is folded again")
+        }
         Err(error) => tracing::error!(%error, "closing the state panicked"),
     }
 }

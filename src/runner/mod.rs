@@ -65,7 +65,12 @@ impl Runner {
         let prometheus = crate::telemetry::metrics()?;
         let listener = Listener::bind(config.listen, config.http.max_connections)
             .await
-            .with_context(|| format!("listening on {}: choose another address with --listen", config.listen))?;
+            .with_context(|| {
+                format!(
+                    "listening on {}: choose another address with --listen",
+                    config.listen
+                )
+            })?;
         let (options, server) = match deployment::nats_options(&config.nats) {
             Some(options) => (options, None),
             None => {
@@ -76,7 +81,10 @@ impl Runner {
         let client = connect::connect_in_time(&options, CLIENT_NAME).await?;
         dir.write_http_url(&listener.url())?;
         let (listener, roles) = (Arc::new(listener), Arc::new(Mutex::new(Roles::default())));
-        let (stop, phase) = (CancellationToken::new(), watch::Sender::new(Phase::Starting));
+        let (stop, phase) = (
+            CancellationToken::new(),
+            watch::Sender::new(Phase::Starting),
+        );
         let bring_up = BringUp {
             config: config.clone(),
             client: client.clone(),
@@ -94,7 +102,18 @@ impl Runner {
             }
         });
         let drain_within = config.drain_timeout.0;
-        Ok(Self { dir, listener, client, server, drain_within, stop, phase, roles, starting, upkeep })
+        Ok(Self {
+            dir,
+            listener,
+            client,
+            server,
+            drain_within,
+            stop,
+            phase,
+            roles,
+            starting,
+            upkeep,
+        })
     }
 
     /// Where the HTTP server is.

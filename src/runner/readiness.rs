@@ -34,11 +34,22 @@ pub struct Sources {
 /// What `/readyz` asks.
 pub fn of(sources: Sources) -> Readiness {
     Arc::new(move || Facts {
-        has_catalogue: sources.catalogue.as_ref().is_some_and(CatalogueHandle::is_warm),
+        has_catalogue: sources
+            .catalogue
+            .as_ref()
+            .is_some_and(CatalogueHandle::is_warm),
         broker_connected: is_connected(&sources.client),
         shards: sources.projector.as_ref().map(shards).unwrap_or_default(),
-        streams: sources.usage.as_ref().map(|usage| usage.borrow().clone()).unwrap_or_default(),
-        outboxes: sources.outboxes.iter().map(|(name, outbox)| fill(name, outbox)).collect(),
+        streams: sources
+            .usage
+            .as_ref()
+            .map(|usage| usage.borrow().clone())
+            .unwrap_or_default(),
+        outboxes: sources
+            .outboxes
+            .iter()
+            .map(|(name, outbox)| fill(name, outbox))
+            .collect(),
     })
 }
 
@@ -56,7 +67,11 @@ fn shards(projector: &ProjectorHandle) -> Vec<ShardFacts> {
 
 fn fill(name: &str, outbox: &OutboxHandle) -> FillFacts {
     let status = outbox.status();
-    FillFacts { name: name.into(), bytes: status.unsent_bytes, max_bytes: status.capacity_bytes }
+    FillFacts {
+        name: name.into(),
+        bytes: status.unsent_bytes,
+        max_bytes: status.capacity_bytes,
+    }
 }
 
 /// Tells how full the EVENTS streams are, again and again; warns of one that is filling up.
@@ -74,18 +89,27 @@ pub async fn watch_usage(
                 let full = fullest.filter(|u| u.share() >= WARN_AT);
                 if let Some(full) = full.filter(|_| !warned) {
                     let (stream, percent) = (&full.stream, full.share() * 100.0);
-                    tracing::warn!(stream, percent, "a stream fills up: give it a larger max_bytes, or archive");
+                    tracing::warn!(
+                        stream,
+                        percent,
+                        "a stream fills up: give it a larger max_bytes, or archive"
+                    );
                 }
                 warned = full.is_some();
                 for stream in &usage {
                     let labels = [("stream", stream.stream.clone())];
                     metrics::gauge!("adtally_stream_bytes", &labels).set(stream.bytes as f64);
-                    metrics::gauge!("adtally_stream_max_bytes", &labels).set(stream.max_bytes.unwrap_or(0) as f64);
+                    metrics::gauge!("adtally_stream_max_bytes", &labels)
+                        .set(stream.max_bytes.unwrap_or(0) as f64);
                 }
                 told.send_replace(
                     usage
                         .into_iter()
-                        .map(|u| FillFacts { name: u.stream, bytes: u.bytes, max_bytes: u.max_bytes.unwrap_or(0) })
+                        .map(|u| FillFacts {
+                            name: u.stream,
+                            bytes: u.bytes,
+                            max_bytes: u.max_bytes.unwrap_or(0),
+                        })
                         .collect(),
                 );
             }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::catalogue_feed::CatalogueHandle;
 use crate::outbox::{Outbox, OutboxHandle};
 
-
 /// What runs.
 #[derive(Default)]
 pub struct Roles {
@@ -28,15 +27,26 @@ pub struct Roles {
 
 impl std::fmt::Debug for Roles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<_> = self.tasks.iter().chain(&self.late_tasks).map(|(name, _)| name).collect();
-        f.debug_struct("Roles").field("tasks", &names).field("outboxes", &self.outboxes.len()).finish()
+        let names: Vec<_> = self
+            .tasks
+            .iter()
+            .chain(&self.late_tasks)
+            .map(|(name, _)| name)
+            .collect();
+        f.debug_struct("Roles")
+            .field("tasks", &names)
+            .field("outboxes", &self.outboxes.len())
+            .finish()
     }
 }
 
 impl Roles {
     /// The ways into the outboxes, with the names of their owners.
     pub fn outbox_handles(&self) -> Vec<(&'static str, OutboxHandle)> {
-        self.outboxes.iter().map(|(name, outbox)| (*name, outbox.handle())).collect()
+        self.outboxes
+            .iter()
+            .map(|(name, outbox)| (*name, outbox.handle()))
+            .collect()
     }
 
     /// Ends them. The runner's token has been cancelled, so `tasks` are ending already.

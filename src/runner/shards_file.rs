@@ -9,7 +9,12 @@ const NAME: &str = "shards-count";
 
 /// The number, where one is known.
 pub fn read(data_dir: &Path) -> Option<u16> {
-    std::fs::read_to_string(data_dir.join(NAME)).ok()?.trim().parse().ok().filter(|n| *n > 0)
+    std::fs::read_to_string(data_dir.join(NAME))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .filter(|n| *n > 0)
 }
 
 /// Notes the number.

@@ -170,7 +170,8 @@ impl Ledger {
 
     /// Notes that the broker has a broken event, of which the refusal comes later and elsewhere.
     pub fn broken_published(&self, now_ms: i64) {
-        self.last_acknowledged_ms.fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
+        self.last_acknowledged_ms
+            .fetch_max(now_ms.max(0) as u64, Ordering::Relaxed);
         self.others.broken_published.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -225,7 +226,8 @@ impl Ledger {
         Summary {
             kinds,
             broken_sent: load(&self.others.broken_sent),
-            broken_refused: load(&self.others.broken_refused) + load(&self.others.broken_quarantined),
+            broken_refused: load(&self.others.broken_refused)
+                + load(&self.others.broken_quarantined),
             broken_accepted: load(&self.others.broken_accepted),
             wrongly_refused: load(&self.others.wrongly_refused),
             retries: load(&self.others.retries),

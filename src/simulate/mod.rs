@@ -189,8 +189,13 @@ impl Run {
         bar.finish_and_clear();
         if let Some(jetstream) = self.way.jetstream() {
             let expected = self.ledger.total_broken_published();
-            let found =
-                over_nats::count_quarantined(jetstream, self.quarantine_before, &self.tag, expected).await?;
+            let found = over_nats::count_quarantined(
+                jetstream,
+                self.quarantine_before,
+                &self.tag,
+                expected,
+            )
+            .await?;
             self.ledger.quarantined(found);
         }
         Ok(())
@@ -207,7 +212,9 @@ impl Run {
             let (address, host) = resolve(self.api.base()).await?;
             let key = self.api.key().map(str::to_string);
             let (sample, ledger) = (self.sample.clone(), self.ledger.clone());
-            let target = Arc::new(over_http::Target::new(address, host, key, sample, ledger, PATIENCE));
+            let target = Arc::new(over_http::Target::new(
+                address, host, key, sample, ledger, PATIENCE,
+            ));
             for _ in 0..by_http {
                 senders.spawn(over_http::sender(target.clone(), queue.clone()));
             }
