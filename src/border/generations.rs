@@ -65,6 +65,7 @@ impl<K: Eq + Hash, V> Generations<K, V> {
     }
 
     /// Entries held.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.current.len() + self.previous.len()
     }
