@@ -8,6 +8,7 @@
 mod broker;
 mod crash;
 mod disk;
+mod figures;
 mod live;
 
 use std::path::Path;
