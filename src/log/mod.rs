@@ -3,7 +3,9 @@
 //! Streams and their definitions, one ordered reader a shard, a publisher that says what is known of a message, and
 //! a server of one's own where none is given.
 
+mod compare;
 pub mod connect;
+mod definitions;
 pub mod embedded;
 pub mod publisher;
 pub mod reader;

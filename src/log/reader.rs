@@ -161,7 +161,6 @@ impl Reading {
                 Ended::Stopped => return,
                 Ended::Again(why) => {
                     tracing::debug!(stream = %self.stream, next = self.next, %why, "reading begins again");
-                    metrics::counter!("adtally_reader_rebuilds_total", "stream" => self.stream.clone()).increment(1);
                 }
             }
             pause = if self.next > before {
@@ -191,6 +190,8 @@ impl Reading {
             Err(why) => return Ended::Again(why),
         };
         self.progress.rebuilds.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("adtally_reader_rebuilds_total", "stream" => self.stream.clone())
+            .increment(1);
         let mut consumed = 0;
         loop {
             let message = tokio::select! {

@@ -3,12 +3,9 @@
 //! A running stream belongs to its operator. What differs from the definition is reported field by field, and where
 //! it would break a promise (an EVENTS stream that forgets, another number of shards) the start is refused.
 
-use std::fmt;
 use std::time::Duration;
 
-use adtally_streams::names::{
-    DEFAULT_SHARDS, INTAKE_STREAM, MAX_SHARDS, QUARANTINE_STREAM, events_stream,
-};
+use adtally_streams::names::{DEFAULT_SHARDS, MAX_SHARDS, events_stream};
 use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{Config, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -17,6 +14,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::LogError;
+use super::compare::differences;
+use super::definitions::{SHARDS_KEY, shard_of_name};
+
+pub use super::compare::Difference;
+pub use super::definitions::{Limits, definitions};
 
 /// From this share of its maximum on, an EVENTS stream is reported.
 pub const WARN_AT: f64 = 0.80;
@@ -28,63 +30,6 @@ const LEADER_WAIT: Duration = Duration::from_secs(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Where no maximum is configured, the definition's is halved down to this while the broker has no room for it.
 const EVENTS_MIN_BYTES: i64 = 64 << 20;
-/// The key under which an EVENTS stream remembers how many there are.
-const SHARDS_KEY: &str = "adtally.shards";
-
-const EVENTS: &str = include_str!("../../streams/definitions/events.json");
-const INTAKE: &str = include_str!("../../streams/definitions/intake.json");
-const CATALOG: &str = include_str!("../../streams/definitions/catalog.json");
-const STATEMENTS: &str = include_str!("../../streams/definitions/statements.json");
-const QUARANTINE: &str = include_str!("../../streams/definitions/quarantine.json");
-
-/// What an operator may choose of the streams.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of each EVENTS stream; none: the definition's, or less where the broker's disk has no room for that.
-    pub events_max_bytes: Option<u64>,
-    /// Bytes of INTAKE.
-    pub intake_max_bytes: Option<u64>,
-    /// Bytes of QUARANTINE.
-    pub quarantine_max_bytes: Option<u64>,
-    /// Copies of each stream in a cluster.
-    pub replicas: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            events_max_bytes: None,
-            intake_max_bytes: None,
-            quarantine_max_bytes: None,
-            replicas: 1,
-        }
-    }
-}
-
-/// A field of a running stream that is not what the definition says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// The stream.
-    pub stream: String,
-    /// The field, as in the JSON; `stream` when there is none.
-    pub field: &'static str,
-    /// What the definition says.
-    pub wanted: String,
-    /// What runs.
-    pub found: String,
-    /// Whether it breaks a promise, so that nothing starts.
-    pub breaks: bool,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}: {} is wanted, {} is there",
-            self.stream, self.field, self.wanted, self.found
-        )
-    }
-}
 
 /// How full an EVENTS stream is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -166,44 +111,6 @@ fn list(differences: &[Difference]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
-}
-
-/// The definition of one EVENTS stream, as JSON.
-fn events_definition(shard: u16, shards: u16) -> String {
-    EVENTS
-        .replace("{p}", &shard.to_string())
-        .replace("{shards}", &shards.to_string())
-}
-
-/// Every stream of a deployment of that many shards.
-pub fn definitions(shards: u16, limits: &Limits) -> Vec<Config> {
-    let events = (0..shards).map(|shard| events_definition(shard, shards));
-    let others = [INTAKE, CATALOG, STATEMENTS, QUARANTINE].map(str::to_owned);
-    let parsed = others.into_iter().chain(events).map(|json| {
-        serde_json::from_str::<Config>(&json)
-            .expect("the embedded definitions are JSON of a stream, which a test reads")
-    });
-    parsed.map(|config| with_limits(config, limits)).collect()
-}
-
-fn with_limits(mut config: Config, limits: &Limits) -> Config {
-    let chosen = match config.name.as_str() {
-        INTAKE_STREAM => limits.intake_max_bytes,
-        QUARANTINE_STREAM => limits.quarantine_max_bytes,
-        name if shard_of_name(name).is_some() => limits.events_max_bytes,
-        _ => None,
-    };
-    if let Some(bytes) = chosen {
-        config.max_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    }
-    config.num_replicas = limits.replicas;
-    config
-}
-
-/// The shard whose stream has that name.
-fn shard_of_name(name: &str) -> Option<u16> {
-    let shard = name.strip_prefix("EVENTS_")?.parse::<u16>().ok()?;
-    (events_stream(shard) == name).then_some(shard)
 }
 
 /// A stream without asking whether it exists.
@@ -469,194 +376,10 @@ pub async fn usage(jetstream: &Context, shards: u16) -> Result<Vec<Usage>, LogEr
     Ok(found)
 }
 
-/// Compares field by field; what the server fills in by itself counts as equal.
-fn differences(wanted: &Config, found: &Config, limits: &Limits) -> Vec<Difference> {
-    let unlimited = |n: i64| {
-        if n <= 0 {
-            "unlimited".to_owned()
-        } else {
-            n.to_string()
-        }
-    };
-    let text = |value: &dyn fmt::Debug| format!("{value:?}");
-    let shards_of = |config: &Config| config.metadata.get(SHARDS_KEY).cloned();
-    // Where the operator chose no maximum, any is theirs to choose.
-    let any_max = shard_of_name(&wanted.name).is_some()
-        && limits.events_max_bytes.is_none()
-        && found.max_bytes > 0;
-    let max_bytes = |config: &Config| {
-        if any_max {
-            String::new()
-        } else {
-            unlimited(config.max_bytes)
-        }
-    };
-    // A stream made by hand need not say how many there are.
-    let shards = |config: &Config| {
-        shards_of(config)
-            .or_else(|| shards_of(wanted))
-            .unwrap_or_default()
-    };
-    let mut pairs: Vec<(&'static str, bool, String, String)> = Vec::new();
-    let mut compare = |field, breaks, of: &dyn Fn(&Config) -> String| {
-        let (wanted, found) = (of(wanted), of(found));
-        if wanted != found {
-            pairs.push((field, breaks, wanted, found));
-        }
-    };
-    let kept = wanted.name != QUARANTINE_STREAM;
-    compare("subjects", true, &|c| c.subjects.join(","));
-    compare("retention", true, &|c| text(&c.retention));
-    compare("storage", true, &|c| text(&c.storage));
-    compare("discard", kept, &|c| text(&c.discard));
-    compare("max_age", kept, &|c| text(&c.max_age));
-    compare("max_msgs", kept, &|c| unlimited(c.max_messages));
-    compare("max_msgs_per_subject", kept, &|c| {
-        unlimited(c.max_messages_per_subject)
-    });
-    compare("no_ack", true, &|c| c.no_ack.to_string());
-    compare("sealed", true, &|c| c.sealed.to_string());
-    compare("mirror", true, &|c| c.mirror.is_some().to_string());
-    compare("sources", true, &|c| {
-        c.sources
-            .as_ref()
-            .is_some_and(|s| !s.is_empty())
-            .to_string()
-    });
-    compare("subject_transform", true, &|c| {
-        c.subject_transform.is_some().to_string()
-    });
-    compare("metadata", true, &|c| format!("{SHARDS_KEY}={}", shards(c)));
-    compare("max_bytes", false, &max_bytes);
-    compare("max_msg_size", false, &|c| {
-        unlimited(i64::from(c.max_message_size))
-    });
-    compare("max_consumers", false, &|c| {
-        unlimited(i64::from(c.max_consumers))
-    });
-    compare("num_replicas", false, &|c| c.num_replicas.to_string());
-    compare("duplicate_window", false, &|c| text(&c.duplicate_window));
-    compare("deny_delete", false, &|c| c.deny_delete.to_string());
-    compare("deny_purge", false, &|c| c.deny_purge.to_string());
-    compare("allow_rollup_hdrs", false, &|c| c.allow_rollup.to_string());
-    compare("allow_direct", false, &|c| c.allow_direct.to_string());
-    let named = pairs
-        .into_iter()
-        .map(|(field, breaks, wanted_text, found)| Difference {
-            stream: wanted.name.clone(),
-            field,
-            wanted: wanted_text,
-            found,
-            breaks,
-        });
-    named.collect()
-}
-
 /// Whether JetStream answers.
 pub async fn jetstream_answers(jetstream: &Context) -> Result<(), LogError> {
     match jetstream.query_account().await {
         Ok(_) => Ok(()),
         Err(error) => Err(LogError::unreachable("whether JetStream is there", error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
-
-    use super::*;
-
-    #[test]
-    fn the_definitions_say_what_the_design_says() {
-        let all = definitions(
-            3,
-            &Limits {
-                events_max_bytes: Some(7),
-                replicas: 3,
-                ..Limits::default()
-            },
-        );
-        let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "INTAKE",
-                "CATALOG",
-                "STATEMENTS",
-                "QUARANTINE",
-                "EVENTS_0",
-                "EVENTS_1",
-                "EVENTS_2"
-            ]
-        );
-        let of = |name: &str| all.iter().find(|c| c.name == name).unwrap();
-        let events = of("EVENTS_2");
-        assert_eq!(
-            (events.subjects.as_slice(), events.max_bytes),
-            (&["events.2.>".to_owned()][..], 7)
-        );
-        assert!(
-            events.deny_delete
-                && events.allow_direct
-                && !events.deny_purge
-                && events.max_age.is_zero()
-        );
-        assert_eq!(
-            (events.discard, events.duplicate_window),
-            (DiscardPolicy::New, Duration::from_secs(600))
-        );
-        assert_eq!(
-            (events.num_replicas, events.metadata[SHARDS_KEY].as_str()),
-            (3, "3")
-        );
-        let intake = of("INTAKE");
-        assert_eq!(
-            (intake.retention, intake.subjects[0].as_str()),
-            (RetentionPolicy::WorkQueue, "ads.>")
-        );
-        assert_eq!(of("QUARANTINE").max_age, Duration::from_secs(30 * 86_400));
-        assert_eq!(of("QUARANTINE").discard, DiscardPolicy::Old);
-        assert!(of("CATALOG").max_age.is_zero() && of("CATALOG").max_bytes <= 0);
-    }
-
-    #[test]
-    fn what_differs_is_named_and_what_the_server_fills_in_is_not() {
-        let limits = Limits::default();
-        let wanted = definitions(2, &limits).pop().unwrap();
-        let mut found = wanted.clone();
-        found
-            .metadata
-            .insert("_nats.ver".to_owned(), "2.15.1".to_owned());
-        found.max_bytes = 123;
-        found.max_messages = -1;
-        assert_eq!(differences(&wanted, &found, &limits), []);
-        found.max_age = Duration::from_secs(60);
-        found.duplicate_window = Duration::from_secs(1);
-        let named = differences(&wanted, &found, &limits);
-        assert_eq!(
-            named
-                .iter()
-                .map(|d| (d.field, d.breaks))
-                .collect::<Vec<_>>(),
-            [("max_age", true), ("duplicate_window", false)]
-        );
-        let chosen = Limits {
-            events_max_bytes: Some(999),
-            ..limits
-        };
-        let wanted = definitions(2, &chosen).pop().unwrap();
-        assert_eq!(
-            differences(&wanted, &found, &chosen)[1].to_string(),
-            "EVENTS_1 max_bytes: 999 is wanted, 123 is there"
-        );
-    }
-
-    #[test]
-    fn only_names_of_shards_are_shards() {
-        assert_eq!(
-            ["EVENTS_0", "EVENTS_255", "EVENTS_01", "EVENTS_x", "EVENTS"].map(shard_of_name),
-            [Some(0), Some(255), None, None, None]
-        );
     }
 }

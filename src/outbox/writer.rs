@@ -4,7 +4,7 @@
 //! process: the kernel has dropped the pages, so that a second fsync would succeed without them.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rocksdb::WriteBatch;
@@ -106,10 +106,7 @@ impl Writer {
             self.add(&mut batch, &request);
             group.push(request);
             if events < GROUP_MAX_EVENTS && bytes < GROUP_MAX_BYTES {
-                next = match requests.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = requests.try_recv().ok();
             }
         }
         for at in 0..self.touched.len() {

@@ -1,5 +1,7 @@
 //! Measurements, not tests: `cargo test --bin adtally outbox::tests::figures -- --ignored --nocapture`.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,7 +41,7 @@ async fn run(broker: Arc<dyn Broker>, clients: u64, rate: u64) -> (f64, OutboxSt
                     tokio::time::sleep_until(tokio::time::Instant::from_std(began + due)).await;
                 }
                 let arrival = handle.arrive();
-                let kind = if n % 50 == 0 {
+                let kind = if n.is_multiple_of(50) {
                     Kind::Click
                 } else {
                     Kind::Impression
@@ -62,7 +64,9 @@ async fn run(broker: Arc<dyn Broker>, clients: u64, rate: u64) -> (f64, OutboxSt
             }
         });
     }
-    while running.join_next().await.is_some() {}
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
     let seconds = began.elapsed().as_secs_f64();
     let handle = outbox.handle();
     let status = handle.status();
