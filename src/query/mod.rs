@@ -210,3 +210,6 @@ impl Engine {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;
