@@ -6,6 +6,7 @@
 
 mod answer;
 mod lenient;
+mod openapi;
 mod plan;
 mod query;
 mod signed;
@@ -26,6 +27,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
 
+pub use openapi::CollectorApi;
 pub use signed::Signer;
 
 use crate::border::address::UNKNOWN;
@@ -35,6 +37,7 @@ use crate::http::problem::Problem;
 use crate::quarantine::{Source, Way, count_refused};
 use crate::read_body::read_body;
 use plan::{Context, Planned, Refused, plan_click, plan_conversion, plan_impression};
+use openapi::{ClickByPathParams, ClickParams, CollectorProblems, ConversionParams, ImpressionParams};
 use query::{Given, Params, given_in_path};
 
 /// The largest form that POST /conversion reads, in bytes; a larger one is 413.
@@ -55,7 +58,7 @@ pub struct Collector {
 /// The collector's routes.
 pub fn router(collector: Collector) -> Router {
     let conversion = get(conversion)
-        .post(conversion)
+        .post(conversion_by_form)
         .fallback(method_not_allowed_with_post);
     Router::new()
         .route("/click", get(click).fallback(method_not_allowed))
@@ -102,6 +105,14 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Records a click and redirects to the ad's landing page.
+#[utoipa::path(
+    get, path = "/click", tag = "events", security(()), params(ClickParams),
+    responses(
+        (status = 302, description = "To the landing page; `X-Click-Id` names the click. It is on disk, unless the request was HEAD", headers(("Location" = String), ("X-Click-Id" = String))),
+        CollectorProblems,
+    ),
+)]
 async fn click(
     State(collector): State<Arc<Collector>>,
     request: Request,
@@ -112,6 +123,15 @@ async fn click(
         .await
 }
 
+/// Records a click and redirects, with the ad in the path.
+#[utoipa::path(
+    get, path = "/c/{ad_id}", tag = "events", security(()),
+    params(("ad_id" = String, Path, description = "The ad"), ClickByPathParams),
+    responses(
+        (status = 302, description = "To the landing page; `X-Click-Id` names the click. It is on disk, unless the request was HEAD", headers(("Location" = String), ("X-Click-Id" = String))),
+        CollectorProblems,
+    ),
+)]
 async fn click_by_path(
     State(collector): State<Arc<Collector>>,
     request: Request,
@@ -121,6 +141,14 @@ async fn click_by_path(
     collector.click(&parts, |_| given_in_path(segment)).await
 }
 
+/// Records an impression.
+#[utoipa::path(
+    get, path = "/i", tag = "events", security(()), params(ImpressionParams),
+    responses(
+        (status = 200, description = "A transparent GIF of 43 bytes; the impression is on disk", content_type = "image/gif", body = [u8]),
+        CollectorProblems,
+    ),
+)]
 async fn impression(
     State(collector): State<Arc<Collector>>,
     request: Request,
@@ -141,6 +169,33 @@ async fn impression(
     Ok(answer::pixel())
 }
 
+/// Records a conversion whose parameters are in a form, in the query, or in both.
+#[utoipa::path(
+    post, path = "/conversion", tag = "events", security(()), params(ConversionParams),
+    responses(
+        (status = 204, description = "It is on disk"),
+        (status = 200, description = "A transparent GIF, where `Accept` wants an image; it is on disk", content_type = "image/gif", body = [u8]),
+        (status = 413, description = "The form is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not a form", body = Problem, content_type = "application/problem+json"),
+        CollectorProblems,
+    ),
+)]
+async fn conversion_by_form(
+    collector: State<Arc<Collector>>,
+    request: Request,
+) -> Result<Response<Body>, Failure> {
+    conversion(collector, request).await
+}
+
+/// Records a conversion.
+#[utoipa::path(
+    get, path = "/conversion", tag = "events", security(()), params(ConversionParams),
+    responses(
+        (status = 204, description = "It is on disk"),
+        (status = 200, description = "A transparent GIF, where `Accept` wants an image; it is on disk", content_type = "image/gif", body = [u8]),
+        CollectorProblems,
+    ),
+)]
 async fn conversion(
     State(collector): State<Arc<Collector>>,
     request: Request,

@@ -270,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn every_known_parameter_is_described_and_no_other() {
+        let document = serde_json::to_value(crate::http::openapi::document()).unwrap();
+        let described = document["paths"]["/api/v1/analytics"]["get"]["parameters"].as_array().unwrap();
+        let described: BTreeSet<_> = described.iter().map(|p| p["name"].as_str().unwrap()).collect();
+        assert_eq!(described, BTreeSet::from(KNOWN));
+    }
+
+    #[test]
     fn lists_may_be_separated_repeated_or_both() {
         let q = asked("ad_id=a&ad_id=b&group_by=device,ad_id&group_by=ad_id&region=us-ca&region=Other&region=&device=IOS").unwrap();
         assert_eq!(q.group_by, [Dimension::Device, Dimension::AdId]);

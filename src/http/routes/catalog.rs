@@ -48,6 +48,7 @@ macro_rules! routes_of {
             #[doc = concat!("Lists ", $what, "s, sorted by id.")]
             #[utoipa::path(
                 get, path = $list_path, tag = "catalogue", operation_id = concat!("list_", $what, "s"),
+                summary = concat!("Lists ", $what, "s, sorted by id."),
                 params(
                     ("limit" = Option<u32>, Query, description = "How many, at most 10,000; 1,000 when absent"),
                     ("after" = Option<String>, Query, description = "`next` of the page before"),
@@ -65,6 +66,7 @@ macro_rules! routes_of {
             #[doc = concat!("Puts several ", $what, "s in force, all or none of them checked; one object is read as a list of one.")]
             #[utoipa::path(
                 put, path = $list_path, tag = "catalogue", operation_id = concat!("put_", $what, "s"),
+                summary = concat!("Puts several ", $what, "s in force, all or none of them checked; one object is read as a list of one."),
                 request_body = Vec<schemas::$one>,
                 responses((status = 200, description = "All are in force", body = schemas::$many), schemas::PutProblems),
             )]
@@ -79,6 +81,7 @@ macro_rules! routes_of {
             #[doc = concat!("Shows one ", $what, ".")]
             #[utoipa::path(
                 get, path = $one_path, tag = "catalogue", operation_id = concat!("get_", $what),
+                summary = concat!("Shows one ", $what, "."),
                 params(("id" = String, Path, description = "Its id")),
                 responses((status = 200, description = "It", body = schemas::$one), schemas::LookUpProblems),
             )]
@@ -95,6 +98,7 @@ macro_rules! routes_of {
             #[doc = concat!("Puts one ", $what, " in force. It counts for every event that arrives after the answer.")]
             #[utoipa::path(
                 put, path = $one_path, tag = "catalogue", operation_id = concat!("put_", $what),
+                summary = concat!("Puts one ", $what, " in force. It counts for every event that arrives after the answer."),
                 params(("id" = String, Path, description = "Its id; the body may leave it out, and must agree otherwise")),
                 request_body = schemas::$one,
                 responses(
