@@ -36,8 +36,10 @@ use crate::border::{Border, Entry, Incoming, Unavailable};
 use crate::http::problem::Problem;
 use crate::quarantine::{Source, Way, count_refused};
 use crate::read_body::read_body;
+use openapi::{
+    ClickByPathParams, ClickParams, CollectorProblems, ConversionParams, ImpressionParams,
+};
 use plan::{Context, Planned, Refused, plan_click, plan_conversion, plan_impression};
-use openapi::{ClickByPathParams, ClickParams, CollectorProblems, ConversionParams, ImpressionParams};
 use query::{Given, Params, given_in_path};
 
 /// The largest form that POST /conversion reads, in bytes; a larger one is 413.

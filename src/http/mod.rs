@@ -113,32 +113,61 @@ mod tests {
     use super::*;
     use crate::http::health::Facts;
 
-    async fn ask(method: &str, path: &str, facts: Facts) -> (u16, axum::http::HeaderMap, serde_json::Value) {
+    async fn ask(
+        method: &str,
+        path: &str,
+        facts: Facts,
+    ) -> (u16, axum::http::HeaderMap, serde_json::Value) {
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        let router = finish(operations_router(std::sync::Arc::new(move || facts.clone()), metrics));
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let router = finish(operations_router(
+            std::sync::Arc::new(move || facts.clone()),
+            metrics,
+        ));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap();
         let response = router.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        (parts.status.as_u16(), parts.headers, serde_json::from_slice(&body).unwrap_or_default())
+        (
+            parts.status.as_u16(),
+            parts.headers,
+            serde_json::from_slice(&body).unwrap_or_default(),
+        )
     }
 
     #[tokio::test]
     async fn unknown_paths_and_methods_are_problems() {
         let (status, headers, body) = ask("GET", "/nothing", Facts::default()).await;
-        assert_eq!((status, &headers["content-type"], body["status"].as_u64()), (404, &problem::PROBLEM_JSON.parse().unwrap(), Some(404)));
+        assert_eq!(
+            (status, &headers["content-type"], body["status"].as_u64()),
+            (404, &problem::PROBLEM_JSON.parse().unwrap(), Some(404))
+        );
         let (status, headers, body) = ask("DELETE", "/healthz", Facts::default()).await;
         assert_eq!((status, body["status"].as_u64()), (405, Some(405)));
         assert_eq!(headers["content-type"], problem::PROBLEM_JSON);
-        assert!(headers["allow"].to_str().unwrap().contains("GET"), "{headers:?}");
+        assert!(
+            headers["allow"].to_str().unwrap().contains("GET"),
+            "{headers:?}"
+        );
     }
 
     #[tokio::test]
     async fn readiness_says_why_not() {
         let (status, headers, body) = ask("GET", "/readyz", Facts::default()).await;
         assert_eq!(status, 503);
-        assert!(headers.contains_key("retry-after") && body["detail"].as_str().unwrap().contains("NATS"), "{body}");
-        let ready = Facts { has_catalogue: true, broker_connected: true, ..Facts::default() };
+        assert!(
+            headers.contains_key("retry-after")
+                && body["detail"].as_str().unwrap().contains("NATS"),
+            "{body}"
+        );
+        let ready = Facts {
+            has_catalogue: true,
+            broker_connected: true,
+            ..Facts::default()
+        };
         assert_eq!(ask("GET", "/readyz", ready).await.0, 200);
         assert_eq!(ask("GET", "/healthz", Facts::default()).await.0, 200);
     }

@@ -86,15 +86,28 @@ mod tests {
         assert!(all.len() > 50, "{}", all.len());
         for reference in all {
             let pointer = reference.trim_start_matches('#');
-            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            assert!(
+                document.pointer(pointer).is_some(),
+                "{reference} leads nowhere"
+            );
         }
         let paths = document["paths"].as_object().unwrap();
         let mut operations = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
-                let says = |name: &str| operation.get(name).is_some_and(|v| !v.to_string().is_empty());
-                assert!(says("summary") && says("responses") && says("operationId"), "{method} {path}: {operation}");
-                assert!(operations.insert(operation["operationId"].as_str().unwrap()), "{method} {path}: a name twice");
+                let says = |name: &str| {
+                    operation
+                        .get(name)
+                        .is_some_and(|v| !v.to_string().is_empty())
+                };
+                assert!(
+                    says("summary") && says("responses") && says("operationId"),
+                    "{method} {path}: {operation}"
+                );
+                assert!(
+                    operations.insert(operation["operationId"].as_str().unwrap()),
+                    "{method} {path}: a name twice"
+                );
             }
         }
         for (path, methods) in [
@@ -116,9 +129,15 @@ mod tests {
             ("/metrics", &["get"]),
         ] {
             for method in methods {
-                assert!(paths.get(path).and_then(|item| item.get(method)).is_some(), "{method} {path}");
+                assert!(
+                    paths.get(path).and_then(|item| item.get(method)).is_some(),
+                    "{method} {path}"
+                );
             }
         }
-        assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+        assert_eq!(
+            document["components"]["securitySchemes"]["key"]["scheme"],
+            "bearer"
+        );
     }
 }

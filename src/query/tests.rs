@@ -15,7 +15,9 @@ use adtally_projections::family::{Family, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::memory::Memory;
 use adtally_streams::catalogue::Catalogue;
-use adtally_streams::event::{Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement};
+use adtally_streams::event::{
+    Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement,
+};
 use adtally_streams::frame::{Header, encode};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::names::{events_subject, shard_of};
@@ -34,24 +36,52 @@ pub(super) fn id(text: &str) -> Id {
 }
 
 pub(super) fn ms(text: &str) -> i64 {
-    chrono::DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis()
+    chrono::DateTime::parse_from_rfc3339(text)
+        .unwrap()
+        .timestamp_millis()
 }
 
 /// Two campaigns of New York, one of Lord Howe, one of UTC in the currency of New York's.
 pub(super) fn catalogue() -> Catalogue {
     let mut catalogue = Catalogue::default();
     let documents = [
-        ("advertiser.acme", r#"{"currency_code":"USD","time_zone":"America/New_York"}"#),
-        ("advertiser.island", r#"{"currency_code":"AUD","time_zone":"Australia/Lord_Howe"}"#),
-        ("advertiser.zulu", r#"{"currency_code":"USD","time_zone":"UTC"}"#),
-        ("campaign.spring", r#"{"advertiser_id":"acme","pricing":{"model":"cpc","price_micros":1000},"daily_budget_micros":10000}"#),
-        ("campaign.autumn", r#"{"advertiser_id":"acme","pricing":{"model":"cpc","price_micros":1000}}"#),
-        ("campaign.surf", r#"{"advertiser_id":"island","pricing":{"model":"cpc","price_micros":1000}}"#),
-        ("campaign.noon", r#"{"advertiser_id":"zulu","pricing":{"model":"cpc","price_micros":1000}}"#),
-        ("ad.banner", r#"{"campaign_id":"spring","landing_url":"https://a.example/"}"#),
+        (
+            "advertiser.acme",
+            r#"{"currency_code":"USD","time_zone":"America/New_York"}"#,
+        ),
+        (
+            "advertiser.island",
+            r#"{"currency_code":"AUD","time_zone":"Australia/Lord_Howe"}"#,
+        ),
+        (
+            "advertiser.zulu",
+            r#"{"currency_code":"USD","time_zone":"UTC"}"#,
+        ),
+        (
+            "campaign.spring",
+            r#"{"advertiser_id":"acme","pricing":{"model":"cpc","price_micros":1000},"daily_budget_micros":10000}"#,
+        ),
+        (
+            "campaign.autumn",
+            r#"{"advertiser_id":"acme","pricing":{"model":"cpc","price_micros":1000}}"#,
+        ),
+        (
+            "campaign.surf",
+            r#"{"advertiser_id":"island","pricing":{"model":"cpc","price_micros":1000}}"#,
+        ),
+        (
+            "campaign.noon",
+            r#"{"advertiser_id":"zulu","pricing":{"model":"cpc","price_micros":1000}}"#,
+        ),
+        (
+            "ad.banner",
+            r#"{"campaign_id":"spring","landing_url":"https://a.example/"}"#,
+        ),
     ];
     for (n, (name, json)) in documents.iter().enumerate() {
-        catalogue.apply(n as u64 + 1, &format!("catalog.{name}"), json.as_bytes()).unwrap();
+        catalogue
+            .apply(n as u64 + 1, &format!("catalog.{name}"), json.as_bytes())
+            .unwrap();
     }
     catalogue
 }
@@ -85,7 +115,9 @@ pub(super) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Pla
 }
 
 fn stamped(n: usize, plain: &Plain, catalogue: &Catalogue) -> Event {
-    let owner = catalogue.campaign(plain.campaign).and_then(|c| catalogue.advertiser(c.advertiser_id.as_str()));
+    let owner = catalogue
+        .campaign(plain.campaign)
+        .and_then(|c| catalogue.advertiser(c.advertiser_id.as_str()));
     let placement = Placement {
         ad_id: id(plain.ad),
         campaign_id: id(plain.campaign),
@@ -123,7 +155,13 @@ impl ShardRead for Rows {
         Ok(self.0.get(Target::Family(family), key).map(<[u8]>::to_vec))
     }
 
-    fn scan(&self, family: Family, from: &[u8], to: &[u8], each: EachRow<'_>) -> Result<(), QueryError> {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
         let mut flow = Ok(ControlFlow::Continue(()));
         let Ok(()) = self.0.scan(family, &mut |key, value| {
             if matches!(flow, Ok(ControlFlow::Continue(()))) && key >= from && key < to {
@@ -135,7 +173,11 @@ impl ShardRead for Rows {
 }
 
 /// The state of every shard after the events, in the order given, with a producer complete through `through_ms`.
-pub(super) fn folded(events: &[Plain], catalogue: &Catalogue, through_ms: i64) -> SnapshotSet<'static> {
+pub(super) fn folded(
+    events: &[Plain],
+    catalogue: &Catalogue,
+    through_ms: i64,
+) -> SnapshotSet<'static> {
     let stamp = |(n, plain)| stamped(n, plain, catalogue);
     let events: Vec<Event> = events.iter().enumerate().map(stamp).collect();
     let shards = (0..SHARDS).map(|number| {
@@ -143,7 +185,9 @@ pub(super) fn folded(events: &[Plain], catalogue: &Catalogue, through_ms: i64) -
         let mut fold = Fold::open(&state.read(&Fold::open_reads()), 1).unwrap();
         let mut sequence = 0;
         for kind in [Kind::Impression, Kind::Click] {
-            let is_mine = |e: &&Event| e.kind() == kind && shard_of(e.key(), e.id.as_str(), 1, SHARDS) == number;
+            let is_mine = |e: &&Event| {
+                e.kind() == kind && shard_of(e.key(), e.id.as_str(), 1, SHARDS) == number
+            };
             let mine: Vec<Event> = events.iter().filter(is_mine).cloned().collect();
             for (at, chunk) in mine.chunks(50).enumerate() {
                 sequence += 1;
@@ -153,17 +197,31 @@ pub(super) fn folded(events: &[Plain], catalogue: &Catalogue, through_ms: i64) -
                     epoch: Epoch(7),
                     first: at as u64 * 50,
                     count: chunk.len() as u32,
-                    watermark: Watermark { through_ms, ..Watermark::default() },
+                    watermark: Watermark {
+                        through_ms,
+                        ..Watermark::default()
+                    },
                 };
-                let entry = Entry::decode(sequence, 1_000, &events_subject(number, kind), &encode(&header, chunk));
+                let entry = Entry::decode(
+                    sequence,
+                    1_000,
+                    &events_subject(number, kind),
+                    &encode(&header, chunk),
+                );
                 let read = |reads: &Reads| Ok::<_, std::convert::Infallible>(state.read(reads));
                 let folded = fold.fold(&[entry], read).unwrap();
                 state.write(&folded.changes);
             }
         }
-        Shard { number, rows: Box::new(Rows(state)) as Box<dyn ShardRead> }
+        Shard {
+            number,
+            rows: Box::new(Rows(state)) as Box<dyn ShardRead>,
+        }
     });
-    SnapshotSet { generation: "g-1".to_owned(), shards: shards.collect() }
+    SnapshotSet {
+        generation: "g-1".to_owned(),
+        shards: shards.collect(),
+    }
 }
 
 pub(super) fn cancel() -> Cancel {
@@ -173,15 +231,28 @@ pub(super) fn cancel() -> Cancel {
 pub(super) fn named(kind: &str, names: &[&str]) -> Subject {
     let ids: BTreeSet<Id> = names.iter().map(|n| id(n)).collect();
     match kind {
-        "campaign_id" => Subject { campaigns: ids, ..Subject::default() },
-        "ad_id" => Subject { ads: ids, ..Subject::default() },
-        _ => Subject { advertisers: ids, ..Subject::default() },
+        "campaign_id" => Subject {
+            campaigns: ids,
+            ..Subject::default()
+        },
+        "ad_id" => Subject {
+            ads: ids,
+            ..Subject::default()
+        },
+        _ => Subject {
+            advertisers: ids,
+            ..Subject::default()
+        },
     }
 }
 
 pub(super) fn span(start: &str, end: &str) -> Span {
     let bound = |text| Some(Bound::parse(text).unwrap());
-    Span { start: bound(start), end: bound(end), now_ms: ms("2024-06-01T00:00:00Z") }
+    Span {
+        start: bound(start),
+        end: bound(end),
+        now_ms: ms("2024-06-01T00:00:00Z"),
+    }
 }
 
 pub(super) fn question(subject: Subject, span: Span) -> Question {
@@ -198,6 +269,10 @@ pub(super) fn question(subject: Subject, span: Span) -> Question {
     }
 }
 
-pub(super) fn ask(question: &Question, set: &SnapshotSet<'_>, catalogue: &Catalogue) -> Result<Answer, QueryError> {
+pub(super) fn ask(
+    question: &Question,
+    set: &SnapshotSet<'_>,
+    catalogue: &Catalogue,
+) -> Result<Answer, QueryError> {
     answer(question, || catalogue, set, &cancel())
 }

@@ -272,8 +272,13 @@ mod tests {
     #[test]
     fn every_known_parameter_is_described_and_no_other() {
         let document = serde_json::to_value(crate::http::openapi::document()).unwrap();
-        let described = document["paths"]["/api/v1/analytics"]["get"]["parameters"].as_array().unwrap();
-        let described: BTreeSet<_> = described.iter().map(|p| p["name"].as_str().unwrap()).collect();
+        let described = document["paths"]["/api/v1/analytics"]["get"]["parameters"]
+            .as_array()
+            .unwrap();
+        let described: BTreeSet<_> = described
+            .iter()
+            .map(|p| p["name"].as_str().unwrap())
+            .collect();
         assert_eq!(described, BTreeSet::from(KNOWN));
     }
 

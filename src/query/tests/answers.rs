@@ -18,10 +18,19 @@ fn sums(answer: &Answer) -> Sums {
     let zone = answer.plan.zone;
     let key = |row| {
         let slot = answer.table.slot(row);
-        let group = answer.table.group(row).map(|(_, name)| name.to_owned()).collect();
+        let group = answer
+            .table
+            .group(row)
+            .map(|(_, name)| name.to_owned())
+            .collect();
         (print(slot.time_ms, slot.offset_s, zone), group)
     };
-    answer.table.rows.iter().map(|row| (key(row), row.metrics)).collect()
+    answer
+        .table
+        .rows
+        .iter()
+        .map(|row| (key(row), row.metrics))
+        .collect()
 }
 
 /// The bucket's printed time, by the calendar. Days of the zones used here begin at midnight.
@@ -30,14 +39,30 @@ fn label(t: i64, granularity: Granularity, zone: Tz, start_ms: i64) -> String {
     let offset = local.offset().fix();
     let naive = local.naive_local();
     let stamp = |naive: chrono::NaiveDateTime, offset: chrono::FixedOffset| {
-        let offset = if zone == Tz::UTC { "Z".to_owned() } else { offset.to_string() };
+        let offset = if zone == Tz::UTC {
+            "Z".to_owned()
+        } else {
+            offset.to_string()
+        };
         format!("{}{offset}", naive.format("%Y-%m-%dT%H:%M:%S"))
     };
     match granularity {
-        Granularity::Minute => stamp(naive.date().and_hms_opt(naive.hour(), naive.minute(), 0).unwrap(), offset),
-        Granularity::Hour => stamp(naive.date().and_hms_opt(naive.hour(), 0, 0).unwrap(), offset),
+        Granularity::Minute => stamp(
+            naive
+                .date()
+                .and_hms_opt(naive.hour(), naive.minute(), 0)
+                .unwrap(),
+            offset,
+        ),
+        Granularity::Hour => stamp(
+            naive.date().and_hms_opt(naive.hour(), 0, 0).unwrap(),
+            offset,
+        ),
         Granularity::Day => {
-            let midnight = NaiveDate::from_ymd_opt(naive.year(), naive.month(), naive.day()).unwrap().and_hms_opt(0, 0, 0).unwrap();
+            let midnight = NaiveDate::from_ymd_opt(naive.year(), naive.month(), naive.day())
+                .unwrap()
+                .and_hms_opt(0, 0, 0)
+                .unwrap();
             let first = zone.from_local_datetime(&midnight).earliest().unwrap();
             stamp(midnight, first.offset().fix())
         }
@@ -53,7 +78,8 @@ fn expected(question: &Question, answer: &Answer, events: &[Plain]) -> Sums {
     let (start, end, zone) = (answer.plan.start_ms, answer.plan.end_ms, answer.plan.zone);
     let lets = |set: &BTreeSet<String>, value: &str| set.is_empty() || set.contains(value);
     for e in events.iter().filter(|e| (start..end).contains(&e.time_ms)) {
-        let passes = (question.subject.campaigns.is_empty() || question.subject.campaigns.contains(&id(e.campaign)))
+        let passes = (question.subject.campaigns.is_empty()
+            || question.subject.campaigns.contains(&id(e.campaign)))
             && (question.subject.ads.is_empty() || question.subject.ads.contains(&id(e.ad)))
             && lets(&question.creatives, e.creative)
             && lets(&question.regions, e.region)
@@ -68,7 +94,10 @@ fn expected(question: &Question, answer: &Answer, events: &[Plain]) -> Sums {
             Dimension::Region => e.region.to_owned(),
             Dimension::Device => e.device.name().to_owned(),
         });
-        let key = (label(e.time_ms, answer.plan.granularity, zone, start), group.collect());
+        let key = (
+            label(e.time_ms, answer.plan.granularity, zone, start),
+            group.collect(),
+        );
         let m = out.entry(key).or_default();
         m.gross_cost_micros += e.cost_micros;
         match (e.kind, e.verdict.is_some()) {
@@ -99,21 +128,37 @@ fn events(campaigns: &'static [&'static str]) -> impl Strategy<Value = Vec<Plain
         proptest::option::weighted(0.2, proptest::sample::select(&EdgeReason::ALL[..])),
         any::<bool>(),
     )
-        .prop_map(|(campaign, (ad, creative, region, device), around, from, cost_micros, verdict, is_click)| Plain {
-            kind: if is_click { Kind::Click } else { Kind::Impression },
-            campaign,
-            ad: ["banner", "tower"][ad],
-            creative: ["", "red", "blue"][creative],
-            region: ["US-CA", "DE"][region],
-            device: [Device::Ios, Device::Desktop, Device::Other][device],
-            time_ms: ms(AROUND[around]) + from,
-            cost_micros,
-            verdict,
-        });
+        .prop_map(
+            |(
+                campaign,
+                (ad, creative, region, device),
+                around,
+                from,
+                cost_micros,
+                verdict,
+                is_click,
+            )| Plain {
+                kind: if is_click {
+                    Kind::Click
+                } else {
+                    Kind::Impression
+                },
+                campaign,
+                ad: ["banner", "tower"][ad],
+                creative: ["", "red", "blue"][creative],
+                region: ["US-CA", "DE"][region],
+                device: [Device::Ios, Device::Desktop, Device::Other][device],
+                time_ms: ms(AROUND[around]) + from,
+                cost_micros,
+                verdict,
+            },
+        );
     proptest::collection::vec(one, 1..150)
 }
 
-fn some<T: Clone + std::fmt::Debug + Ord + 'static>(of: Vec<T>) -> impl Strategy<Value = BTreeSet<T>> {
+fn some<T: Clone + std::fmt::Debug + Ord + 'static>(
+    of: Vec<T>,
+) -> impl Strategy<Value = BTreeSet<T>> {
     let most = of.len();
     proptest::sample::subsequence(of, 0..=most).prop_map(|v| v.into_iter().collect())
 }
@@ -162,21 +207,44 @@ proptest! {
 #[test]
 fn half_hours_of_lord_howe_from_hours_and_from_minutes() {
     let catalogue = catalogue();
-    let at = ["2024-04-06T14:45:00Z", "2024-04-06T15:10:00Z", "2024-04-06T15:45:00Z"];
+    let at = [
+        "2024-04-06T14:45:00Z",
+        "2024-04-06T15:10:00Z",
+        "2024-04-06T15:45:00Z",
+    ];
     let events: Vec<_> = at.iter().map(|t| click("surf", "board", t)).collect();
     let set = folded(&events, &catalogue, 0);
     let labels = |zone| {
         let asked = Question {
             granularity: Some(Granularity::Hour),
             time_zone: zone,
-            ..question(named("campaign_id", &["surf"]), span("2024-04-06T13:00Z", "2024-04-06T17:00Z"))
+            ..question(
+                named("campaign_id", &["surf"]),
+                span("2024-04-06T13:00Z", "2024-04-06T17:00Z"),
+            )
         };
         let answer = ask(&asked, &set, &catalogue).unwrap();
-        (answer.cells, sums(&answer).into_keys().map(|(time, _)| time).collect::<Vec<_>>())
+        (
+            answer.cells,
+            sums(&answer)
+                .into_keys()
+                .map(|(time, _)| time)
+                .collect::<Vec<_>>(),
+        )
     };
     let (cells, own) = labels(None);
-    assert_eq!(own, ["2024-04-07T01:00:00+10:30", "2024-04-07T01:00:00+11:00", "2024-04-07T02:00:00+10:30"]);
-    assert!(cells.hour >= 3 && cells.day == 0 && cells.minute == 0, "{cells:?}");
+    assert_eq!(
+        own,
+        [
+            "2024-04-07T01:00:00+10:30",
+            "2024-04-07T01:00:00+11:00",
+            "2024-04-07T02:00:00+10:30"
+        ]
+    );
+    assert!(
+        cells.hour >= 3 && cells.day == 0 && cells.minute == 0,
+        "{cells:?}"
+    );
     let (cells, utc) = labels(Some(Tz::UTC));
     assert_eq!(utc, ["2024-04-06T14:00:00Z", "2024-04-06T15:00:00Z"]);
     assert_eq!((cells.day, cells.hour, cells.minute), (0, 0, 3));
@@ -185,7 +253,10 @@ fn half_hours_of_lord_howe_from_hours_and_from_minutes() {
 #[test]
 fn an_answer_says_what_it_is_as_of() {
     let catalogue = catalogue();
-    let events: Vec<_> = ["ad1", "ad2", "ad3", "ad4", "ad5", "ad6"].iter().map(|ad| click("spring", ad, AROUND[0])).collect();
+    let events: Vec<_> = ["ad1", "ad2", "ad3", "ad4", "ad5", "ad6"]
+        .iter()
+        .map(|ad| click("spring", ad, AROUND[0]))
+        .collect();
     let set = folded(&events, &catalogue, ms("2024-03-10T08:00:00Z"));
     let as_of = set.as_of().unwrap();
     assert_eq!(as_of.complete_through_ms, Some(ms("2024-03-10T08:00:00Z")));
