@@ -16,15 +16,15 @@ use adtally_streams::names::events_subject;
 use adtally_streams::watermark::Watermark;
 
 use super::ProjectorError;
-use super::worker::{BATCH_MAX_BYTES, BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES, Folder};
+use super::worker::{BATCH_MAX_BYTES, BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES};
 use crate::store::{Limits, Memory, Shard, StoreError};
 
-/// Ads of the measured traffic; half of it falls on a sixteenth of them.
+/// Ads of the measured traffic. The nth of them has a part of it that falls as 1/n, as that of real ads does.
 const ADS: u64 = 2_048;
 /// Ads of one campaign.
 const ADS_PER_CAMPAIGN: u64 = 8;
-/// Milliseconds between events of the measured traffic.
-const EVENT_EVERY_MS: u64 = 2;
+/// Microseconds between events of the measured traffic: 5,000 a second in the shard.
+const EVENT_EVERY_US: u64 = 200;
 /// 2026-01-01, when the measured traffic begins.
 const BEGIN_MS: i64 = 1_767_225_600_000;
 
@@ -54,8 +54,12 @@ pub struct FoldFigures {
     pub fold_s: f64,
     /// The part of it in decoding.
     pub fold_decode_s: f64,
-    /// The part of it in folding, reads of the state included, and writing the batches.
-    pub fold_apply_s: f64,
+    /// The part of it in reading the state.
+    pub fold_read_s: f64,
+    /// The part of it in folding proper.
+    pub fold_compute_s: f64,
+    /// The part of it in writing the batches.
+    pub fold_write_s: f64,
     /// Rows that were written.
     pub rows: u64,
     /// Batches that were written.
@@ -97,36 +101,45 @@ pub fn measure(folder: &Path, load: Load) -> Result<FoldFigures, ProjectorError>
         source,
     })?;
     let shard = Arc::new(Shard::open(0, "g-figures", folder, &memory)?);
-    let mut folder = Folder::open(Arc::clone(&shard), 1)?;
-    let mut figures = FoldFigures {
-        load,
-        bytes,
-        decode_s,
-        fold_s: 0.0,
-        fold_decode_s: 0.0,
-        fold_apply_s: 0.0,
-        rows: 0,
-        batches: 0,
-    };
+    let mut fold = shard.open_fold(1)?;
+    let (mut rows, mut written) = (0, 0);
     let began = Instant::now();
-    let (mut decoding, mut applying) = (Duration::ZERO, Duration::ZERO);
+    let (mut decoding, mut reading, mut folding, mut writing) = Default::default();
     for (first, batch) in batches(&frames, load) {
-        let at = Instant::now();
         let subject = events_subject(0, load.kind);
         let entry =
             |i: usize| Entry::decode(i as u64 + 1, BEGIN_MS + i as i64, &subject, &frames[i]);
-        let entries: Vec<Entry> = (first..first + batch).map(entry).collect();
-        decoding += at.elapsed();
-        let at = Instant::now();
-        figures.rows += folder.apply(&entries)?.changes.len() as u64;
-        figures.batches += 1;
-        applying += at.elapsed();
+        let entries: Vec<Entry> =
+            timed(&mut decoding, || (first..first + batch).map(entry).collect());
+        let folded = timed(&mut folding, || {
+            fold.fold(&entries, |reads| timed(&mut reading, || shard.read(reads)))
+        });
+        let folded = folded.map_err(|source| ProjectorError::Fold { shard: 0, source })?;
+        timed(&mut writing, || shard.write(&folded.changes))?;
+        rows += folded.changes.len() as u64;
+        written += 1;
     }
-    figures.fold_s = began.elapsed().as_secs_f64();
-    figures.fold_decode_s = decoding.as_secs_f64();
-    figures.fold_apply_s = applying.as_secs_f64();
+    let figures = FoldFigures {
+        load,
+        bytes,
+        decode_s,
+        fold_s: began.elapsed().as_secs_f64(),
+        fold_decode_s: decoding.as_secs_f64(),
+        fold_read_s: reading.as_secs_f64(),
+        fold_compute_s: (folding - reading).as_secs_f64(),
+        fold_write_s: writing.as_secs_f64(),
+        rows,
+        batches: written,
+    };
     shard.close()?;
     Ok(figures)
+}
+
+fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    *sum += began.elapsed();
+    done
 }
 
 /// Cuts batches as the projector does under load: first frame and number of frames.
@@ -181,13 +194,11 @@ fn frames(load: Load) -> Vec<Vec<u8>> {
 }
 
 fn event(kind: Kind, n: u64, seed: &mut u64, id: &impl Fn(&str) -> Id) -> Event {
-    let time_ms = BEGIN_MS + (n * EVENT_EVERY_MS) as i64;
+    let time_ms = BEGIN_MS + (n * EVENT_EVERY_US / 1_000) as i64;
+    // The inverse of a distribution of 1/n: an exponent that is uniform between 0 and 1.
+    let exponent = random(seed) as f64 / u64::MAX as f64;
+    let ad = ((ADS as f64).powf(exponent) as u64).min(ADS) - 1;
     let r = random(seed);
-    let ad = if r & 1 == 0 {
-        (r >> 8) % (ADS / 16)
-    } else {
-        (r >> 8) % ADS
-    };
     let uuid = (u128::from(time_ms as u64) << 80)
         | (0x7 << 76)
         | (0x2 << 62)
