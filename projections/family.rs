@@ -157,6 +157,8 @@ pub struct Reads {
     pub rows: Vec<(Family, Keys)>,
     /// Keys of the id index, wanted from every day that exists, the latest day that has the key winning.
     pub ids: Keys,
+    /// Places in `ids` of its distinct keys, in the order of keys; made by [`Reads::order_ids`].
+    pub ids_order: Vec<u32>,
 }
 
 impl Reads {
@@ -172,6 +174,36 @@ impl Reads {
         self.rows[at].1.push_with(write)
     }
 
+    /// Puts the distinct keys of the id index into order, once for everybody who needs it; answers for every place
+    /// in `ids` which of the distinct keys it holds.
+    pub fn order_ids(&mut self) -> Vec<u32> {
+        // The first sixteen bytes decide nearly always, and compare without a look at the key itself.
+        let prefix = |key: &[u8]| {
+            let mut bytes = [0; 16];
+            let n = key.len().min(16);
+            bytes[..n].copy_from_slice(&key[..n]);
+            u128::from_be_bytes(bytes)
+        };
+        let ids = &self.ids;
+        let mut all: Vec<(u128, u32)> = ids.iter().map(prefix).zip(0..).collect();
+        all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ids.get(a.1 as usize).cmp(ids.get(b.1 as usize))));
+        let mut distinct = vec![0; ids.len()];
+        self.ids_order.clear();
+        for (_, place) in all {
+            let key = ids.get(place as usize);
+            if self.ids_order.last().is_none_or(|last| ids.get(*last as usize) != key) {
+                self.ids_order.push(place);
+            }
+            distinct[place as usize] = self.ids_order.len() as u32 - 1;
+        }
+        distinct
+    }
+
+    /// The distinct keys of the id index, in order.
+    pub fn ordered_ids(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.ids_order.iter().map(|place| self.ids.get(*place as usize))
+    }
+
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.ids.is_empty()
@@ -183,7 +215,7 @@ impl Reads {
 pub struct Values {
     /// Values of the rows, family by family.
     pub rows: Vec<(Family, Vec<Option<Vec<u8>>>)>,
-    /// Records of the id index.
+    /// Records of the id index, parallel to [`Reads::ids_order`].
     pub ids: Vec<Option<IdRecord>>,
 }
 

@@ -272,11 +272,12 @@ impl Fold {
             ..Folded::default()
         };
         let mut batch = self.sift(&entries, &mut folded);
-        let values = get(&batch.reads)?;
+        let mut values = get(&batch.reads)?;
+        values.ids.resize(batch.reads.ids_order.len(), None);
         self.creatives
             .learn(&batch.creatives_asked, values.of(Family::Directory))?;
         let before = self.counts;
-        let settled = batch.settle(&values.ids, &mut self.counts, &mut folded);
+        let settled = batch.settle(std::mem::take(&mut values.ids), &mut self.counts, &mut folded);
         for frame in &settled.frames {
             let events = settled.events(frame);
             let creatives = self

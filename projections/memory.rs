@@ -40,7 +40,7 @@ impl Memory {
                 .iter()
                 .map(|(f, keys)| (*f, keys.iter().map(|key| row(*f, key)).collect()))
                 .collect(),
-            ids: reads.ids.iter().map(latest).collect(),
+            ids: reads.ordered_ids().map(latest).collect(),
         }
     }
 

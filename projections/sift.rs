@@ -8,7 +8,7 @@ use std::ops::Range;
 use adtally_streams::event::{Flags, Kind};
 use adtally_streams::frame::{AdEntry, FoldFrame};
 use adtally_streams::id::{Epoch, Id};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::applied::{AdSymbols, Applied};
 use crate::codec::Damaged;
@@ -22,6 +22,9 @@ use crate::symbols::{self, NONE, OTHER, Space, Symbol};
 
 /// First and last instants that are counted, Unix milliseconds: years 0001 to 9999, as the border has them.
 const TIMES_MS: Range<i64> = -62_135_596_800_000..253_402_300_800_000;
+
+/// Offsets from UTC are below this, in seconds either way.
+const DAY_S: u32 = 86_400;
 
 /// No key in the id index.
 const NOT_INDEXED: u32 = u32::MAX;
@@ -98,7 +101,7 @@ pub(crate) struct Batch<'e> {
     ads: Vec<AdSymbols>,
     regions: Vec<Symbol>,
     events: Vec<u32>,
-    /// Parallel to `events`: place in `reads.ids`.
+    /// Parallel to `events`: place in `reads.ids`; after sifting, which of its distinct keys.
     id_places: Vec<u32>,
 }
 
@@ -173,6 +176,7 @@ impl Fold {
                 self.sift_frame(*stamped, frame, first_new_ad, &mut batch, folded);
             }
         }
+        batch.order_ids();
         batch
     }
 
@@ -258,12 +262,13 @@ impl Fold {
     }
 }
 
-/// Whether an event of that kind can be counted under those names.
+/// Whether an event of that kind can be counted under those names and that offset.
 fn countable(kind: Kind, entry: &AdSymbols) -> bool {
-    match kind {
+    let named = match kind {
         Kind::Impression | Kind::Click => entry.ad != NONE && entry.campaign != NONE,
         Kind::Conversion => entry.advertiser != NONE,
-    }
+    };
+    named && entry.utc_offset_s.unsigned_abs() < DAY_S
 }
 
 impl<'e> Batch<'e> {
@@ -303,22 +308,27 @@ impl<'e> Batch<'e> {
         refused
     }
 
-    /// Passes every event through the id index, and records the new ids.
+    fn order_ids(&mut self) {
+        let distinct = self.reads.order_ids();
+        for place in self.id_places.iter_mut().filter(|place| **place != NOT_INDEXED) {
+            *place = distinct[*place as usize];
+        }
+    }
+
+    /// Passes every event through the id index, and records the new ids. `records` are those that are stored, and
+    /// become those that hold.
     pub(crate) fn settle(
         &mut self,
-        stored: &[Option<IdRecord>],
+        mut records: Vec<Option<IdRecord>>,
         counts: &mut Counts,
         folded: &mut Folded,
     ) -> Settled<'e> {
-        let keys = &self.reads.ids;
-        let mut overlay: FxHashMap<&[u8], IdRecord> = FxHashMap::default();
-        overlay.reserve(keys.len());
-        let mut new: Vec<(u32, IdRecord)> = Vec::with_capacity(keys.len());
+        let key_of = |place: u32| self.reads.ids.get(self.reads.ids_order[place as usize] as usize);
+        let mut new: Vec<(i32, u32, IdRecord)> = Vec::with_capacity(records.len());
         let mut out = Settled {
             frames: std::mem::take(&mut self.frames),
-            events: Vec::new(),
+            events: Vec::with_capacity(self.events.len()),
         };
-        out.events.reserve(self.events.len());
         for sifted in &mut out.frames {
             let start = out.events.len();
             let Stamped { entry, log_time_ms } = sifted.stamped;
@@ -328,42 +338,25 @@ impl<'e> Batch<'e> {
                     out.events.push(at);
                     continue;
                 }
-                let key = keys.get(place as usize);
-                let content_hash = sifted.frame.content_hash[at as usize];
-                let hit = overlay
-                    .get(key)
-                    .copied()
-                    .or_else(|| stored.get(place as usize).copied().flatten());
-                match hit.filter(|hit| hit.holds_at(log_time_ms)) {
+                let record = &mut records[place as usize];
+                match record.filter(|hit| hit.holds_at(log_time_ms)) {
                     None => {
-                        let record = IdRecord {
-                            log_time_ms,
-                            sequence: entry.sequence,
-                            content_hash,
-                        };
-                        overlay.insert(key, record);
-                        new.push((place, record));
+                        let content_hash = sifted.frame.content_hash[at as usize];
+                        let first = IdRecord { log_time_ms, sequence: entry.sequence, content_hash };
+                        *record = Some(first);
+                        new.push((ids::log_day(log_time_ms), place, first));
                         out.events.push(at);
                     }
-                    Some(hit) => taken(hit, sifted, at, key, counts, folded),
+                    Some(hit) => taken(hit, sifted, at, key_of(place), counts, folded),
                 }
             }
             sifted.events = start..out.events.len();
         }
         // In the order of keys, which RocksDB takes several times faster.
-        new.sort_unstable_by(|(a, x), (b, y)| {
-            (ids::log_day(x.log_time_ms), keys.get(*a as usize))
-                .cmp(&(ids::log_day(y.log_time_ms), keys.get(*b as usize)))
-        });
-        for (place, record) in new {
-            let target = Target::Ids(ids::log_day(record.log_time_ms));
-            let key = keys.get(place as usize);
-            folded.changes.push_with(
-                target,
-                Op::Put,
-                |k| k.extend_from_slice(key),
-                |v| record.encode(v),
-            );
+        new.sort_unstable_by_key(|(day, place, _)| (*day, *place));
+        for (day, place, record) in new {
+            let key = |k: &mut Vec<u8>| k.extend_from_slice(key_of(place));
+            folded.changes.push_with(Target::Ids(day), Op::Put, key, |v| record.encode(v));
         }
         out
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adtally_projections::family::{Changes, Family, Keys, Op, Reads, Target, Values};
+use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
 use adtally_projections::fold::Fold;
 use adtally_projections::ids::{self, IdRecord};
 use rocksdb::{
@@ -135,24 +135,23 @@ impl Shard {
                     .map_err(self.rocks("read rows"))?,
             ));
         }
-        values.ids = self.read_ids(&reads.ids)?;
+        values.ids = self.read_ids(reads)?;
         Ok(values)
     }
 
     /// Looks every id up in every log day, later days first, until it is found.
-    fn read_ids(&self, keys: &Keys) -> Result<Vec<Option<IdRecord>>, StoreError> {
-        let mut out = vec![None; keys.len()];
+    fn read_ids(&self, reads: &Reads) -> Result<Vec<Option<IdRecord>>, StoreError> {
+        let mut out = vec![None; reads.ids_order.len()];
         let days: Vec<i32> = self.days().iter().rev().copied().collect();
-        if keys.is_empty() || days.is_empty() {
+        let mut left: Vec<u32> = (0..out.len() as u32).collect();
+        if left.is_empty() {
             return Ok(out);
         }
-        // Sorted once for all days; RocksDB would sort for each.
-        let mut left: Vec<u32> = (0..keys.len() as u32).collect();
-        left.sort_unstable_by_key(|place| keys.get(*place as usize));
+        let key = |at: &u32| reads.ids.get(reads.ids_order[*at as usize] as usize);
         for day in days {
             let handle = self.family(&ids::day_family(day))?;
-            let wanted = left.iter().map(|place| keys.get(*place as usize));
-            let found = self.db.batched_multi_get_cf(&handle, wanted, true);
+            // They are in order already, and RocksDB need not sort them for each day.
+            let found = self.db.batched_multi_get_cf(&handle, left.iter().map(key), true);
             let mut missed = Vec::with_capacity(left.len());
             for (place, row) in left.iter().zip(found) {
                 match row.map_err(self.rocks("look ids up"))? {

@@ -150,15 +150,16 @@ fn the_latest_log_day_that_has_an_id_answers() {
     for key in [&b"neither"[..], b"both", b"early"] {
         reads.ids.push(key);
     }
+    reads.order_ids();
     assert_eq!(
         shard.read(&reads).unwrap().ids,
-        [None, Some(record(20_003)), Some(record(20_000))]
+        [Some(record(20_003)), Some(record(20_000)), None]
     );
     assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS).unwrap(), 0);
     assert_eq!(shard.drop_expired_ids(20_009 * DAY_MS + 1).unwrap(), 1);
     assert_eq!(
         shard.read(&reads).unwrap().ids,
-        [None, Some(record(20_003)), None]
+        [Some(record(20_003)), None, None]
     );
     assert_eq!(shard.id_days(), [20_003]);
     assert_eq!(ids::day_family(20_003), "ids_20241007");
