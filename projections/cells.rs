@@ -239,7 +239,9 @@ impl Projection for Cells {
     fn finish(&mut self, out: &mut Changes) {
         let ranks = Ranks::of(&self.combinations);
         let minutes = {
-            let row = |(at, a): (usize, &Addition)| (ranks.key(Grain::Minute, a.combination, a.time_s), at as u32);
+            let row = |(at, a): (usize, &Addition)| {
+                (ranks.key(Grain::Minute, a.combination, a.time_s), at as u32)
+            };
             let rows = self.additions.iter().enumerate().map(row).collect();
             summed(rows, |at| {
                 let a = &self.additions[at];
@@ -286,7 +288,10 @@ impl<'a> Ranks<'a> {
             ranks[at as usize] = rank;
             rank.combination += 1;
         }
-        Self { combinations, ranks }
+        Self {
+            combinations,
+            ranks,
+        }
     }
 
     /// A number for every sum of a grain, in the order of keys: 24 bits of the campaign's rank, 52 of the bucket,

@@ -186,12 +186,19 @@ impl Reads {
         };
         let ids = &self.ids;
         let mut all: Vec<(u128, u32)> = ids.iter().map(prefix).zip(0..).collect();
-        all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ids.get(a.1 as usize).cmp(ids.get(b.1 as usize))));
+        all.sort_unstable_by(|a, b| {
+            a.0.cmp(&b.0)
+                .then_with(|| ids.get(a.1 as usize).cmp(ids.get(b.1 as usize)))
+        });
         let mut distinct = vec![0; ids.len()];
         self.ids_order.clear();
         for (_, place) in all {
             let key = ids.get(place as usize);
-            if self.ids_order.last().is_none_or(|last| ids.get(*last as usize) != key) {
+            if self
+                .ids_order
+                .last()
+                .is_none_or(|last| ids.get(*last as usize) != key)
+            {
                 self.ids_order.push(place);
             }
             distinct[place as usize] = self.ids_order.len() as u32 - 1;
@@ -201,7 +208,9 @@ impl Reads {
 
     /// The distinct keys of the id index, in order.
     pub fn ordered_ids(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.ids_order.iter().map(|place| self.ids.get(*place as usize))
+        self.ids_order
+            .iter()
+            .map(|place| self.ids.get(*place as usize))
     }
 
     /// Whether nothing is wanted.

@@ -277,7 +277,11 @@ impl Fold {
         self.creatives
             .learn(&batch.creatives_asked, values.of(Family::Directory))?;
         let before = self.counts;
-        let settled = batch.settle(std::mem::take(&mut values.ids), &mut self.counts, &mut folded);
+        let settled = batch.settle(
+            std::mem::take(&mut values.ids),
+            &mut self.counts,
+            &mut folded,
+        );
         for frame in &settled.frames {
             let events = settled.events(frame);
             let creatives = self

@@ -310,7 +310,11 @@ impl<'e> Batch<'e> {
 
     fn order_ids(&mut self) {
         let distinct = self.reads.order_ids();
-        for place in self.id_places.iter_mut().filter(|place| **place != NOT_INDEXED) {
+        for place in self
+            .id_places
+            .iter_mut()
+            .filter(|place| **place != NOT_INDEXED)
+        {
             *place = distinct[*place as usize];
         }
     }
@@ -323,7 +327,11 @@ impl<'e> Batch<'e> {
         counts: &mut Counts,
         folded: &mut Folded,
     ) -> Settled<'e> {
-        let key_of = |place: u32| self.reads.ids.get(self.reads.ids_order[place as usize] as usize);
+        let key_of = |place: u32| {
+            self.reads
+                .ids
+                .get(self.reads.ids_order[place as usize] as usize)
+        };
         let mut new: Vec<(i32, u32, IdRecord)> = Vec::with_capacity(records.len());
         let mut out = Settled {
             frames: std::mem::take(&mut self.frames),
@@ -342,7 +350,11 @@ impl<'e> Batch<'e> {
                 match record.filter(|hit| hit.holds_at(log_time_ms)) {
                     None => {
                         let content_hash = sifted.frame.content_hash[at as usize];
-                        let first = IdRecord { log_time_ms, sequence: entry.sequence, content_hash };
+                        let first = IdRecord {
+                            log_time_ms,
+                            sequence: entry.sequence,
+                            content_hash,
+                        };
                         *record = Some(first);
                         new.push((ids::log_day(log_time_ms), place, first));
                         out.events.push(at);
@@ -356,7 +368,9 @@ impl<'e> Batch<'e> {
         new.sort_unstable_by_key(|(day, place, _)| (*day, *place));
         for (day, place, record) in new {
             let key = |k: &mut Vec<u8>| k.extend_from_slice(key_of(place));
-            folded.changes.push_with(Target::Ids(day), Op::Put, key, |v| record.encode(v));
+            folded
+                .changes
+                .push_with(Target::Ids(day), Op::Put, key, |v| record.encode(v));
         }
         out
     }

@@ -109,8 +109,9 @@ pub fn measure(folder: &Path, load: Load) -> Result<FoldFigures, ProjectorError>
         let subject = events_subject(0, load.kind);
         let entry =
             |i: usize| Entry::decode(i as u64 + 1, BEGIN_MS + i as i64, &subject, &frames[i]);
-        let entries: Vec<Entry> =
-            timed(&mut decoding, || (first..first + batch).map(entry).collect());
+        let entries: Vec<Entry> = timed(&mut decoding, || {
+            (first..first + batch).map(entry).collect()
+        });
         let folded = timed(&mut folding, || {
             fold.fold(&entries, |reads| timed(&mut reading, || shard.read(reads)))
         });

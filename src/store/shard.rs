@@ -151,7 +151,9 @@ impl Shard {
         for day in days {
             let handle = self.family(&ids::day_family(day))?;
             // They are in order already, and RocksDB need not sort them for each day.
-            let found = self.db.batched_multi_get_cf(&handle, left.iter().map(key), true);
+            let found = self
+                .db
+                .batched_multi_get_cf(&handle, left.iter().map(key), true);
             let mut missed = Vec::with_capacity(left.len());
             for (place, row) in left.iter().zip(found) {
                 match row.map_err(self.rocks("look ids up"))? {
