@@ -253,10 +253,5 @@ fn kinds_of(items: &[Item]) -> [u64; Kind::ALL.len()] {
     kinds
 }
 
-/// The clock of this process, in milliseconds of the Unix epoch.
-pub fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
-}
-
 #[cfg(test)]
 mod live_tests;

@@ -98,6 +98,7 @@ impl CatalogueHandle {
     }
 
     /// The sequence in CATALOG of the last document read.
+    #[cfg(test)]
     pub fn revision(&self) -> u64 {
         *self.inner.revision.borrow()
     }

@@ -44,8 +44,6 @@ use query::{Given, Params, given_in_path};
 
 /// The largest form that POST /conversion reads, in bytes; a larger one is 413.
 const FORM_MAX_BYTES: usize = 64 * 1024;
-/// How old a given time may be when nothing is configured; an older one becomes the arrival (contract: 7 days).
-pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 
 /// What the collector is made of.
 pub struct Collector {

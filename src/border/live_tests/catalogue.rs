@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::border::keys::{Hashed, day_of};
-use crate::border::{keys_file, now_ms};
+use crate::border::keys_file;
 use crate::catalogue_feed::PublishError;
 
 fn is_in_force(ground: &Ground, id: &str) -> bool {
@@ -134,7 +134,7 @@ async fn a_copy_of_another_stream_is_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_processes_agree_on_a_days_key() {
     let ground = Ground::new().await;
-    let (now, what) = (now_ms(), Hashed::Given("x"));
+    let (now, what) = (chrono::Utc::now().timestamp_millis(), Hashed::Given("x"));
     let today = day_of(now);
     let open = |name: &str| {
         DayKeys::open(&ground.dir.path().join(name), Some(ground.broker.clone())).unwrap()

@@ -16,7 +16,7 @@ async fn the_collector_answers_after_the_event_is_durable() {
     let router = served(collector::router(Collector {
         border,
         signer,
-        max_age: collector::DEFAULT_MAX_AGE,
+        max_age: Duration::from_secs(7 * 86_400),
     }));
     let click = ask(&router, "GET", "/click?ad_id=ad1&click_id=c1", "").await;
     assert_eq!(
