@@ -12,7 +12,7 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests first-build build demo lint checks test bench clean-cache
+.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
@@ -54,3 +54,12 @@ bench: build ## runs the benchmarks
 
 clean-cache: ## removes the cache folder: RocksDB, nats-server, libclang, test clients, CI artifacts
 	rm -rf "$(ADTALLY_CACHE)"
+
+# Longer than a test may take; the last figures stand in the README.
+oracle := "$$ADTALLY_TEST_PYTHON" tests/oracle/exact.py --adtally $(adtally) --nats-server "$$ADTALLY_NATS_SERVER"
+
+exact: setup-tests build ## sends a million mixed events by every way in and compares every cell
+	@$(env) $(oracle) --events 1000000 --seed 1 --restart $(ARGS)
+
+kills: setup-tests build ## kills adtally and nats-server at random under traffic, and compares every cell
+	@$(env) $(oracle) --events 40000 --batch 1000 --seed 2 --kills 24 $(ARGS)
