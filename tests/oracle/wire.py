@@ -87,7 +87,10 @@ class Wires:
             for _ in range(connections):
                 pool.put_nowait(Http(host, port))
             self.pools.append(pool)
-        self.nc = await nats.connect(self.nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.2, allow_reconnect=True)
+        async def quiet(_error):
+            """A killed broker is what is being tried; what matters is whether a delivery was answered."""
+
+        self.nc = await nats.connect(self.nats_url, error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, allow_reconnect=True)
         self.js = self.nc.jetstream(timeout=5, publish_async_max_pending=4096)
 
     async def close(self):
