@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The file that is locked; it holds the process id of whoever holds it.
 const LOCK: &str = "lock";
-/// Address of the embedded nats-server.
+/// Address of the embedded nats-server, or of the one that `serve` was given where it needs no secret.
 const NATS_URL: &str = "nats-url";
 /// Address of the HTTP server.
 const HTTP_URL: &str = "http-url";
@@ -59,7 +59,7 @@ pub struct DataDir {
 /// What the folder says when another process holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Of the embedded nats-server; none when `serve` uses another one.
+    /// Of the NATS server; none when `serve` was given one that takes more than its address.
     pub nats: Option<String>,
     /// Of the HTTP server.
     pub http: Option<String>,
@@ -110,7 +110,18 @@ impl DataDir {
         &self.path
     }
 
+    /// Says where the NATS server is.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`] when the folder cannot be written.
+    pub fn write_nats_url(&self, url: &str) -> Result<(), DataDirError> {
+        self.write(NATS_URL, url)
+    }
+
     /// Says where the HTTP server is.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`] when the folder cannot be written.
     pub fn write_http_url(&self, url: &str) -> Result<(), DataDirError> {
         self.write(HTTP_URL, url)
     }

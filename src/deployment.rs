@@ -37,7 +37,7 @@ pub enum DeploymentError {
     Streams(#[from] StreamsError),
     /// The folder is served by a process that uses a NATS of its own choosing.
     #[error(
-        "the `serve` that holds {path} uses a NATS that it was given: give this command the same NATS options"
+        "the `serve` that holds {path} uses a NATS that takes more than an address: give this command the same NATS options"
     )]
     Elsewhere {
         /// The folder.

@@ -76,7 +76,7 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
             &none
         )
         .status,
-        401
+        403
     );
     for (key, path, expected) in [
         (&admin, "/api/v1/analytics?campaign_id=spring", 200),
@@ -171,7 +171,7 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
             &none,
         )
         .status
-            == 401)
+            == 403)
             .then_some(())
     });
 }

@@ -46,6 +46,8 @@ pub struct Facts {
     pub streams: Vec<FillFacts>,
     /// The outboxes of this process, by bytes that the broker has not taken.
     pub outboxes: Vec<FillFacts>,
+    /// By outbox: lanes whose stream takes no more, where there are any.
+    pub refused_lanes: Vec<(String, u64)>,
 }
 
 /// Gathers facts when it is asked; must not block.
@@ -90,6 +92,11 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             }
         }
     }
+    for (outbox, lanes) in &facts.refused_lanes {
+        out.push(format!(
+            "an EVENTS stream is at its max_bytes and takes no more: {lanes} lanes of the outbox {outbox} wait"
+        ));
+    }
     out
 }
 
@@ -123,6 +130,7 @@ mod tests {
                 bytes: 7,
                 max_bytes: 0,
             }],
+            refused_lanes: Vec::new(),
         }
     }
 
@@ -133,7 +141,11 @@ mod tests {
 
     #[test]
     fn past_any_limit_it_says_which() {
-        let cases: [(fn(&mut Facts), &str); 7] = [
+        let cases: [(fn(&mut Facts), &str); 8] = [
+            (
+                |f| f.refused_lanes.push(("collector".into(), 2)),
+                "takes no more",
+            ),
             (|f| f.has_catalogue = false, "catalogue"),
             (|f| f.broker_connected = false, "NATS"),
             (

@@ -82,6 +82,20 @@ pub struct NatsOptions {
     pub tlskey: Option<PathBuf>,
 }
 
+impl NatsOptions {
+    /// The servers' addresses, where they are all that it takes to connect: what a data folder may hold for others
+    /// to read, because there is no secret in it.
+    pub fn without_secrets(&self) -> Option<&str> {
+        let only_address = Self {
+            server: None,
+            ..self.clone()
+        } == Self::default();
+        self.server
+            .as_deref()
+            .filter(|url| only_address && !url.contains('@'))
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

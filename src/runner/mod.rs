@@ -72,7 +72,12 @@ impl Runner {
                 )
             })?;
         let (options, server) = match deployment::nats_options(&config.nats) {
-            Some(options) => (options, None),
+            Some(options) => {
+                if let Some(url) = options.without_secrets() {
+                    dir.write_nats_url(url)?;
+                }
+                (options, None)
+            }
             None => {
                 let server = NatsServer::start(dir.path()).await?;
                 (NatsOptions::of_url(server.url()), Some(server))

@@ -50,6 +50,12 @@ pub fn of(sources: Sources) -> Readiness {
             .iter()
             .map(|(name, outbox)| fill(name, outbox))
             .collect(),
+        refused_lanes: sources
+            .outboxes
+            .iter()
+            .map(|(name, outbox)| ((*name).to_owned(), outbox.status().full_lanes))
+            .filter(|(_, lanes)| *lanes > 0)
+            .collect(),
     })
 }
 

@@ -81,7 +81,7 @@ class Node:
     def cli(self, *args, timeout_s=60, check=True):
         """Runs a subcommand against this node; returns what it printed."""
         done = subprocess.run(
-            [self.binary, *args, "--data-dir", str(self.folder), *(["--server", self.nats_url] if self.nats_url else [])],
+            [self.binary, *args, "--data-dir", str(self.folder)],
             capture_output=True, text=True, timeout=timeout_s, env=self.env,
         )
         if check and done.returncode != 0:
