@@ -164,12 +164,17 @@ impl NatsServer {
     }
 
     /// Its process; none while it is being started again.
+    #[cfg(test)]
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
     /// Ends it, and waits until it has ended.
     pub async fn stop(self) {
+        tracing::info!(
+            pid = self.pid.load(Ordering::Relaxed),
+            "the nats-server of our own is ended"
+        );
         self.stop.cancel();
         if self.supervisor.await.is_err() {
             tracing::error!("the supervisor of the nats-server panicked");

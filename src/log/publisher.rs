@@ -159,11 +159,6 @@ impl Publisher {
         }
     }
 
-    /// The connection.
-    pub fn client(&self) -> &Client {
-        &self.inner.client
-    }
-
     /// JetStream over this connection.
     pub fn jetstream(&self) -> &Context {
         &self.inner.jetstream
@@ -176,19 +171,6 @@ impl Publisher {
             Some(id) => message.message_id(id),
             None => message,
         };
-        self.send(subject, message).await
-    }
-
-    /// Publishes unless another message than that of `last_sequence` is the subject's last (0: there is none).
-    pub async fn publish_after(
-        &self,
-        subject: &str,
-        last_sequence: u64,
-        payload: Bytes,
-    ) -> Outcome {
-        let message = PublishMessage::build()
-            .payload(payload)
-            .expected_last_subject_sequence(last_sequence);
         self.send(subject, message).await
     }
 

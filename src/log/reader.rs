@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::jetstream::stream::{DirectGetErrorKind, Info, LastRawMessageErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -67,18 +67,12 @@ pub struct ShardReader {
 #[derive(Clone, Debug, Default)]
 pub struct ReaderProgress {
     last: Arc<AtomicU64>,
-    rebuilds: Arc<AtomicU64>,
 }
 
 impl ReaderProgress {
     /// The broker's last sequence as far as the reader has heard; 0 before it has heard anything.
     pub fn last_sequence(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
-    }
-
-    /// How many times the consumer has been built, the first time counted.
-    pub fn rebuilds(&self) -> u64 {
-        self.rebuilds.load(Ordering::Relaxed)
     }
 }
 
@@ -109,11 +103,6 @@ impl ShardReader {
     /// The next message. None when the reader has been stopped.
     pub async fn next(&mut self) -> Option<LogMessage> {
         self.messages.recv().await
-    }
-
-    /// The next message, for a thread of its own: blocks, and must not be called within a runtime's thread.
-    pub fn blocking_next(&mut self) -> Option<LogMessage> {
-        self.messages.blocking_recv()
     }
 
     /// The next message if one is there already.
@@ -189,7 +178,6 @@ impl Reading {
             Ok(messages) => messages,
             Err(why) => return Ended::Again(why),
         };
-        self.progress.rebuilds.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("adtally_reader_rebuilds_total", "stream" => self.stream.clone())
             .increment(1);
         let mut consumed = 0;
@@ -323,45 +311,6 @@ pub async fn message_at(
                 Err(LogError::NoStream(stream.to_owned()))
             }
             LastRawMessageErrorKind::JetStream(e) => Err(LogError::refused(asked(), e)),
-            _ => Err(LogError::unreachable(asked(), error)),
-        },
-    }
-}
-
-/// When a stream was made, in nanoseconds of the Unix epoch: another time is another stream of the same name.
-pub async fn stream_created_ns(jetstream: &Context, stream: &str) -> Result<i64, LogError> {
-    let info: Info = info_of(jetstream, stream).await?;
-    Ok(info.created.unix_timestamp_nanos() as i64)
-}
-
-/// The last sequence of a stream, asked of its leader.
-pub async fn last_sequence(jetstream: &Context, stream: &str) -> Result<u64, LogError> {
-    Ok(info_of(jetstream, stream).await?.state.last_sequence)
-}
-
-/// The sequence of a stream's last message on those subjects; 0 when there is none. Quicker than [`last_sequence`]
-/// where the stream has one replica and allows direct reads; where it has more, a direct read may be answered by
-/// one that lags, so its leader is asked.
-pub async fn last_sequence_of(
-    jetstream: &Context,
-    stream: &str,
-    subjects: &str,
-    replicas: usize,
-) -> Result<u64, LogError> {
-    if replicas > 1 {
-        return last_sequence(jetstream, stream).await;
-    }
-    let asked = || format!("the last message of {subjects}");
-    match get_stream(jetstream, stream)
-        .await?
-        .direct_get_last_for_subject(subjects)
-        .await
-    {
-        Ok(message) => Ok(message.sequence),
-        Err(error) => match error.kind() {
-            DirectGetErrorKind::NotFound => Ok(0),
-            // A stream that does not allow direct reads does not answer them.
-            DirectGetErrorKind::ErrorResponse(..) => last_sequence(jetstream, stream).await,
             _ => Err(LogError::unreachable(asked(), error)),
         },
     }

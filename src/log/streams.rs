@@ -22,8 +22,6 @@ pub use super::definitions::{Limits, definitions};
 
 /// From this share of its maximum on, an EVENTS stream is reported.
 pub const WARN_AT: f64 = 0.80;
-/// From this share on, the deployment is not ready.
-pub const NOT_READY_AT: f64 = 0.95;
 /// How long a broker without a leader for a stream is waited for: an election takes 4 to 9 s.
 const LEADER_WAIT: Duration = Duration::from_secs(20);
 /// The pause between two tries.
@@ -49,7 +47,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// The share of its maximum, 0 without one. Compare with [`WARN_AT`] and [`NOT_READY_AT`].
+    /// The share of its maximum, 0 without one. Compare with [`WARN_AT`].
     pub fn share(&self) -> f64 {
         self.max_bytes
             .map_or(0.0, |max| self.bytes as f64 / max.max(1) as f64)

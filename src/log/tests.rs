@@ -17,8 +17,8 @@ use super::LogError;
 use super::connect::{NatsOptions, connect, is_connected};
 use super::embedded::NatsServer;
 use super::publisher::{Outcome, Publisher};
-use super::reader::{ShardReader, last_sequence, last_sequence_of, message_at, stream_created_ns};
-use super::streams::{Limits, NOT_READY_AT, StreamsError, check, ensure, shards_of_running, usage};
+use super::reader::{ShardReader, message_at};
+use super::streams::{Limits, StreamsError, check, ensure, info_of, shards_of_running, usage};
 
 const SMALL: Limits = Limits {
     events_max_bytes: Some(64 << 20),
@@ -75,7 +75,14 @@ async fn a_server_of_ones_own_keeps_its_port_and_its_messages() {
     kill_nine(&server).await;
     store(&publisher, "events.0.click", "b", "two").await;
     assert!(is_connected(&client));
-    assert_eq!(last_sequence(&jetstream, "EVENTS_0").await.unwrap(), 2);
+    assert_eq!(
+        info_of(&jetstream, "EVENTS_0")
+            .await
+            .unwrap()
+            .state
+            .last_sequence,
+        2
+    );
     let pid = server.pid().unwrap();
     server.stop().await;
     assert!(
@@ -107,7 +114,14 @@ async fn a_server_of_ones_own_keeps_its_port_and_its_messages() {
     let (server, _, jetstream) = start(dir.path()).await;
     reaper.join().unwrap().unwrap();
     assert_eq!(server.url(), url);
-    assert_eq!(last_sequence(&jetstream, "EVENTS_0").await.unwrap(), 2);
+    assert_eq!(
+        info_of(&jetstream, "EVENTS_0")
+            .await
+            .unwrap()
+            .state
+            .last_sequence,
+        2
+    );
     server.stop().await;
 }
 
@@ -151,9 +165,7 @@ async fn streams_are_made_once_and_never_changed() {
     );
 
     // The operator may give a stream more room, but not make it forget.
-    let info = super::streams::info_of(&jetstream, "EVENTS_1")
-        .await
-        .unwrap();
+    let info = info_of(&jetstream, "EVENTS_1").await.unwrap();
     jetstream
         .update_stream(Config {
             max_bytes: 128 << 20,
@@ -216,22 +228,10 @@ async fn every_outcome_of_publishing_is_told_apart() {
     assert!(matches!(send("c", 1_500).await, Outcome::Full(_)));
     let used = usage(&jetstream, 1).await.unwrap();
     assert!(
-        used[0].share() < NOT_READY_AT && used[0].share() > 0.5 && used[0].messages == 2,
+        used[0].share() < 0.95 && used[0].share() > 0.5 && used[0].messages == 2,
         "{used:?}"
     );
     let small = Bytes::from_static(b"x");
-    assert!(matches!(
-        publisher
-            .publish_after("events.0.y", 9, small.clone())
-            .await,
-        Outcome::Conflict(_)
-    ));
-    assert_eq!(
-        publisher
-            .publish_after("events.0.y", 0, small.clone())
-            .await,
-        stored(3, false)
-    );
     assert!(matches!(
         publisher
             .publish("nobody.listens", None, small.clone())
@@ -304,27 +304,5 @@ async fn a_reader_sees_every_message_once_and_in_order_through_kills() {
         message_at(&jetstream, "NONE", 1).await,
         Err(LogError::NoStream(_))
     ));
-    let created = stream_created_ns(&jetstream, "EVENTS_0").await.unwrap();
-    assert!(created > 1_700_000_000_000_000_000);
-    assert_eq!(
-        last_sequence_of(&jetstream, "CATALOG", "catalog.>", 1)
-            .await
-            .unwrap(),
-        0
-    );
-    store(&publisher, "catalog.ad.x", "c", "{}").await;
-    assert_eq!(
-        last_sequence_of(&jetstream, "CATALOG", "catalog.>", 1)
-            .await
-            .unwrap(),
-        1
-    );
-    assert_eq!(
-        last_sequence_of(&jetstream, "INTAKE", "ads.>", 1)
-            .await
-            .unwrap(),
-        0,
-        "without direct reads, too"
-    );
     server.stop().await;
 }

@@ -167,16 +167,6 @@ pub enum OutboxError {
     Options(String),
 }
 
-impl OutboxError {
-    /// Whether the sender should try again later: the answer is 503.
-    pub fn is_busy(&self) -> bool {
-        matches!(
-            self,
-            OutboxError::Full { .. } | OutboxError::DiskFull { .. } | OutboxError::Closed
-        )
-    }
-}
-
 /// What an outbox says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct OutboxStatus {
