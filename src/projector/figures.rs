@@ -169,7 +169,7 @@ fn random(seed: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn frames(load: Load) -> Vec<Vec<u8>> {
+pub(super) fn frames(load: Load) -> Vec<Vec<u8>> {
     let mut seed = load.seed;
     let id = |text: &str| Id::new(text).expect("names of the measured traffic are ids");
     let producer = id("figures");

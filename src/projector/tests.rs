@@ -1,15 +1,25 @@
-//! Whether a stream is taken for the one that was folded, and that a load is folded whole.
+//! Whether a stream is taken for the one that was folded, that a load is folded whole, and a shard against a real
+//! nats-server.
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use adtally_projections::position::Position;
 use adtally_streams::event::Kind;
+use async_nats::jetstream;
 
-use super::ProjectorError;
+use super::{Projector, ProjectorError};
 use super::check::{Facts, check};
 use super::figures::{self, Load};
 use super::reports;
-use crate::store::{Limits, Memory, Shard};
+use crate::log::connect::{NatsOptions, connect};
+use crate::log::embedded::NatsServer;
+use crate::log::publisher::{Outcome, Publisher};
+use crate::log::streams;
+use crate::store::{Limits, Memory, Shard, Shards};
 
 const GOOD: Facts = Facts {
     created_ns: 5,
@@ -133,4 +143,74 @@ fn a_measured_load_is_folded_whole() {
         reports::bad_frames(&snapshot).unwrap().is_empty()
             && reports::conflicts(&snapshot).unwrap().is_empty()
     );
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Publishes payloads as clicks of shard 0; answers the last sequence.
+async fn publish(publisher: &Publisher, payloads: impl IntoIterator<Item = Vec<u8>>) -> u64 {
+    let mut last = 0;
+    for payload in payloads {
+        match publisher.publish("events.0.click", None, payload.into()).await {
+            Outcome::Stored { sequence, .. } => last = sequence,
+            other => panic!("{other:?}"),
+        }
+    }
+    last
+}
+
+/// Runs the projector until it has folded a sequence, and answers how many clicks count and how many messages
+/// were bad.
+async fn fold_up_to(data: &Path, client: &async_nats::Client, sequence: u64) -> (i64, usize) {
+    let shards = Arc::new(Shards::open(data, 1, Limits::default()).unwrap());
+    let projector = Projector::start(Arc::clone(&shards), client).unwrap();
+    let handle = projector.handle();
+    assert!(handle.wait_for(0, sequence, PATIENCE).await, "{:?}", handle.progress());
+    assert!(!handle.wait_for(0, sequence + 1, Duration::from_millis(50)).await);
+    assert!(handle.progress()[0].verified);
+    assert_eq!((handle.positions(), handle.lag()), (vec![sequence], vec![0]));
+    projector.stop().await.unwrap();
+    let found = {
+        let snapshot = shards.get(0).unwrap().snapshot().unwrap();
+        let clicks = reports::totals(&snapshot).unwrap()[Kind::Click as usize];
+        (clicks.applied, reports::bad_frames(&snapshot).unwrap().len())
+    };
+    shards.close().unwrap();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_folded_through_restarts_and_never_from_another_stream() {
+    let (nats, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = NatsServer::start(nats.path()).await.unwrap();
+    let client = connect(&NatsOptions::of_url(server.url()), "test").await.unwrap();
+    let jetstream = jetstream::new(client.clone());
+    let limits = streams::Limits {
+        events_max_bytes: Some(64 << 20),
+        intake_max_bytes: None,
+        quarantine_max_bytes: None,
+        replicas: 1,
+    };
+    streams::ensure(&jetstream, Some(1), &limits).await.unwrap();
+    let publisher = Publisher::new(client.clone());
+    let load = Load { kind: Kind::Click, events: 3_000, frame_events: 100, seed: 3 };
+    let frames = figures::frames(load);
+
+    publish(&publisher, frames[..10].to_vec()).await;
+    let last = publish(&publisher, [b"not a frame".to_vec()]).await;
+    assert_eq!(fold_up_to(data.path(), &client, last).await, (1_000, 1));
+    // Everything again from the start, and the rest: what was there before does not count twice.
+    let last = publish(&publisher, frames.clone()).await;
+    assert_eq!(fold_up_to(data.path(), &client, last).await, (3_000, 1));
+
+    jetstream.delete_stream("EVENTS_0").await.unwrap();
+    streams::ensure(&jetstream, Some(1), &limits).await.unwrap();
+    publish(&publisher, frames.iter().cycle().take(60).cloned()).await;
+    let shards = Arc::new(Shards::open(data.path(), 1, Limits::default()).unwrap());
+    let mut projector = Projector::start(shards, &client).unwrap();
+    let error = tokio::time::timeout(PATIENCE, projector.failed()).await.unwrap();
+    assert!(matches!(error, ProjectorError::OtherStream { shard: 0, .. }), "{error}");
+    assert!(error.to_string().contains("shards/0"), "{error}");
+    projector.stop().await.unwrap();
+    server.stop().await;
 }
