@@ -11,10 +11,10 @@ use adtally_projections::position::Position;
 use adtally_streams::event::Kind;
 use async_nats::jetstream;
 
-use super::{Projector, ProjectorError};
 use super::check::{Facts, check};
 use super::figures::{self, Load};
 use super::reports;
+use super::{Projector, ProjectorError};
 use crate::log::connect::{NatsOptions, connect};
 use crate::log::embedded::NatsServer;
 use crate::log::publisher::{Outcome, Publisher};
@@ -151,7 +151,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn publish(publisher: &Publisher, payloads: impl IntoIterator<Item = Vec<u8>>) -> u64 {
     let mut last = 0;
     for payload in payloads {
-        match publisher.publish("events.0.click", None, payload.into()).await {
+        match publisher
+            .publish("events.0.click", None, payload.into())
+            .await
+        {
             Outcome::Stored { sequence, .. } => last = sequence,
             other => panic!("{other:?}"),
         }
@@ -165,15 +168,29 @@ async fn fold_up_to(data: &Path, client: &async_nats::Client, sequence: u64) -> 
     let shards = Arc::new(Shards::open(data, 1, Limits::default()).unwrap());
     let projector = Projector::start(Arc::clone(&shards), client).unwrap();
     let handle = projector.handle();
-    assert!(handle.wait_for(0, sequence, PATIENCE).await, "{:?}", handle.progress());
-    assert!(!handle.wait_for(0, sequence + 1, Duration::from_millis(50)).await);
+    assert!(
+        handle.wait_for(0, sequence, PATIENCE).await,
+        "{:?}",
+        handle.progress()
+    );
+    assert!(
+        !handle
+            .wait_for(0, sequence + 1, Duration::from_millis(50))
+            .await
+    );
     assert!(handle.progress()[0].verified);
-    assert_eq!((handle.positions(), handle.lag()), (vec![sequence], vec![0]));
+    assert_eq!(
+        (handle.positions(), handle.lag()),
+        (vec![sequence], vec![0])
+    );
     projector.stop().await.unwrap();
     let found = {
         let snapshot = shards.get(0).unwrap().snapshot().unwrap();
         let clicks = reports::totals(&snapshot).unwrap()[Kind::Click as usize];
-        (clicks.applied, reports::bad_frames(&snapshot).unwrap().len())
+        (
+            clicks.applied,
+            reports::bad_frames(&snapshot).unwrap().len(),
+        )
     };
     shards.close().unwrap();
     found
@@ -183,7 +200,9 @@ async fn fold_up_to(data: &Path, client: &async_nats::Client, sequence: u64) -> 
 async fn a_shard_is_folded_through_restarts_and_never_from_another_stream() {
     let (nats, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = NatsServer::start(nats.path()).await.unwrap();
-    let client = connect(&NatsOptions::of_url(server.url()), "test").await.unwrap();
+    let client = connect(&NatsOptions::of_url(server.url()), "test")
+        .await
+        .unwrap();
     let jetstream = jetstream::new(client.clone());
     let limits = streams::Limits {
         events_max_bytes: Some(64 << 20),
@@ -193,7 +212,12 @@ async fn a_shard_is_folded_through_restarts_and_never_from_another_stream() {
     };
     streams::ensure(&jetstream, Some(1), &limits).await.unwrap();
     let publisher = Publisher::new(client.clone());
-    let load = Load { kind: Kind::Click, events: 3_000, frame_events: 100, seed: 3 };
+    let load = Load {
+        kind: Kind::Click,
+        events: 3_000,
+        frame_events: 100,
+        seed: 3,
+    };
     let frames = figures::frames(load);
 
     publish(&publisher, frames[..10].to_vec()).await;
@@ -208,8 +232,13 @@ async fn a_shard_is_folded_through_restarts_and_never_from_another_stream() {
     publish(&publisher, frames.iter().cycle().take(60).cloned()).await;
     let shards = Arc::new(Shards::open(data.path(), 1, Limits::default()).unwrap());
     let mut projector = Projector::start(shards, &client).unwrap();
-    let error = tokio::time::timeout(PATIENCE, projector.failed()).await.unwrap();
-    assert!(matches!(error, ProjectorError::OtherStream { shard: 0, .. }), "{error}");
+    let error = tokio::time::timeout(PATIENCE, projector.failed())
+        .await
+        .unwrap();
+    assert!(
+        matches!(error, ProjectorError::OtherStream { shard: 0, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("shards/0"), "{error}");
     projector.stop().await.unwrap();
     server.stop().await;
