@@ -242,7 +242,8 @@ fn a_total_reads_days_inside_and_finer_cells_at_the_edges() {
         Source::Minutes,
     )
     .unwrap();
-    assert!(other.days.is_empty() && other.hours.is_empty() && other.minutes == [start..end]);
+    assert!(other.days.is_empty() && other.hours.is_empty());
+    assert_eq!((other.minutes.len(), &other.minutes[0]), (1, &(start..end)));
     // A hundred years are a day range and nothing else.
     let century = Plan::new(
         ms("1950-01-01T00:00:00Z"),

@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn past_any_limit_it_says_which() {
-        let cases: [(fn(&mut Facts), &str); 8] = [
+        type Change = fn(&mut Facts);
+        let cases: [(Change, &str); 8] = [
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),
                 "takes no more",

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
-use utoipa::{OpenApi as _, ToSchema};
+use utoipa::OpenApi as _;
 
 use super::problem::Problem;
 use super::{routes, schemas};

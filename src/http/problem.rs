@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 /// The media type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// What `Retry-After` says when nothing better is known, in seconds.
-pub const RETRY_AFTER_S: u64 = 1;
+pub const RETRY_AFTER_S: u32 = 1;
 /// The longest piece of a client's own text that a problem repeats, in characters.
 const QUOTE_MAX_CHARS: usize = 80;
 
@@ -29,16 +29,18 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 503, example = 400)]
     status: u16,
     /// What is wrong with this request and what to do about it.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// The parameter or field that is to blame, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<String>,
+    #[schema(value_type = Option<String>)]
+    parameter: Option<Box<str>>,
     /// Seconds for `Retry-After`.
     #[serde(skip)]
-    retry_after_s: Option<u64>,
+    retry_after_s: Option<u32>,
     /// Methods for `Allow`.
     #[serde(skip)]
-    allow: Option<HeaderValue>,
+    allow: Option<Box<HeaderValue>>,
 }
 
 impl Problem {
@@ -52,7 +54,7 @@ impl Problem {
             kind,
             title,
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: detail.into().into_boxed_str(),
             parameter: None,
             retry_after_s: None,
             allow: None,
@@ -122,7 +124,7 @@ impl Problem {
             "Method not allowed",
             detail,
         );
-        problem.allow = allow;
+        problem.allow = allow.map(Box::new);
         problem
     }
 
@@ -156,18 +158,6 @@ impl Problem {
         )
     }
 
-    /// 429: too many requests of one client.
-    pub fn too_many_requests(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "urn:adtally:problem:too-many-requests",
-            "Too many requests",
-            detail,
-        );
-        problem.retry_after_s = Some(RETRY_AFTER_S);
-        problem
-    }
-
     /// 503: nothing is wrong with the request, and it may be sent again after [`RETRY_AFTER_S`].
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let mut problem = Self::new(
@@ -182,13 +172,7 @@ impl Problem {
 
     /// Names the parameter or field that is to blame.
     pub fn blaming(mut self, parameter: impl Into<String>) -> Self {
-        self.parameter = Some(quote(&parameter.into()));
-        self
-    }
-
-    /// Says when to come back, in seconds.
-    pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after_s = Some(seconds);
+        self.parameter = Some(quote(&parameter.into()).into_boxed_str());
         self
     }
 
@@ -199,11 +183,13 @@ impl Problem {
     }
 
     /// What is wrong, in words.
+    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
     /// The parameter that is to blame.
+    #[cfg(test)]
     pub fn parameter(&self) -> Option<&str> {
         self.parameter.as_deref()
     }
@@ -242,7 +228,7 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, allow);
+            headers.insert(header::ALLOW, *allow);
         }
         response
     }
@@ -277,13 +263,7 @@ mod tests {
             Problem::unauthorized("x").into_response().headers()["www-authenticate"],
             "Bearer realm=\"adtally\""
         );
-        assert_eq!(
-            Problem::unavailable("x")
-                .retry_after(7)
-                .into_response()
-                .headers()["retry-after"],
-            "7"
-        );
+        assert_eq!(Problem::unavailable("x").into_response().headers()["retry-after"], "1");
         let allow = HeaderValue::from_static("GET,HEAD");
         let response = Problem::method_not_allowed("PUT", Some(allow)).into_response();
         assert_eq!(

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use adtally_projections::bounds::print;
 use adtally_projections::buckets::MINUTE_MS;
@@ -105,7 +106,7 @@ pub fn add(into: &mut FraudSum, other: &FraudSum) {
 
 fn check(read: &mut u64, cancel: &Cancel) -> Result<(), QueryError> {
     *read += 1;
-    if *read % CHECK_EVERY == 0 {
+    if read.is_multiple_of(CHECK_EVERY) {
         cancel.check()
     } else {
         Ok(())
@@ -228,20 +229,18 @@ pub fn page<C: std::ops::Deref<Target = Catalogue>>(
     let scope = Scope::resolve(&question.subject, &catalogue(), set, cancel)?;
     let frame = frame(question, &scope, set)?;
     // One more than the page, so that its end is known.
-    let mut first = BinaryHeap::with_capacity(limit + 2);
+    let mut picker = Picker {
+        reason: question.reason,
+        start_ms: after.map_or(frame.start_ms, |c| c.time_ms.max(frame.start_ms)),
+        end_ms: frame.end_ms,
+        after,
+        keep: limit + 1,
+        first: BinaryHeap::with_capacity(limit + 2),
+    };
     for (shard, scope) in set.shards.iter().zip(&scope.shards) {
-        pick(
-            shard,
-            scope,
-            question,
-            &frame,
-            after,
-            limit + 1,
-            &mut first,
-            cancel,
-        )?;
+        picker.take(shard, scope, cancel)?;
     }
-    let mut clicks = first.into_sorted_vec();
+    let mut clicks = picker.first.into_sorted_vec();
     let more = clicks.len() > limit;
     clicks.truncate(limit);
     let next = clicks.last().filter(|_| more).map(|click| click.at.clone());
@@ -252,68 +251,63 @@ pub fn page<C: std::ops::Deref<Target = Catalogue>>(
     })
 }
 
-/// Puts a shard's clicks into `first`, which keeps the `keep` least ones.
-#[allow(clippy::too_many_arguments)]
-fn pick(
-    shard: &Shard<'_>,
-    scope: &ShardScope,
-    question: &Question,
-    frame: &Frame,
-    after: Option<&Cursor>,
+/// Keeps the least clicks of all that it is shown.
+struct Picker<'q> {
+    reason: Option<EdgeReason>,
+    start_ms: i64,
+    end_ms: i64,
+    after: Option<&'q Cursor>,
     keep: usize,
-    first: &mut BinaryHeap<Click>,
-    cancel: &Cancel,
-) -> Result<(), QueryError> {
-    let mut names: FxHashMap<Symbol, std::sync::Arc<str>> = FxHashMap::default();
-    for campaign in &scope.campaigns {
-        let campaign_id = shard.name(Space::Campaign, *campaign)?;
-        let start = after.map_or(frame.start_ms, |c| c.time_ms.max(frame.start_ms));
-        let (from, to) = clicks_range(*campaign, start, frame.end_ms);
-        let mut read = 0;
-        shard
-            .rows
-            .scan(Family::FraudClicks, &from, &to, &mut |key, value| {
+    first: BinaryHeap<Click>,
+}
+
+impl Picker<'_> {
+    /// Looks at a shard's clicks.
+    fn take(&mut self, shard: &Shard<'_>, scope: &ShardScope, cancel: &Cancel) -> Result<(), QueryError> {
+        let mut names: FxHashMap<Symbol, Arc<str>> = FxHashMap::default();
+        for campaign in &scope.campaigns {
+            let campaign_id = shard.name(Space::Campaign, *campaign)?;
+            let (from, to) = clicks_range(*campaign, self.start_ms, self.end_ms);
+            let mut read = 0;
+            shard.rows.scan(Family::FraudClicks, &from, &to, &mut |key, value| {
                 check(&mut read, cancel)?;
                 let click = FraudClick::decode(key, value)?;
-                // Rows come in order of time, so nothing later can be among the first any more.
-                if first.len() >= keep
-                    && first
-                        .peek()
-                        .is_some_and(|last| click.event_time_ms > last.at.time_ms)
-                {
+                if self.is_past(&click) {
                     return Ok(ControlFlow::Break(()));
                 }
-                if question.reason.is_some_and(|r| r != click.reason) {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                let ad = match names.get(&click.ad) {
-                    Some(name) => name.clone(),
-                    None => {
-                        let name = shard.name(Space::Ad, click.ad)?;
-                        names.insert(click.ad, name.clone());
-                        name
-                    }
-                };
-                let at = Cursor {
-                    time_ms: click.event_time_ms,
-                    ad_id: ad.to_string(),
-                    click_id: click.click_id,
-                };
-                if after.is_none_or(|cursor| at > *cursor) {
-                    first.push(Click {
-                        at,
-                        campaign_id: campaign_id.to_string(),
-                        reason: click.reason,
-                        revision: click.revision,
-                        class: click.class,
-                        cost_micros: click.cost_micros,
-                    });
-                    if first.len() > keep {
-                        first.pop();
-                    }
+                if self.reason.is_none_or(|r| r == click.reason) {
+                    let ad = match names.get(&click.ad) {
+                        Some(name) => name.clone(),
+                        None => names.entry(click.ad).or_insert(shard.name(Space::Ad, click.ad)?).clone(),
+                    };
+                    self.offer(click, &ad, &campaign_id);
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether neither this click nor a later one can be among the first any more; rows come in order of time.
+    fn is_past(&self, click: &FraudClick) -> bool {
+        self.first.len() >= self.keep && self.first.peek().is_some_and(|last| click.event_time_ms > last.at.time_ms)
+    }
+
+    fn offer(&mut self, click: FraudClick, ad_id: &str, campaign_id: &str) {
+        let at = Cursor { time_ms: click.event_time_ms, ad_id: ad_id.to_owned(), click_id: click.click_id };
+        if self.after.is_some_and(|cursor| at <= *cursor) {
+            return;
+        }
+        self.first.push(Click {
+            at,
+            campaign_id: campaign_id.to_owned(),
+            reason: click.reason,
+            revision: click.revision,
+            class: click.class,
+            cost_micros: click.cost_micros,
+        });
+        if self.first.len() > self.keep {
+            self.first.pop();
+        }
+    }
 }

@@ -140,11 +140,6 @@ impl Scope {
         self.campaigns.len()
     }
 
-    /// Whether anything was ever counted under any of them.
-    pub fn is_counted(&self) -> bool {
-        self.campaigns.values().any(|m| m.counted)
-    }
-
     /// The clock of the answer, and which cells stand on it. `asked` is the question's own `time_zone`.
     pub fn clock(&self, asked: Option<Tz>) -> Result<(Tz, Source), QueryError> {
         let zone = match asked {

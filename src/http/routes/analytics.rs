@@ -1,7 +1,5 @@
 //! `GET /api/v1/analytics`: counts by time and dimensions.
 
-use std::collections::BTreeSet;
-
 use adtally_projections::buckets::Granularity;
 use adtally_projections::partial::Dimension;
 use adtally_projections::ratios::Figures;
@@ -263,6 +261,8 @@ fn rendered(answer: Answer, format: Format, explain: bool) -> Rendered {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn asked(query: &str) -> Result<Question, Problem> {

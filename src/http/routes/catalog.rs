@@ -6,7 +6,7 @@
 use std::collections::BinaryHeap;
 
 use adtally_streams::catalogue::{
-    Ad, Advertiser, Campaign, Catalogue, CatalogueError, Document, DocumentKind,
+    Catalogue, CatalogueError, Document, DocumentKind,
 };
 use adtally_streams::documents::DOCUMENT_MAX_BYTES;
 use adtally_streams::id::Id;
