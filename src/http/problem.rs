@@ -263,7 +263,10 @@ mod tests {
             Problem::unauthorized("x").into_response().headers()["www-authenticate"],
             "Bearer realm=\"adtally\""
         );
-        assert_eq!(Problem::unavailable("x").into_response().headers()["retry-after"], "1");
+        assert_eq!(
+            Problem::unavailable("x").into_response().headers()["retry-after"],
+            "1"
+        );
         let allow = HeaderValue::from_static("GET,HEAD");
         let response = Problem::method_not_allowed("PUT", Some(allow)).into_response();
         assert_eq!(

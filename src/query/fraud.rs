@@ -263,38 +263,56 @@ struct Picker<'q> {
 
 impl Picker<'_> {
     /// Looks at a shard's clicks.
-    fn take(&mut self, shard: &Shard<'_>, scope: &ShardScope, cancel: &Cancel) -> Result<(), QueryError> {
+    fn take(
+        &mut self,
+        shard: &Shard<'_>,
+        scope: &ShardScope,
+        cancel: &Cancel,
+    ) -> Result<(), QueryError> {
         let mut names: FxHashMap<Symbol, Arc<str>> = FxHashMap::default();
         for campaign in &scope.campaigns {
             let campaign_id = shard.name(Space::Campaign, *campaign)?;
             let (from, to) = clicks_range(*campaign, self.start_ms, self.end_ms);
             let mut read = 0;
-            shard.rows.scan(Family::FraudClicks, &from, &to, &mut |key, value| {
-                check(&mut read, cancel)?;
-                let click = FraudClick::decode(key, value)?;
-                if self.is_past(&click) {
-                    return Ok(ControlFlow::Break(()));
-                }
-                if self.reason.is_none_or(|r| r == click.reason) {
-                    let ad = match names.get(&click.ad) {
-                        Some(name) => name.clone(),
-                        None => names.entry(click.ad).or_insert(shard.name(Space::Ad, click.ad)?).clone(),
-                    };
-                    self.offer(click, &ad, &campaign_id);
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
+            shard
+                .rows
+                .scan(Family::FraudClicks, &from, &to, &mut |key, value| {
+                    check(&mut read, cancel)?;
+                    let click = FraudClick::decode(key, value)?;
+                    if self.is_past(&click) {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    if self.reason.is_none_or(|r| r == click.reason) {
+                        let ad = match names.get(&click.ad) {
+                            Some(name) => name.clone(),
+                            None => names
+                                .entry(click.ad)
+                                .or_insert(shard.name(Space::Ad, click.ad)?)
+                                .clone(),
+                        };
+                        self.offer(click, &ad, &campaign_id);
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
         }
         Ok(())
     }
 
     /// Whether neither this click nor a later one can be among the first any more; rows come in order of time.
     fn is_past(&self, click: &FraudClick) -> bool {
-        self.first.len() >= self.keep && self.first.peek().is_some_and(|last| click.event_time_ms > last.at.time_ms)
+        self.first.len() >= self.keep
+            && self
+                .first
+                .peek()
+                .is_some_and(|last| click.event_time_ms > last.at.time_ms)
     }
 
     fn offer(&mut self, click: FraudClick, ad_id: &str, campaign_id: &str) {
-        let at = Cursor { time_ms: click.event_time_ms, ad_id: ad_id.to_owned(), click_id: click.click_id };
+        let at = Cursor {
+            time_ms: click.event_time_ms,
+            ad_id: ad_id.to_owned(),
+            click_id: click.click_id,
+        };
         if self.after.is_some_and(|cursor| at <= *cursor) {
             return;
         }

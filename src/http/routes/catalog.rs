@@ -5,9 +5,7 @@
 
 use std::collections::BinaryHeap;
 
-use adtally_streams::catalogue::{
-    Catalogue, CatalogueError, Document, DocumentKind,
-};
+use adtally_streams::catalogue::{Catalogue, CatalogueError, Document, DocumentKind};
 use adtally_streams::documents::DOCUMENT_MAX_BYTES;
 use adtally_streams::id::Id;
 use axum::Json;
