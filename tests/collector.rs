@@ -142,7 +142,7 @@ fn a_conversion_answers_204_or_a_gif() {
         let sum: f64 = text
             .lines()
             .filter(|l| {
-                l.starts_with("adtally_shard_events_total{") && l.contains("kind=\"conversion\"")
+                l.starts_with("adtally_events_folded_total{") && l.contains("kind=\"conversion\"")
             })
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum();

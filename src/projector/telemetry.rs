@@ -66,6 +66,25 @@ impl ShardMetrics {
         }
     }
 
+    /// Goes on from what the state holds, so that the counters say what was ever folded, over restarts and on every
+    /// replica alike.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the state cannot be read.
+    pub fn restore(&self, shard: &Shard) -> Result<(), StoreError> {
+        let snapshot = shard.snapshot()?;
+        for (metrics, totals) in self.kinds.iter().zip(reports::totals(&snapshot)?) {
+            metrics.applied.absolute(totals.applied as u64);
+            metrics.by_ledger.absolute(totals.duplicates_ledger as u64);
+            metrics.by_id.absolute(totals.duplicates_id as u64);
+            metrics.conflicts.absolute(totals.conflicts as u64);
+            metrics.refused.absolute(totals.refused as u64);
+        }
+        self.bad
+            .absolute(reports::incident_counts(&snapshot)?.bad_frames);
+        Ok(())
+    }
+
     /// A batch was written.
     pub fn batch(&self, folded: &Folded, progress: Progress, lag: u64, took: Duration) {
         for (metrics, totals) in self.kinds.iter().zip(&folded.totals) {

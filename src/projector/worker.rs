@@ -164,6 +164,7 @@ impl Run {
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), ProjectorError> {
         let telemetry = telemetry::ShardMetrics::new(self.shard.number());
+        telemetry.restore(&self.shard)?;
         let mut gathered = Gathered::default();
         let mut gaps_counted: Option<Instant> = None;
         while let Some(first) = runtime.block_on(next(&mut reader, &mut self.stop)) {

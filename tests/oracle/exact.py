@@ -250,7 +250,7 @@ def conversions_recorded(node):
 
     with urllib.request.urlopen(f"http://127.0.0.1:{node.port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    lines = [l for l in text.splitlines() if l.startswith("adtally_shard_events_total{") and 'kind="conversion"' in l]
+    lines = [l for l in text.splitlines() if l.startswith("adtally_events_folded_total{") and 'kind="conversion"' in l]
     return sum(int(float(l.rsplit(" ", 1)[1])) for l in lines) if lines else None
 
 
