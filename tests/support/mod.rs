@@ -174,7 +174,9 @@ impl Server {
         if self._folder.is_none() {
             return;
         }
-        let pid = std::fs::read_to_string(self.data_dir.join("nats/nats.pid")).ok().and_then(|p| p.trim().parse().ok());
+        let pid = std::fs::read_to_string(self.data_dir.join("nats/nats.pid"))
+            .ok()
+            .and_then(|p| p.trim().parse().ok());
         let Some(pid) = pid else { return };
         let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         if command.contains(&*self.data_dir.to_string_lossy()) {
