@@ -233,7 +233,12 @@ async fn connection(
 
 async fn answer(router: Router, request: Request<Incoming>) -> Response {
     let (back, mut left) = oneshot::channel();
-    let lend = |body| Body::new(Lent { body: Some(body), back: Some(back) });
+    let lend = |body| {
+        Body::new(Lent {
+            body: Some(body),
+            back: Some(back),
+        })
+    };
     let response = match router.oneshot(request.map(lend)).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -266,11 +271,16 @@ impl hyper::body::Body for Lent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+        self.body
+            .as_ref()
+            .is_none_or(hyper::body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(hyper::body::Body::size_hint).unwrap_or_default()
+        self.body
+            .as_ref()
+            .map(hyper::body::Body::size_hint)
+            .unwrap_or_default()
     }
 }
 
@@ -289,7 +299,9 @@ impl Drop for Lent {
 async fn discard(mut body: Incoming) {
     let mut room = DISCARD_MAX_BYTES;
     let reading = async {
-        while let Some(Ok(frame)) = poll_fn(|context| hyper::body::Body::poll_frame(Pin::new(&mut body), context)).await {
+        while let Some(Ok(frame)) =
+            poll_fn(|context| hyper::body::Body::poll_frame(Pin::new(&mut body), context)).await
+        {
             room = room.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if room == 0 {
                 return;
@@ -354,11 +366,18 @@ mod tests {
 
     #[tokio::test]
     async fn who_sends_too_much_still_reads_why_it_was_refused() {
-        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10).await.unwrap();
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10)
+            .await
+            .unwrap();
         let refuses = axum::routing::post(|| async { Problem::too_large("less, please") });
         listener.serve(Router::new().route("/", refuses));
         let body = vec![b'x'; 20 << 20];
-        let answer = reqwest::Client::new().post(listener.url()).body(body).send().await.unwrap();
+        let answer = reqwest::Client::new()
+            .post(listener.url())
+            .body(body)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status().as_u16(), 413);
         listener.close().await;
     }

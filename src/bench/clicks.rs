@@ -34,7 +34,14 @@ pub async fn run(
     let began = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..connections {
-        clients.spawn(client(address, ad.to_string(), rate, began, number.clone(), ended.clone()));
+        clients.spawn(client(
+            address,
+            ad.to_string(),
+            rate,
+            began,
+            number.clone(),
+            ended.clone(),
+        ));
     }
     tokio::time::sleep(time).await;
     ended.store(true, Ordering::Relaxed);
@@ -47,7 +54,12 @@ pub async fn run(
     anyhow::ensure!(!times.is_empty(), "no click was answered with 302");
     times.sort_unstable();
     let (p50, p99) = (percentile(&times, 0.5), percentile(&times, 0.99));
-    Ok(Reached { per_s: times.len() as f64 / elapsed, p50, p99, failed })
+    Ok(Reached {
+        per_s: times.len() as f64 / elapsed,
+        p50,
+        p99,
+        failed,
+    })
 }
 
 async fn client(
@@ -63,7 +75,8 @@ async fn client(
     while !ended.load(Ordering::Relaxed) {
         let n = number.fetch_add(1, Ordering::Relaxed);
         if let Some(rate) = rate {
-            tokio::time::sleep_until((began + Duration::from_secs_f64(n as f64 / rate)).into()).await;
+            tokio::time::sleep_until((began + Duration::from_secs_f64(n as f64 / rate)).into())
+                .await;
         }
         // Another visitor's address for every click, as a proxy would tell it.
         let extra = format!(
@@ -71,7 +84,13 @@ async fn client(
             (n >> 8) & 255,
             n & 255
         );
-        let bytes = request("GET", &format!("/click?ad_id={ad}&user_id=u{n}"), "bench", &extra, b"");
+        let bytes = request(
+            "GET",
+            &format!("/click?ad_id={ad}&user_id=u{n}"),
+            "bench",
+            &extra,
+            b"",
+        );
         let connection = match open.take() {
             Some(connection) => Ok(connection),
             None => Connection::open(address, None).await,
@@ -80,7 +99,10 @@ async fn client(
         let answer = match connection {
             Ok(mut connection) => {
                 let answer = connection.exchange(&bytes).await;
-                open = answer.as_ref().is_ok_and(|a| !a.closes).then_some(connection);
+                open = answer
+                    .as_ref()
+                    .is_ok_and(|a| !a.closes)
+                    .then_some(connection);
                 answer
             }
             Err(error) => Err(error),

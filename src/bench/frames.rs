@@ -42,7 +42,14 @@ pub async fn run(
     let mut posting = tokio::task::JoinSet::new();
     for connection in 0..CONNECTIONS {
         let own_rate = rate / CONNECTIONS as f64 / batch as f64;
-        posting.spawn(post(address, ads.to_vec(), connection as u64, batch, own_rate, time));
+        posting.spawn(post(
+            address,
+            ads.to_vec(),
+            connection as u64,
+            batch,
+            own_rate,
+            time,
+        ));
     }
     for posted in posting.join_all().await {
         posted?;
@@ -81,8 +88,20 @@ async fn post(
         let events: Vec<Value> = (0..batch).map(|_| impression(&mut rng, &ads)).collect();
         let body = Value::Array(events).to_string();
         let head = "Content-Type: application/json\r\n";
-        let answer = connection.exchange(&request("POST", "/api/v1/events", "bench", head, body.as_bytes())).await?;
-        anyhow::ensure!(answer.status == 202, "a POST was answered {}", answer.status);
+        let answer = connection
+            .exchange(&request(
+                "POST",
+                "/api/v1/events",
+                "bench",
+                head,
+                body.as_bytes(),
+            ))
+            .await?;
+        anyhow::ensure!(
+            answer.status == 202,
+            "a POST was answered {}",
+            answer.status
+        );
     }
     Ok(())
 }

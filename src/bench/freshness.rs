@@ -17,7 +17,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// How long one probe may stay uncounted before the figure is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The probes' browser: one that no list of crawlers holds.
-const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n";
+const BROWSER: &str =
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n";
 
 /// What was measured.
 #[derive(Clone, Debug)]
@@ -33,16 +34,29 @@ pub struct Reached {
 }
 
 /// Probes `ad`, on which nothing else clicks, for `time`.
-pub async fn run(api: &Api, address: SocketAddr, ad: &str, time: Duration) -> anyhow::Result<Reached> {
+pub async fn run(
+    api: &Api,
+    address: SocketAddr,
+    ad: &str,
+    time: Duration,
+) -> anyhow::Result<Reached> {
     let began = Instant::now();
     let mut connection = Connection::open(address, None).await?;
     let (mut seen, mut queries) = (Vec::new(), Vec::new());
     while began.elapsed() < time {
         let n = seen.len() as i64 + 1;
-        let visitor = format!("{BROWSER}X-Forwarded-For: 198.19.{}.{}\r\n", (n >> 8) & 255, n & 255);
+        let visitor = format!(
+            "{BROWSER}X-Forwarded-For: 198.19.{}.{}\r\n",
+            (n >> 8) & 255,
+            n & 255
+        );
         let click = request("GET", &format!("/click?ad_id={ad}"), "bench", &visitor, b"");
         let answer = connection.exchange(&click).await?;
-        anyhow::ensure!(answer.status == 302, "a probe was answered {}", answer.status);
+        anyhow::ensure!(
+            answer.status == 302,
+            "a probe was answered {}",
+            answer.status
+        );
         let answered = Instant::now();
         loop {
             let asked = Instant::now();
@@ -51,7 +65,11 @@ pub async fn run(api: &Api, address: SocketAddr, ad: &str, time: Duration) -> an
             if counted >= n {
                 break;
             }
-            anyhow::ensure!(answered.elapsed() < PATIENCE, "a click was not counted within {} s", PATIENCE.as_secs());
+            anyhow::ensure!(
+                answered.elapsed() < PATIENCE,
+                "a click was not counted within {} s",
+                PATIENCE.as_secs()
+            );
         }
         seen.push(answered.elapsed());
         tokio::time::sleep(PROBE_EVERY).await;
@@ -67,10 +85,22 @@ pub async fn run(api: &Api, address: SocketAddr, ad: &str, time: Duration) -> an
 }
 
 async fn clicks_of(api: &Api, ad: &str) -> anyhow::Result<i64> {
-    let at = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap_or_default().to_rfc3339();
+    let at = |ms: i64| {
+        DateTime::from_timestamp_millis(ms)
+            .unwrap_or_default()
+            .to_rfc3339()
+    };
     let now = Utc::now().timestamp_millis();
     let (start, end) = (at(now - 3_600_000), at(now + 3_600_000));
-    let query = [("ad_id", ad), ("start", start.as_str()), ("end", end.as_str()), ("granularity", "total")];
+    let query = [
+        ("ad_id", ad),
+        ("start", start.as_str()),
+        ("end", end.as_str()),
+        ("granularity", "total"),
+    ];
     let answer = api.get("/api/v1/analytics", &query).await?;
-    Ok(answer.pointer("/totals/gross_clicks").and_then(Value::as_i64).unwrap_or_default())
+    Ok(answer
+        .pointer("/totals/gross_clicks")
+        .and_then(Value::as_i64)
+        .unwrap_or_default())
 }

@@ -23,7 +23,11 @@ pub struct Reached {
 }
 
 /// Runs `clients` against one file in `folder` for `time`.
-pub async fn group_commit(folder: &Path, clients: usize, time: Duration) -> anyhow::Result<Reached> {
+pub async fn group_commit(
+    folder: &Path,
+    clients: usize,
+    time: Duration,
+) -> anyhow::Result<Reached> {
     let path = folder.join("group-commit");
     let file = File::create(&path)?;
     let (tx, rx) = mpsc::channel::<oneshot::Sender<()>>(clients.max(1));
@@ -52,7 +56,10 @@ pub async fn group_commit(folder: &Path, clients: usize, time: Duration) -> anyh
     let elapsed = began.elapsed().as_secs_f64();
     let fsyncs = writer.await??;
     std::fs::remove_file(path)?;
-    Ok(Reached { records_per_s: records as f64 / elapsed, fsyncs_per_s: fsyncs as f64 / elapsed })
+    Ok(Reached {
+        records_per_s: records as f64 / elapsed,
+        fsyncs_per_s: fsyncs as f64 / elapsed,
+    })
 }
 
 fn write(mut file: File, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) -> std::io::Result<u64> {

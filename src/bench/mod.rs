@@ -59,7 +59,9 @@ pub struct Options {
 
 impl Options {
     fn wants(&self, group: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| group.contains(only.as_str()))
+        self.only
+            .as_ref()
+            .is_none_or(|only| group.contains(only.as_str()))
     }
 }
 
@@ -77,11 +79,15 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     if options.wants("fold") {
         figures.extend(fold(folder).await?);
     }
-    if ["clicks", "freshness", "frames"].iter().any(|group| options.wants(group)) {
+    if ["clicks", "freshness", "frames"]
+        .iter()
+        .any(|group| options.wants(group))
+    {
         let mut config = config.clone();
         config.data_dir = folder.join("data");
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        config.collector.trusted_proxies = vec!["127.0.0.0/8".parse().context("the loopback network")?];
+        config.collector.trusted_proxies =
+            vec!["127.0.0.0/8".parse().context("the loopback network")?];
         let runner = Runner::start(&config).await?;
         let measured = served(options, &runner, folder).await;
         runner.stop().await;
@@ -96,7 +102,9 @@ async fn served(options: &Options, runner: &Runner, folder: &Path) -> anyhow::Re
     let api = Api::new(&runner.http_url(), None)?;
     let (address, _) = resolve(api.base()).await?;
     let mut run = Run::new(api.clone(), Way::Http, 1, String::new(), 1);
-    run.prepare().await.context("applying the sample catalogue")?;
+    run.prepare()
+        .await
+        .context("applying the sample catalogue")?;
     let sample = run.sample.clone();
     let mut figures = Vec::new();
     if options.wants("clicks") {
@@ -109,8 +117,12 @@ async fn served(options: &Options, runner: &Runner, folder: &Path) -> anyhow::Re
         let ads: Vec<String> = sample.ads.iter().map(|ad| ad.ad_id.clone()).collect();
         for rate in FRAME_RATES {
             telemetry::say(&format!("frames at {rate} events a second ..."));
-            let status = runner.outbox("collector").await.context("this process has a collector")?;
-            let reached = frames::run(address, &ads, rate, options.time, || status.status()).await?;
+            let status = runner
+                .outbox("collector")
+                .await
+                .context("this process has a collector")?;
+            let reached =
+                frames::run(address, &ads, rate, options.time, || status.status()).await?;
             figures.push(frame_figure(&reached));
         }
     }
@@ -127,7 +139,8 @@ async fn durable_clicks(
     for clients in CLIENTS {
         telemetry::say(&format!("durable redirects with {clients} clients ..."));
         let raw = fsync::group_commit(folder, clients, options.time).await?;
-        let reached = clicks::run(address, &sample.ads[0].ad_id, clients, None, options.time).await?;
+        let reached =
+            clicks::run(address, &sample.ads[0].ad_id, clients, None, options.time).await?;
         figures.push(Figure {
             name: format!("clicks: durable 302, {clients} clients"),
             value: format!(
@@ -147,16 +160,34 @@ async fn durable_clicks(
     Ok(figures)
 }
 
-async fn fresh(options: &Options, api: &Api, address: SocketAddr, sample: &Sample) -> anyhow::Result<Figure> {
-    telemetry::say(&format!("freshness at {FRESHNESS_RATE} clicks a second ..."));
+async fn fresh(
+    options: &Options,
+    api: &Api,
+    address: SocketAddr,
+    sample: &Sample,
+) -> anyhow::Result<Figure> {
+    telemetry::say(&format!(
+        "freshness at {FRESHNESS_RATE} clicks a second ..."
+    ));
     let (loaded, probed) = (&sample.ads[0].ad_id, &sample.ads[20].ad_id);
-    let load = clicks::run(address, loaded, CLIENTS[0], Some(FRESHNESS_RATE), options.time);
+    let load = clicks::run(
+        address,
+        loaded,
+        CLIENTS[0],
+        Some(FRESHNESS_RATE),
+        options.time,
+    );
     let probes = freshness::run(api, address, probed, options.time);
     let (load, probes) = tokio::join!(load, probes);
     let (load, probes) = (load?, probes?);
     Ok(Figure {
         name: format!("freshness: click to query at {:.0} clicks/s", load.per_s),
-        value: format!("p50 {:.1} ms, p99 {:.1} ms of {} probes", ms(probes.p50), ms(probes.p99), probes.probes),
+        value: format!(
+            "p50 {:.1} ms, p99 {:.1} ms of {} probes",
+            ms(probes.p50),
+            ms(probes.p99),
+            probes.probes
+        ),
         yardstick: format!("one query p50 {:.1} ms", ms(probes.query_p50)),
         ratio: Some(ms(probes.p50) / ms(probes.query_p50).max(0.001)),
     })
@@ -167,7 +198,10 @@ fn frame_figure(reached: &frames::Reached) -> Figure {
         name: format!("frames: at {:.0} events/s", reached.asked_per_s),
         value: format!(
             "{:.0}/s, {:.3} fsyncs an event, {:.1} events a frame, {:.0} bytes an event",
-            reached.per_s, reached.fsyncs_per_event, reached.events_per_frame, reached.bytes_per_event
+            reached.per_s,
+            reached.fsyncs_per_event,
+            reached.events_per_frame,
+            reached.bytes_per_event
         ),
         yardstick: format!("{:.0}/s asked for", reached.asked_per_s),
         ratio: Some(reached.per_s / reached.asked_per_s),
@@ -178,10 +212,18 @@ async fn fold(folder: &Path) -> anyhow::Result<Vec<Figure>> {
     let mut all = Vec::new();
     for kind in [Kind::Impression, Kind::Click] {
         for frame_events in FOLD_FRAMES {
-            telemetry::say(&format!("folding {FOLD_EVENTS} {kind}s in frames of {frame_events} ..."));
-            let load = Load { kind, events: FOLD_EVENTS, frame_events, seed: 1 };
+            telemetry::say(&format!(
+                "folding {FOLD_EVENTS} {kind}s in frames of {frame_events} ..."
+            ));
+            let load = Load {
+                kind,
+                events: FOLD_EVENTS,
+                frame_events,
+                seed: 1,
+            };
             let place = folder.join(format!("fold-{kind}-{frame_events}"));
-            let reached = tokio::task::spawn_blocking(move || figures::measure(&place, load)).await??;
+            let reached =
+                tokio::task::spawn_blocking(move || figures::measure(&place, load)).await??;
             all.push(Figure {
                 name: format!("fold: {kind}s, frames of {frame_events}"),
                 value: format!(

@@ -140,7 +140,10 @@ impl Runner {
     /// The way into the outbox of that owner, once it is open.
     pub async fn outbox(&self, owner: &str) -> Option<OutboxHandle> {
         let handles = self.roles.lock().await.outbox_handles();
-        handles.into_iter().find(|(name, _)| *name == owner).map(|(_, handle)| handle)
+        handles
+            .into_iter()
+            .find(|(name, _)| *name == owner)
+            .map(|(_, handle)| handle)
     }
 
     /// Waits until every role runs, or cannot.
