@@ -123,11 +123,6 @@ impl Deployment {
         jetstream::new(self.client.clone())
     }
 
-    /// Whether this command opened it itself, so that no `serve` runs.
-    pub fn is_stopped(&self) -> bool {
-        self.own.is_some()
-    }
-
     /// Where the API is: as the folder says, else as the running `serve` says.
     pub async fn api_url(&self) -> Option<String> {
         if self.http_url.is_some() {

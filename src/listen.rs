@@ -4,9 +4,12 @@
 //! so a load balancer and a person see a server that is starting, not a refused connection.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,12 +17,13 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -38,6 +42,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers that are under way.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a body that nobody wants which are still read, so that its sender gets to read the answer.
+const DISCARD_MAX_BYTES: usize = 32 << 20;
+/// How long that may take.
+const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 /// How long accepting pauses after the system refused it (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -77,11 +85,6 @@ impl Listener {
         })
     }
 
-    /// The address that was bound.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Where this machine's programs reach it.
     pub fn url(&self) -> String {
         let mut reachable = self.address;
@@ -97,7 +100,7 @@ impl Listener {
 
     /// Serves `router` from now on, on connections that are open already too.
     pub fn serve(&self, router: Router) {
-        self.router.send_replace(guarded(router));
+        let _former = self.router.send_replace(guarded(router));
     }
 
     /// Stops accepting, lets requests that are under way finish, and closes.
@@ -207,7 +210,7 @@ async fn connection(
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = serving.borrow().clone();
-        async move { Ok::<_, Infallible>(answer(router, request.map(Body::new)).await) }
+        async move { Ok::<_, Infallible>(answer(router, request).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -228,10 +231,85 @@ async fn connection(
     }
 }
 
-async fn answer(router: Router, request: Request<Body>) -> Response {
-    match router.oneshot(request).await {
+async fn answer(router: Router, request: Request<Incoming>) -> Response {
+    let (back, mut left) = oneshot::channel();
+    let lend = |body| {
+        Body::new(Lent {
+            body: Some(body),
+            back: Some(back),
+        })
+    };
+    let response = match router.oneshot(request.map(lend)).await {
         Ok(response) => response,
         Err(never) => match never {},
+    };
+    // A client that is still sending would find its connection torn instead of reading why it was refused.
+    if let Ok(body) = left.try_recv() {
+        discard(body).await;
+    }
+    response
+}
+
+/// A request's body that comes back when whoever got it lets go of it before its end.
+struct Lent {
+    body: Option<Incoming>,
+    back: Option<oneshot::Sender<Incoming>>,
+}
+
+impl hyper::body::Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body
+            .as_ref()
+            .is_none_or(hyper::body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map(hyper::body::Body::size_hint)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(body), Some(back)) = (self.body.take(), self.back.take())
+            && !hyper::body::Body::is_end_stream(&body)
+        {
+            // Nobody waits for it when the connection is gone.
+            let _ = back.send(body);
+        }
+    }
+}
+
+/// Reads the rest of a body and forgets it, within limits.
+async fn discard(mut body: Incoming) {
+    let mut room = DISCARD_MAX_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) =
+            poll_fn(|context| hyper::body::Body::poll_frame(Pin::new(&mut body), context)).await
+        {
+            room = room.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if room == 0 {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(DISCARD_WITHIN, reading).await.is_err() {
+        tracing::debug!("a refused body took too long and is cut");
     }
 }
 
@@ -284,5 +362,23 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(100)).await;
         listener.close().await;
         assert_eq!(asking.await.unwrap(), (200, "done".into()));
+    }
+
+    #[tokio::test]
+    async fn who_sends_too_much_still_reads_why_it_was_refused() {
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 10)
+            .await
+            .unwrap();
+        let refuses = axum::routing::post(|| async { Problem::too_large("less, please") });
+        listener.serve(Router::new().route("/", refuses));
+        let body = vec![b'x'; 20 << 20];
+        let answer = reqwest::Client::new()
+            .post(listener.url())
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status().as_u16(), 413);
+        listener.close().await;
     }
 }

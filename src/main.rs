@@ -6,6 +6,7 @@
 //! that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod bench;
 mod border;
 mod catalogue_feed;
 mod cli;
@@ -31,6 +32,7 @@ mod signals;
 mod simulate;
 mod store;
 mod stream_info;
+mod table;
 mod telemetry;
 
 use std::process::ExitCode;

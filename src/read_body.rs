@@ -1,20 +1,11 @@
-//! A request's body, read up to a limit. What is past it is thrown away as it comes, up to another limit, so that
-//! no client can make this process hold more, and one that sends first and reads later still gets its 413: a
-//! connection that is closed on a client in the middle of its body is a reset to it, not an answer.
+//! A request's body, read up to a limit. What is past it is not read, so no client can make this process hold more.
 
-use std::time::Duration;
-
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
 use crate::http::problem::Problem;
-
-/// How much of a body that is too large is read and thrown away before the answer.
-const DISCARD_MAX_BYTES: usize = 64 << 20;
-/// How long that may take.
-const DISCARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads a body of at most `limit` bytes; a larger one is 413, one that breaks off 400.
 pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
@@ -27,7 +18,6 @@ pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > limit as u64) {
-        discard(body.into_data_stream()).await;
         return Err(too_large());
     }
     let mut chunks = body.into_data_stream();
@@ -35,7 +25,6 @@ pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off before its end"))?;
         if read.len() + chunk.len() > limit {
-            discard(chunks).await;
             return Err(too_large());
         }
         if read.is_empty() && declared == Some(chunk.len() as u64) {
@@ -45,21 +34,6 @@ pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<
         read.extend_from_slice(&chunk);
     }
     Ok(read.freeze())
-}
-
-/// Reads on and forgets, within [`DISCARD_MAX_BYTES`] and [`DISCARD_WITHIN`].
-async fn discard(mut chunks: BodyDataStream) {
-    let drained = async {
-        let mut left = DISCARD_MAX_BYTES;
-        while let Some(Ok(chunk)) = chunks.next().await {
-            match left.checked_sub(chunk.len()) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    };
-    // Whoever sends longer than that is not waited for: the connection ends under them.
-    let _ = tokio::time::timeout(DISCARD_WITHIN, drained).await;
 }
 
 #[cfg(test)]

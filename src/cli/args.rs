@@ -40,7 +40,7 @@ pub struct Common {
     /// Output for programs: JSON on stdout, and JSON logs
     #[arg(long, global = true)]
     pub json: bool,
-    /// What is logged, such as debug or adtally=debug,info [default: info for serve and demo, else warn]
+    /// What is logged, such as debug or adtally=debug,info [default: info for serve, else warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
     /// Where NATS is; without any, a nats-server of its own under the data folder.
@@ -72,6 +72,8 @@ pub enum Command {
     /// The log, decoded
     #[command(subcommand)]
     Events(Events),
+    /// Measure this machine: each figure beside its yardstick
+    Bench(Bench),
     /// Check what adtally needs of this machine
     Doctor,
     /// Print a completion script
@@ -272,4 +274,15 @@ pub struct Tail {
     /// Go on with what comes
     #[arg(long, short = 'f')]
     pub follow: bool,
+}
+
+/// `adtally bench`.
+#[derive(Debug, Default, Args)]
+pub struct Bench {
+    /// Seconds for each figure
+    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    pub seconds: u64,
+    /// Only figures of a group: fold, clicks, freshness or frames
+    #[arg(long, value_name = "GROUP")]
+    pub only: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a command; this one dispatches and decides the exit status.
 
 pub mod args;
+mod bench;
 mod catalog;
 mod completions;
 mod demo;
@@ -75,6 +76,7 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Keys(command) => keys::run(command, config, output).await,
         Command::Producers(Producers::List) => producers::run(config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
+        Command::Bench(args) => bench::run(args, config, output).await,
         Command::Doctor => doctor::run(config, output),
         Command::Completions { shell } => completions::run(*shell, output),
     }

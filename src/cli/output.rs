@@ -4,8 +4,9 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Table, presets};
 use serde::Serialize;
+
+use crate::table::table;
 
 /// How a command prints.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +44,7 @@ impl Output {
         if self.json {
             return self.json(&rows);
         }
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_HORIZONTAL_ONLY)
-            .set_header(header.iter().copied());
+        let mut table = table(header);
         for row in rows {
             table.add_row(cells(row));
         }

@@ -22,11 +22,11 @@ pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
         }
         _ => {}
     }
-    let long_running = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
+    let serving = matches!(cli.command, Command::Serve(_));
     let env = |name: &str| std::env::var(name).ok();
     let config_says_log = cli.common.log.is_some() || env("ADTALLY_LOG").is_some();
     let mut config = config::load(cli.common.config.as_deref(), env, flags.0)?;
-    if !long_running && !config_says_log && config.log == Config::default().log {
+    if !serving && !config_says_log && config.log == Config::default().log {
         config.log = QUIET.into();
     }
     Ok(config)

@@ -34,14 +34,14 @@ pub enum ConfigError {
         detail: String,
     },
     /// A key that is no setting.
-    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
+    #[error("{place}: unknown key `{key}`; did you mean `{}`? ({})", nearest.key, nearest.about)]
     UnknownKey {
         /// The file.
         place: String,
         /// The key.
         key: String,
         /// The known key that is most like it.
-        nearest: &'static str,
+        nearest: &'static settings::Setting,
     },
     /// A value that its setting cannot take.
     #[error("{place}: {detail}")]

@@ -182,7 +182,7 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
 }
 
 /// The known key that is nearest to `key`, by its whole or by its last part.
-fn nearest(key: &str) -> &'static str {
+fn nearest(key: &str) -> &'static Setting {
     let likeness = |known: &str| {
         let whole = strsim::normalized_damerau_levenshtein(known, key);
         let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_string();
@@ -192,9 +192,8 @@ fn nearest(key: &str) -> &'static str {
     };
     SETTINGS
         .iter()
-        .map(|s| (likeness(s.key), s.key))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or("", |(_, key)| key)
+        .max_by(|a, b| likeness(a.key).total_cmp(&likeness(b.key)))
+        .expect("there are settings")
 }
 
 /// How much a key counts whose last part alone is like the unknown one's: a setting in the wrong section.

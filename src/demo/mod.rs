@@ -127,7 +127,7 @@ impl Demo {
             ),
             format!("curl -s '{http}/api/v1/campaigns/{campaign}/spend'"),
             format!("curl -s '{http}/api/v1/fraud?campaign_id={campaign}'"),
-            format!("curl -si '{http}/click?ad_id={ad}&user_id=me'"),
+            format!("curl -si -A Mozilla/5.0 '{http}/click?ad_id={ad}&user_id=me'"),
             format!(
                 "nats --server {nats} pub ads.click.{ad} '{{\"click_id\":\"by-hand-1\",\"user_id\":\"me\"}}'"
             ),

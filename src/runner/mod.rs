@@ -24,6 +24,7 @@ use crate::deployment;
 use crate::listen::Listener;
 use crate::log::connect::{self, NatsOptions};
 use crate::log::embedded::NatsServer;
+use crate::outbox::OutboxHandle;
 use bring_up::BringUp;
 use roles::Roles;
 
@@ -134,6 +135,15 @@ impl Runner {
     /// The connection to the broker.
     pub fn client(&self) -> &async_nats::Client {
         &self.client
+    }
+
+    /// The way into the outbox of that owner, once it is open.
+    pub async fn outbox(&self, owner: &str) -> Option<OutboxHandle> {
+        let handles = self.roles.lock().await.outbox_handles();
+        handles
+            .into_iter()
+            .find(|(name, _)| *name == owner)
+            .map(|(_, handle)| handle)
     }
 
     /// Waits until every role runs, or cannot.

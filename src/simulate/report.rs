@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -11,6 +11,7 @@ use super::Run;
 use super::compare::Comparison;
 use super::ledger::{Counts, Summary};
 use super::plan::Plan;
+use crate::table::table;
 
 /// Differences that the table prints; the JSON report has all.
 const SHOWN_DIFFERENCES: usize = 20;
@@ -69,7 +70,7 @@ impl Report {
     }
 
     fn sends_table(&self) -> Table {
-        let mut table = new_table(&["kind", "sent", "acknowledged", "distinct"]);
+        let mut table = table(&["kind", "sent", "acknowledged", "distinct"]);
         for (kind, s) in &self.sends.kinds {
             table.add_row([
                 (*kind).to_string(),
@@ -93,7 +94,7 @@ impl Report {
             header.extend([format!("{what}\nsent"), format!("{what}\nAPI")]);
         }
         let names: Vec<&str> = header.iter().map(String::as_str).collect();
-        let mut table = new_table(&names);
+        let mut table = table(&names);
         let (mut ours, mut theirs) = (Counts::default(), Counts::default());
         for line in &self.comparison.campaigns {
             ours.add(&line.expected);
@@ -192,14 +193,6 @@ fn row(name: &str, ours: &Counts, theirs: &Counts, cost: [String; 2]) -> Vec<Str
     ));
     cells.extend(cost);
     cells
-}
-
-fn new_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(header.iter().copied());
-    table
 }
 
 fn align(mut table: Table) -> Table {

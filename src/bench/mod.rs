@@ -1,0 +1,254 @@
+//! `adtally bench`: the figures of the walking path, each beside its yardstick from the same run.
+//!
+//! Load, server, broker and disk are one machine here, so a ratio says more than its parts: it stays when the
+//! machine changes.
+
+mod clicks;
+mod frames;
+mod freshness;
+mod fsync;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adtally_streams::event::Kind;
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::api_client::Api;
+use crate::config::Config;
+use crate::projector::figures::{self, Load};
+use crate::runner::Runner;
+use crate::simulate::sample::Sample;
+use crate::simulate::{Run, Way, resolve};
+use crate::telemetry;
+
+/// Clients of the durable clicks, as in the measurements of the design.
+const CLIENTS: [usize; 2] = [64, 256];
+/// Clicks a second while freshness is measured.
+const FRESHNESS_RATE: f64 = 2_000.0;
+/// Events a second at which frames are measured.
+const FRAME_RATES: [f64; 3] = [100.0, 2_000.0, 50_000.0];
+/// Events of one measured fold.
+const FOLD_EVENTS: u64 = 1_000_000;
+/// Events of a frame of the measured fold: those that load makes, and full ones.
+const FOLD_FRAMES: [u32; 2] = [256, 1_024];
+
+/// One figure beside its yardstick.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// The figure.
+    pub value: String,
+    /// What it is held against.
+    pub yardstick: String,
+    /// The figure as a part of the yardstick, where that means something.
+    pub ratio: Option<f64>,
+}
+
+/// What is measured, for how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time of each figure.
+    pub time: Duration,
+    /// Only the groups whose name contains this.
+    pub only: Option<String>,
+}
+
+impl Options {
+    fn wants(&self, group: &str) -> bool {
+        self.only
+            .as_ref()
+            .is_none_or(|only| group.contains(only.as_str()))
+    }
+}
+
+/// Measures everything in a folder that is gone afterwards.
+pub async fn run(options: &Options, config: &Config) -> anyhow::Result<Vec<Figure>> {
+    let folder = PathBuf::from(format!("adtally-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder).with_context(|| format!("making {} here", folder.display()))?;
+    let figures = all(options, config, &folder).await;
+    std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    figures
+}
+
+async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    if options.wants("fold") {
+        figures.extend(fold(folder).await?);
+    }
+    if ["clicks", "freshness", "frames"]
+        .iter()
+        .any(|group| options.wants(group))
+    {
+        let mut config = config.clone();
+        config.data_dir = folder.join("data");
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.collector.trusted_proxies =
+            vec!["127.0.0.0/8".parse().context("the loopback network")?];
+        let runner = Runner::start(&config).await?;
+        let measured = served(options, &runner, folder).await;
+        runner.stop().await;
+        figures.extend(measured?);
+    }
+    Ok(figures)
+}
+
+/// The figures that need a running deployment.
+async fn served(options: &Options, runner: &Runner, folder: &Path) -> anyhow::Result<Vec<Figure>> {
+    runner.ready().await?;
+    let api = Api::new(&runner.http_url(), None)?;
+    let (address, _) = resolve(api.base()).await?;
+    let mut run = Run::new(api.clone(), Way::Http, 1, String::new(), 1);
+    run.prepare()
+        .await
+        .context("applying the sample catalogue")?;
+    let sample = run.sample.clone();
+    let mut figures = Vec::new();
+    if options.wants("clicks") {
+        figures.extend(durable_clicks(options, address, &sample, folder).await?);
+    }
+    if options.wants("freshness") {
+        figures.push(fresh(options, &api, address, &sample).await?);
+    }
+    if options.wants("frames") {
+        let ads: Vec<String> = sample.ads.iter().map(|ad| ad.ad_id.clone()).collect();
+        for rate in FRAME_RATES {
+            telemetry::say(&format!("frames at {rate} events a second ..."));
+            let status = runner
+                .outbox("collector")
+                .await
+                .context("this process has a collector")?;
+            let reached =
+                frames::run(address, &ads, rate, options.time, || status.status()).await?;
+            figures.push(frame_figure(&reached));
+        }
+    }
+    Ok(figures)
+}
+
+async fn durable_clicks(
+    options: &Options,
+    address: SocketAddr,
+    sample: &Sample,
+    folder: &Path,
+) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for clients in CLIENTS {
+        telemetry::say(&format!("durable redirects with {clients} clients ..."));
+        let raw = fsync::group_commit(folder, clients, options.time).await?;
+        let reached =
+            clicks::run(address, &sample.ads[0].ad_id, clients, None, options.time).await?;
+        figures.push(Figure {
+            name: format!("clicks: durable 302, {clients} clients"),
+            value: format!(
+                "{:.0}/s, p50 {:.1} ms, p99 {:.1} ms, {} failed",
+                reached.per_s,
+                ms(reached.p50),
+                ms(reached.p99),
+                reached.failed
+            ),
+            yardstick: format!(
+                "group-committed records {:.0}/s ({:.0} fsyncs/s)",
+                raw.records_per_s, raw.fsyncs_per_s
+            ),
+            ratio: Some(reached.per_s / raw.records_per_s),
+        });
+    }
+    Ok(figures)
+}
+
+async fn fresh(
+    options: &Options,
+    api: &Api,
+    address: SocketAddr,
+    sample: &Sample,
+) -> anyhow::Result<Figure> {
+    telemetry::say(&format!(
+        "freshness at {FRESHNESS_RATE} clicks a second ..."
+    ));
+    let (loaded, probed) = (&sample.ads[0].ad_id, &sample.ads[20].ad_id);
+    let load = clicks::run(
+        address,
+        loaded,
+        CLIENTS[0],
+        Some(FRESHNESS_RATE),
+        options.time,
+    );
+    let probes = freshness::run(api, address, probed, options.time);
+    let (load, probes) = tokio::join!(load, probes);
+    let (load, probes) = (load?, probes?);
+    Ok(Figure {
+        name: format!("freshness: click to query at {:.0} clicks/s", load.per_s),
+        value: format!(
+            "p50 {:.1} ms, p99 {:.1} ms of {} probes",
+            ms(probes.p50),
+            ms(probes.p99),
+            probes.probes
+        ),
+        yardstick: format!("one query p50 {:.1} ms", ms(probes.query_p50)),
+        ratio: Some(ms(probes.p50) / ms(probes.query_p50).max(0.001)),
+    })
+}
+
+fn frame_figure(reached: &frames::Reached) -> Figure {
+    Figure {
+        name: format!("frames: at {:.0} events/s", reached.asked_per_s),
+        value: format!(
+            "{:.0}/s, {:.3} fsyncs an event, {:.1} events a frame, {:.0} bytes an event",
+            reached.per_s,
+            reached.fsyncs_per_event,
+            reached.events_per_frame,
+            reached.bytes_per_event
+        ),
+        yardstick: format!("{:.0}/s asked for", reached.asked_per_s),
+        ratio: Some(reached.per_s / reached.asked_per_s),
+    }
+}
+
+async fn fold(folder: &Path) -> anyhow::Result<Vec<Figure>> {
+    let mut all = Vec::new();
+    for kind in [Kind::Impression, Kind::Click] {
+        for frame_events in FOLD_FRAMES {
+            telemetry::say(&format!(
+                "folding {FOLD_EVENTS} {kind}s in frames of {frame_events} ..."
+            ));
+            let load = Load {
+                kind,
+                events: FOLD_EVENTS,
+                frame_events,
+                seed: 1,
+            };
+            let place = folder.join(format!("fold-{kind}-{frame_events}"));
+            let reached =
+                tokio::task::spawn_blocking(move || figures::measure(&place, load)).await??;
+            all.push(Figure {
+                name: format!("fold: {kind}s, frames of {frame_events}"),
+                value: format!(
+                    "{:.2} M/s a core ({:.0}% decoding, {:.0}% reading, {:.0}% folding, {:.0}% writing), {:.0} bytes an event",
+                    reached.folded_per_s() / 1e6,
+                    100.0 * reached.fold_decode_s / reached.fold_s,
+                    100.0 * reached.fold_read_s / reached.fold_s,
+                    100.0 * reached.fold_compute_s / reached.fold_s,
+                    100.0 * reached.fold_write_s / reached.fold_s,
+                    reached.bytes as f64 / load.events as f64
+                ),
+                yardstick: format!("bare decode {:.2} M/s", reached.decoded_per_s() / 1e6),
+                ratio: Some(reached.ratio()),
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+/// The value below which that share of a sorted list lies.
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let at = (sorted.len().saturating_sub(1)) as f64 * share;
+    sorted.get(at as usize).copied().unwrap_or_default()
+}
