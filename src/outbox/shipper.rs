@@ -87,7 +87,9 @@ fn report(ended: Result<(), JoinError>) {
 async fn ship_recovered(shared: Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) {
     for epoch in recovered {
         let left = epoch.unacked();
-        tracing::info!(epoch = %epoch.epoch, events = left, "an earlier opening of the outbox left events; they are shipped under its epoch");
+        if left > 0 {
+            tracing::info!(epoch = %epoch.epoch, events = left, "an earlier opening of the outbox left events; they are shipped under its epoch");
+        }
         let mut lanes = JoinSet::new();
         for lane in
             (0..epoch.quarantine_lane()).filter(|lane| epoch.cell(*lane).lock().unacked() > 0)

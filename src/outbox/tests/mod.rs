@@ -8,6 +8,7 @@
 mod broker;
 mod crash;
 mod disk;
+mod failing_disk;
 mod figures;
 mod live;
 
