@@ -257,7 +257,7 @@ fn sum_range(
         .rows
         .scan(grain.family(), &from, &to, &mut |key, value| {
             read += 1;
-            if read % CHECK_EVERY == 0 {
+            if read.is_multiple_of(CHECK_EVERY) {
                 cancel.check()?;
             }
             let cell = CellKey::decode(grain, key)?;

@@ -95,7 +95,8 @@ impl SnapshotSet<'_> {
         Ok(AsOf {
             generation: self.generation.clone(),
             positions,
-            complete_through_ms: through.flatten(),
+            // A producer that has nothing acknowledged yet announces the beginning of time.
+            complete_through_ms: through.flatten().filter(|ms| *ms > 0),
         })
     }
 

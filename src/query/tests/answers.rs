@@ -267,4 +267,6 @@ fn an_answer_says_what_it_is_as_of() {
     // A shard of which no producer has spoken is complete through nothing.
     let empty = folded(&events[..1], &catalogue, ms("2024-03-10T08:00:00Z"));
     assert_eq!(empty.as_of().unwrap().complete_through_ms, None);
+    let begun = folded(&events, &catalogue, 0);
+    assert_eq!(begun.as_of().unwrap().complete_through_ms, None);
 }
