@@ -40,7 +40,10 @@ fn a_put_answers_with_what_is_in_force() {
     );
     assert_eq!(list.status, 200, "{}", list.text());
     let ads = list.json()["ads"].clone();
-    assert_eq!((&ads[0]["spread"], &ads[1]["spread"]), (&json!(4), &json!(1)));
+    assert_eq!(
+        (&ads[0]["spread"], &ads[1]["spread"]),
+        (&json!(4), &json!(1))
+    );
     // One bad document, and none of the list is in force.
     let bad = json!([ad("fourth"), {"ad_id": "fifth"}]);
     assert_eq!(put(&server, "/api/v1/catalog/ads", &bad).status, 422);

@@ -44,7 +44,12 @@ fn an_event_without_geo_is_placed_by_its_address() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| (row["region"].as_str().unwrap(), row["clicks"].as_i64().unwrap()))
+        .map(|row| {
+            (
+                row["region"].as_str().unwrap(),
+                row["clicks"].as_i64().unwrap(),
+            )
+        })
         .collect();
     let expected = [
         ("", 2),

@@ -40,7 +40,12 @@ impl Geo {
     /// The address's region: `US-CA` where ISO 3166 has the subdivision that the database names, else the country,
     /// or `other` for a country that ISO 3166 does not have. None for an address that the database does not know.
     pub fn region(&self, address: IpAddr) -> Option<Arc<str>> {
-        let city: geoip2::City<'_> = self.reader.lookup(address.to_canonical()).ok()?.decode().ok()??;
+        let city: geoip2::City<'_> = self
+            .reader
+            .lookup(address.to_canonical())
+            .ok()?
+            .decode()
+            .ok()??;
         let country = city.country.iso_code?;
         let subdivision = city.subdivisions.first().and_then(|s| s.iso_code);
         subdivision
