@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod catalogue;
 mod collector;
 mod commands;
 mod faults;
+mod geo;
 mod intake;
 mod keys;
 mod openapi;

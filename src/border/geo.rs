@@ -1,12 +1,15 @@
 //! From an address to a region, by a MaxMind database (GeoLite2-City, GeoLite2-Country and their like).
 //!
 //! The file is read once, at the start, and a file that cannot be read stops the start: a silently empty region
-//! would be wrong in every report from then on.
+//! would be wrong in every report from then on. What the file says is held against ISO 3166, as a publisher's
+//! `geo` is, so that no database can blow up the counters.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use adtally_streams::dimensions;
+use adtally_streams::names::OTHER;
 use maxminddb::geoip2;
 
 /// An open database.
@@ -34,14 +37,21 @@ impl Geo {
         })
     }
 
-    /// The address's region as an ISO 3166 code: `US-CA` where the database knows the subdivision, else `US`.
+    /// The address's region: `US-CA` where ISO 3166 has the subdivision that the database names, else the country,
+    /// or `other` for a country that ISO 3166 does not have. None for an address that the database does not know.
     pub fn region(&self, address: IpAddr) -> Option<Arc<str>> {
-        let city: geoip2::City<'_> = self.reader.lookup(address).ok()?.decode().ok()??;
+        let city: geoip2::City<'_> = self
+            .reader
+            .lookup(address.to_canonical())
+            .ok()?
+            .decode()
+            .ok()??;
         let country = city.country.iso_code?;
-        match city.subdivisions.first().and_then(|s| s.iso_code) {
-            Some(subdivision) => Some(Arc::from(format!("{country}-{subdivision}"))),
-            None => Some(Arc::from(country)),
-        }
+        let subdivision = city.subdivisions.first().and_then(|s| s.iso_code);
+        subdivision
+            .and_then(|subdivision| dimensions::region(&format!("{country}-{subdivision}")))
+            .filter(|region| **region != *OTHER)
+            .or_else(|| dimensions::region(country))
     }
 }
 
@@ -58,6 +68,32 @@ mod tests {
         for path in [path, dir.path().join("missing.mmdb")] {
             let error = Geo::open(&path).err().unwrap().to_string();
             assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn regions_are_those_of_iso_3166() {
+        // tests/fixtures/make_geo.py says what stands in it.
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/geo.mmdb");
+        let geo = Geo::open(Path::new(path)).unwrap();
+        for (address, region) in [
+            ("192.0.2.0", Some("US-CA")),
+            ("192.0.2.127", Some("US-CA")),
+            ("::ffff:192.0.2.1", Some("US-CA")),
+            ("192.0.2.128", Some("DE")),
+            // The outer one of two subdivisions.
+            ("198.51.100.1", Some("GB-ENG")),
+            ("2001:db8::1", Some("US-NY")),
+            // A subdivision, and a country, that ISO 3166 does not have.
+            ("198.51.100.65", Some("FR")),
+            ("198.51.100.129", Some("other")),
+            // An entry without a country, and no entry.
+            ("198.51.100.193", None),
+            ("203.0.113.1", None),
+            ("2001:db8:8000::1", None),
+        ] {
+            let found = geo.region(address.parse().unwrap());
+            assert_eq!(found.as_deref(), region, "{address}");
         }
     }
 }

@@ -55,7 +55,7 @@ impl<'p> Lenient<'p> {
     pub(super) fn time(&mut self) -> Option<i64> {
         let read = match self.params.get("ts") {
             Given::Absent => return None,
-            Given::Text(text) => parse_time_text(text).ok(),
+            Given::Text(text) => time_of(text),
             Given::NotText => None,
         };
         let usable = read.filter(|ms| {
@@ -78,4 +78,14 @@ impl<'p> Lenient<'p> {
             .map(|name| Device::from_name(name.trim()));
         raw.region = self.text("geo").and_then(dimensions::region);
     }
+}
+
+/// A time as it stands in a link. A space before the digits of an offset is the plus sign that a query cannot hold
+/// unescaped, as in the times of questions.
+fn time_of(text: &str) -> Option<i64> {
+    let read = |text: &str| parse_time_text(text).ok();
+    read(text).or_else(|| {
+        let (time, offset) = text.rsplit_once(' ')?;
+        read(&format!("{time}+{offset}"))
+    })
 }

@@ -193,8 +193,13 @@ fn a_time_is_taken_from_seven_days_ago_to_five_minutes_ahead() {
             "{ms}"
         );
     }
-    let text = click("ad_id=ad1&ts=2024-02-09T15:04:00%2B01:00").unwrap();
-    assert_eq!(text.raw.ts_ms, Some(NOW - 60_000));
+    for text in ["2024-02-09T15:04:00%2B01:00", "2024-02-09T15:04:00+01:00"] {
+        let planned = click(&format!("ad_id=ad1&ts={text}")).unwrap();
+        assert_eq!(planned.raw.ts_ms, Some(NOW - 60_000), "{text}");
+        assert_eq!(planned.mended, Flags::default(), "{text}");
+    }
+    let unreadable = click("ad_id=ad1&ts=2024-02-09+15:04:00").unwrap();
+    assert!(unreadable.mended.has(Flags::BAD_TIME));
 }
 
 #[test]

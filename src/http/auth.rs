@@ -15,6 +15,8 @@ use crate::http::problem::Problem;
 
 /// What every key starts with, so that a leaked one can be found by a scanner of secrets.
 pub const KEY_PREFIX: &str = "adt_";
+/// What proxies add to a request: whoever sent it is then not known to be on this machine, though the proxy is.
+const PROXY_HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 /// The longest `Authorization` value that is looked at, in bytes.
 const AUTHORIZATION_MAX_BYTES: usize = 512;
 
@@ -112,7 +114,8 @@ pub fn bearer_hash(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Problem> {
     Ok(Some(secret_hash(key.trim())))
 }
 
-/// Who asks: the one way in for every path that needs a key. `peer` is the connection's other end.
+/// Who asks: the one way in for every path that needs a key. `peer` is the connection's other end; where a proxy
+/// stands there, it does not pass for the asker.
 pub fn access_of(
     catalogue: &Catalogue,
     headers: &HeaderMap,
@@ -125,6 +128,8 @@ pub fn access_of(
             Scope::Admin => Access::Admin,
         })
     });
+    let is_forwarded = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name));
+    let peer = peer.filter(|_| !is_forwarded);
     decide(catalogue.keys().len() > 0, granted, peer)
 }
 
@@ -176,6 +181,22 @@ mod tests {
         assert_eq!(decide(false, None, mapped).unwrap(), Access::Loopback);
         assert_eq!(decide(false, None, ELSEWHERE).unwrap_err().status(), 401);
         assert_eq!(decide(false, None, None).unwrap_err().status(), 401);
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_does_not_open_the_door() {
+        let catalogue = Catalogue::default();
+        let mut headers = HeaderMap::new();
+        assert_eq!(
+            access_of(&catalogue, &headers, HERE).unwrap(),
+            Access::Loopback
+        );
+        for name in PROXY_HEADERS {
+            headers.clear();
+            headers.insert(name, "127.0.0.1".parse().unwrap());
+            let refused = access_of(&catalogue, &headers, HERE).unwrap_err();
+            assert_eq!(refused.status(), 401, "{name}");
+        }
     }
 
     #[test]

@@ -285,7 +285,8 @@ async fn put_one(
     } else {
         StatusCode::OK
     };
-    Ok((status, revision(live), Json(document)).into_response())
+    let in_force = state.catalogue.read().completed(document);
+    Ok((status, revision(live), Json(in_force)).into_response())
 }
 
 async fn put_list(
@@ -304,8 +305,13 @@ async fn put_list(
         .publish_all(&documents)
         .await
         .map_err(unpublished)?;
+    let in_force: Vec<Document> = {
+        let catalogue = state.catalogue.read();
+        let documents = documents.into_iter();
+        documents.map(|d| catalogue.completed(d)).collect()
+    };
     let mut answer = Map::new();
-    answer.insert(plural(kind).to_owned(), json!(documents));
+    answer.insert(plural(kind).to_owned(), json!(in_force));
     answer.insert("next".to_owned(), Value::Null);
     Ok((revision(live), Json(answer)).into_response())
 }
