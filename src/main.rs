@@ -16,6 +16,7 @@ mod data_dir;
 mod demo;
 mod deployment;
 mod http;
+mod incidents;
 mod intake;
 mod listen;
 mod log;

@@ -6,12 +6,14 @@ mod completions;
 mod demo;
 mod doctor;
 mod events;
+mod incidents;
 mod keys;
 mod output;
 mod producers;
 mod serve;
 mod settings;
 mod simulate;
+mod state;
 mod streams;
 
 use std::process::ExitCode;
@@ -75,6 +77,12 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Keys(command) => keys::run(command, config, output).await,
         Command::Producers(Producers::List) => producers::run(config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
+        Command::Events(Events::Conflicts(newest)) => {
+            incidents::conflicts(newest.lines, config, output).await
+        }
+        Command::Events(Events::Bad(newest)) => {
+            incidents::bad_frames(newest.lines, config, output).await
+        }
         Command::Doctor => doctor::run(config, output),
         Command::Completions { shell } => completions::run(*shell, output),
     }
