@@ -20,6 +20,7 @@ mod incidents;
 mod intake;
 mod listen;
 mod log;
+mod metric_names;
 mod outbox;
 mod post_events;
 mod producers;

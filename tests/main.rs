@@ -8,6 +8,7 @@ mod faults;
 mod intake;
 mod keys;
 mod openapi;
+mod operators;
 mod oracle;
 mod queries;
 mod rooms;

@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
-use super::Usage;
 use crate::config::Config;
 use crate::control::{self, Verb};
 use crate::data_dir::{self, DataDir, DataDirError};
@@ -57,11 +56,7 @@ fn read_folder<T>(
 ) -> anyhow::Result<T> {
     let count = shards_on_disk(dir.path());
     if count == 0 {
-        return Err(Usage(format!(
-            "no projector has ever run in {}",
-            dir.path().display()
-        ))
-        .into());
+        anyhow::bail!("no projector has ever run in {}", dir.path().display());
     }
     let shards = Shards::open(dir.path(), count, Limits::default())?;
     let answer = read(&shards);

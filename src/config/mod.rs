@@ -18,7 +18,7 @@ pub use units::{Bytes, Span};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("configuration file {path}: {source}; name another one with --config")]
+    #[error("the configuration file {path} cannot be read; name another one with --config")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -42,6 +42,14 @@ pub enum ConfigError {
         key: String,
         /// The known key that is most like it.
         nearest: &'static str,
+    },
+    /// A variable that is no setting, and nearly the name of one.
+    #[error("the environment variable {name} is no setting; did you mean {nearest}?")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The known one that is most like it.
+        nearest: String,
     },
     /// A value that its setting cannot take.
     #[error("{place}: {detail}")]
