@@ -80,7 +80,7 @@ pub fn conflicts(shards: &Shards) -> Result<Incidents<ConflictRow>, StoreError> 
     }
     Ok(Incidents {
         total,
-        rows: newest(all, |shard, conflict| conflict_row(shard, conflict)),
+        rows: newest(all, conflict_row),
     })
 }
 

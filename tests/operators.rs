@@ -18,7 +18,10 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut server = Server::start(Options::default().data_dir(folder.path()));
     server.apply_catalogue(&small_catalogue());
-    assert_eq!(server.cli(&["events", "conflicts", "--json"]).stdout, b"[]\n");
+    assert_eq!(
+        server.cli(&["events", "conflicts", "--json"]).stdout,
+        b"[]\n"
+    );
     crate::support::block_on(async {
         let client = async_nats::connect(server.nats_url()).await.unwrap();
         let stored = async_nats::jetstream::new(client)
@@ -45,8 +48,10 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
         let conflicts = rows(&server.cli(&["events", "conflicts", "--json"]));
         (conflicts.len() == 2).then_some(conflicts)
     });
-    let by_id: BTreeMap<&str, &Value> =
-        running.iter().map(|r| (r["id"].as_str().unwrap(), r)).collect();
+    let by_id: BTreeMap<&str, &Value> = running
+        .iter()
+        .map(|r| (r["id"].as_str().unwrap(), r))
+        .collect();
     assert_eq!(by_id["taken"]["kind"], "click");
     assert_eq!(by_id["taken"]["ad_id"], "banner");
     assert_eq!(by_id["sale"]["kind"], "conversion");
@@ -63,8 +68,14 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
     assert!(table.contains("sale") ^ table.contains("taken"), "{table}");
 
     assert_eq!(server.stop(), Some(0));
-    assert_eq!(rows(&cli(folder.path(), &["events", "conflicts", "--json"])), running);
-    assert_eq!(rows(&cli(folder.path(), &["events", "bad", "--json"])), [bad]);
+    assert_eq!(
+        rows(&cli(folder.path(), &["events", "conflicts", "--json"])),
+        running
+    );
+    assert_eq!(
+        rows(&cli(folder.path(), &["events", "bad", "--json"])),
+        [bad]
+    );
 }
 
 #[test]
@@ -106,7 +117,16 @@ fn a_misspelt_variable_is_usage_and_names_the_setting() {
 
 /// The users of `nats/accounts.conf`, each with a password.
 const USERS: [&str; 10] = [
-    "publisher", "border", "projector", "decider", "archiver", "catalogue", "statements", "operator", "serve", "system",
+    "publisher",
+    "border",
+    "projector",
+    "decider",
+    "archiver",
+    "catalogue",
+    "statements",
+    "operator",
+    "serve",
+    "system",
 ];
 
 fn password(user: &str) -> String {
@@ -117,16 +137,32 @@ fn password(user: &str) -> String {
 fn as_user(broker: &Broker, user: &str, args: &[&str]) -> std::process::Output {
     Command::new(ADTALLY)
         .args(args)
-        .args(["--server", &broker.url(), "--user", user, "--password", &password(user)])
+        .args([
+            "--server",
+            &broker.url(),
+            "--user",
+            user,
+            "--password",
+            &password(user),
+        ])
         .output()
         .unwrap()
 }
 
 /// A `serve` as that user.
 fn serve_as(broker: &Broker, user: &str, roles: &str) -> Server {
-    let options = ["--server", &broker.url(), "--user", user, "--password", &password(user), "--roles", roles]
-        .into_iter()
-        .fold(Options::default(), |options, arg| options.arg(arg));
+    let options = [
+        "--server",
+        &broker.url(),
+        "--user",
+        user,
+        "--password",
+        &password(user),
+        "--roles",
+        roles,
+    ]
+    .into_iter()
+    .fold(Options::default(), |options, arg| options.arg(arg));
     Server::start(options)
 }
 
@@ -136,7 +172,10 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     let mut text = std::fs::read_to_string(accounts).unwrap();
     for user in USERS {
         let variable = format!("$ADTALLY_{}_PASSWORD", user.to_uppercase());
-        assert!(text.contains(&variable), "{user} is not in the accounts file");
+        assert!(
+            text.contains(&variable),
+            "{user} is not in the accounts file"
+        );
         text = text.replace(&variable, &format!("\"{}\"", password(user)));
     }
     let broker = Broker::with(&text);
@@ -146,11 +185,19 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     let projector = serve_as(&broker, "projector", "projector,api");
     let file = border.data_dir.join("catalogue.json");
     std::fs::write(&file, small_catalogue().to_string()).unwrap();
-    ok(&as_user(&broker, "catalogue", &["catalog", "apply", file.to_str().unwrap()]));
+    ok(&as_user(
+        &broker,
+        "catalogue",
+        &["catalog", "apply", file.to_str().unwrap()],
+    ));
     assert_eq!(ask(&border, "/click?ad_id=banner&click_id=c1").status, 302);
     wait_totals(&projector, "spring", &[("clicks", 1)]);
     // The address was hashed: the border may make and use the day keys.
-    let tail = ok(&as_user(&broker, "operator", &["events", "tail", "--kind", "click"]));
+    let tail = ok(&as_user(
+        &broker,
+        "operator",
+        &["events", "tail", "--kind", "click"],
+    ));
     let click: Value = serde_json::from_str(tail.lines().next().unwrap()).unwrap();
     assert_eq!(click["click_id"], "c1");
     assert_eq!(click["flags"], json!([]));
@@ -161,10 +208,26 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     let output = as_user(&broker, "projector", &["keys", "create", "--admin"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(output.stdout.is_empty() && text.contains("may not write"), "{text}");
-    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    assert!(
+        output.stdout.is_empty() && text.contains("may not write"),
+        "{text}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(40),
+        "{:?}",
+        began.elapsed()
+    );
     let output = Command::new(ADTALLY)
-        .args(["streams", "check", "--server", &broker.url(), "--user", "operator", "--password", "wrong"])
+        .args([
+            "streams",
+            "check",
+            "--server",
+            &broker.url(),
+            "--user",
+            "operator",
+            "--password",
+            "wrong",
+        ])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -90,11 +90,7 @@ impl CatalogueHandle {
 
     /// Writes documents on top of a revision, and says how far that came.
     /// Each message expects the sequence of the one before it, so all can be on their way at once.
-    async fn write(
-        &self,
-        revision: u64,
-        documents: &[&Document],
-    ) -> Result<Written, PublishError> {
+    async fn write(&self, revision: u64, documents: &[&Document]) -> Result<Written, PublishError> {
         let mut last = revision;
         let mut expected = revision;
         for chunk in documents.chunks(MAX_IN_FLIGHT) {

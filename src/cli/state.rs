@@ -50,10 +50,7 @@ async fn ask<T: DeserializeOwned>(config: &Config, verb: Verb) -> anyhow::Result
         .context("the running `serve` is of another version: its answer cannot be read")
 }
 
-fn read_folder<T>(
-    dir: &DataDir,
-    read: fn(&Shards) -> Result<T, StoreError>,
-) -> anyhow::Result<T> {
+fn read_folder<T>(dir: &DataDir, read: fn(&Shards) -> Result<T, StoreError>) -> anyhow::Result<T> {
     let count = shards_on_disk(dir.path());
     if count == 0 {
         anyhow::bail!("no projector has ever run in {}", dir.path().display());

@@ -18,7 +18,7 @@ pub use units::{Bytes, Span};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("the configuration file {path} cannot be read; name another one with --config")]
+    #[error("configuration file {path}: {source}; name another one with --config")]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -204,7 +204,12 @@ fn nearest_section(key: &str) -> &'static str {
     SETTINGS
         .iter()
         .filter_map(|s| s.key.split_once('.'))
-        .map(|(section, _)| (strsim::normalized_damerau_levenshtein(section, key), section))
+        .map(|(section, _)| {
+            (
+                strsim::normalized_damerau_levenshtein(section, key),
+                section,
+            )
+        })
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map_or("", |(_, section)| section)
 }

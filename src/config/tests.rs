@@ -63,6 +63,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
             "collector.signing_secret",
         ),
         ("lisen = 'x'", "lisen", "listen"),
+        ("[colector]\nsigning_secret = 'x'", "colector", "collector"),
         (
             "[http]\noldest_event = 1",
             "http.oldest_event",

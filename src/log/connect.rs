@@ -116,7 +116,9 @@ pub enum ConnectError {
         why: String,
     },
     /// The server does not let this user in.
-    #[error("the NATS server at {servers} refuses these credentials; see --user, --password, --creds and --context")]
+    #[error(
+        "the NATS server at {servers} refuses these credentials; see --user, --password, --creds and --context"
+    )]
     Refused {
         /// The URLs tried, without passwords.
         servers: String,

@@ -46,10 +46,7 @@ pub fn all(
         );
         answers.insert(Verb::Producers, of_state(&projector, producers::list));
         answers.insert(Verb::Conflicts, of_state(&projector, incidents::conflicts));
-        answers.insert(
-            Verb::BadFrames,
-            of_state(&projector, incidents::bad_frames),
-        );
+        answers.insert(Verb::BadFrames, of_state(&projector, incidents::bad_frames));
     }
     answers
 }

@@ -255,10 +255,13 @@ pub fn progress(plan: Plan) -> ProgressBar {
         ),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-            // What cannot be drawn is left out of the bar, and nothing else depends on it.
-            let _ = write!(out, "{:.0}/s", state.per_sec());
-        }));
+        bar.set_style(style.with_key(
+            "rate",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // What cannot be drawn is left out of the bar, and nothing else depends on it.
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            },
+        ));
     }
     bar
 }
