@@ -30,6 +30,10 @@ pub enum Verb {
     Positions,
     /// Producers and their epochs.
     Producers,
+    /// Events whose id was taken by other content.
+    Conflicts,
+    /// Messages that could not be applied.
+    BadFrames,
 }
 
 impl Verb {
@@ -39,6 +43,8 @@ impl Verb {
             Verb::Info => "info",
             Verb::Positions => "positions",
             Verb::Producers => "producers",
+            Verb::Conflicts => "conflicts",
+            Verb::BadFrames => "bad-frames",
         }
     }
 
@@ -142,7 +148,9 @@ pub async fn ask(client: &Client, verb: Verb) -> Result<Value, ControlError> {
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
             let needed = match verb {
                 Verb::Info => "start one, or name its data folder with --data-dir",
-                Verb::Positions | Verb::Producers => "one with the role projector would",
+                Verb::Positions | Verb::Producers | Verb::Conflicts | Verb::BadFrames => {
+                    "one with the role projector would"
+                }
             };
             return Err(ControlError::Nobody { subject, needed });
         }

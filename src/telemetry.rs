@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+use crate::metric_names;
+
 /// Upper bounds of latency histograms, in seconds: from a fast fsync to a slow query.
 const SECONDS_BUCKETS: [f64; 14] = [
     0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
@@ -68,7 +70,10 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
         })
         .map_err(twice)?
         .install_recorder()
-        .map(|handle| RECORDER.get_or_init(|| handle).clone())
+        .map(|handle| {
+            metric_names::describe();
+            RECORDER.get_or_init(|| handle).clone()
+        })
         .map_err(twice)
 }
 

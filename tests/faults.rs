@@ -1,78 +1,11 @@
 //! Failure by failing: a broker away, a killed process, a stop in the middle, a store under a foreign log.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::http::{ask, post_json, wait_totals};
-use crate::support::{Options, Server, cli, nats_server, small_catalogue, wait_for};
-
-/// A nats-server of the test's own, which may be killed apart from adtally.
-struct Broker {
-    folder: tempfile::TempDir,
-    port: u16,
-    process: Option<Child>,
-}
-
-impl Broker {
-    fn start() -> Broker {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut broker = Broker {
-            folder: tempfile::TempDir::new().unwrap(),
-            port,
-            process: None,
-        };
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}/store\", sync_interval: always }}\n",
-            broker.folder.path().display()
-        );
-        std::fs::write(broker.config(), config).unwrap();
-        broker.run();
-        broker
-    }
-
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("nats.conf")
-    }
-
-    fn run(&mut self) {
-        let mut command = Command::new(nats_server());
-        command
-            .arg("-c")
-            .arg(self.config())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        self.process = Some(command.spawn().unwrap());
-        let port = self.port;
-        wait_for("nats-server", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use crate::support::{Broker, Options, Server, cli, small_catalogue, wait_for};
 
 #[test]
 fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {

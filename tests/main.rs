@@ -10,6 +10,7 @@ mod geo;
 mod intake;
 mod keys;
 mod openapi;
+mod operators;
 mod oracle;
 mod queries;
 mod rooms;

@@ -17,6 +17,8 @@ use super::{CatalogueHandle, Freshness};
 
 /// Tries against other writers before giving up.
 const MAX_TRIES: usize = 16;
+/// Writes without an acknowledgement, from a broker that answers otherwise, before giving up.
+const MAX_UNANSWERED: usize = 2;
 /// Documents on their way to the broker at the same time.
 const MAX_IN_FLIGHT: usize = 256;
 /// How long a written document may take until it is applied here.
@@ -52,6 +54,7 @@ impl CatalogueHandle {
     /// Puts documents in force, one after the other, each checked on top of those before it; all of them are
     /// checked before the first is written. Returns the revision at which all are in force here.
     pub async fn publish_all(&self, documents: &[Document]) -> Result<u64, PublishError> {
+        let mut unanswered = 0;
         for _ in 0..MAX_TRIES {
             if self.barrier().await != Freshness::Current {
                 return Err(PublishError::unavailable("the broker does not answer"));
@@ -64,25 +67,30 @@ impl CatalogueHandle {
             if wanted.is_empty() {
                 return Ok(revision);
             }
-            if let Some(last) = self.write(revision, &wanted).await? {
-                if !self.wait_for(last, APPLY_TIMEOUT).await {
-                    return Err(PublishError::unavailable(
-                        "it is written, but not applied here yet",
-                    ));
+            match self.write(revision, &wanted).await? {
+                Written::Through(last) => {
+                    if !self.wait_for(last, APPLY_TIMEOUT).await {
+                        return Err(PublishError::unavailable(
+                            "it is written, but not applied here yet",
+                        ));
+                    }
+                    return Ok(last);
                 }
-                return Ok(last);
+                Written::Overtaken => {}
+                Written::Unanswered => unanswered += 1,
+            }
+            if unanswered == MAX_UNANSWERED {
+                return Err(PublishError::unavailable(
+                    "the broker answers, but does not acknowledge what is written to catalog.>, as when this user may not write there",
+                ));
             }
         }
         Err(PublishError::Contended)
     }
 
-    /// Writes documents on top of a revision; the last one's sequence, or none when somebody else wrote first.
+    /// Writes documents on top of a revision, and says how far that came.
     /// Each message expects the sequence of the one before it, so all can be on their way at once.
-    async fn write(
-        &self,
-        revision: u64,
-        documents: &[&Document],
-    ) -> Result<Option<u64>, PublishError> {
+    async fn write(&self, revision: u64, documents: &[&Document]) -> Result<Written, PublishError> {
         let mut last = revision;
         let mut expected = revision;
         for chunk in documents.chunks(MAX_IN_FLIGHT) {
@@ -104,14 +112,28 @@ impl CatalogueHandle {
             for ack in acks {
                 match ack.await.map_err(PublishError::unavailable)? {
                     Ok(stored) => last = stored.sequence,
-                    // After a timeout it is unknown whether it is written: the next try finds out by reading.
-                    Err(error) if is_worth_reading_again(error.kind()) => return Ok(None),
-                    Err(error) => return Err(PublishError::unavailable(error)),
+                    Err(error) => match error.kind() {
+                        PublishErrorKind::WrongLastSequence => return Ok(Written::Overtaken),
+                        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
+                            return Ok(Written::Unanswered);
+                        }
+                        _ => return Err(PublishError::unavailable(error)),
+                    },
                 }
             }
         }
-        Ok(Some(last))
+        Ok(Written::Through(last))
     }
+}
+
+/// What became of documents that were sent.
+enum Written {
+    /// All are written; the last one's sequence.
+    Through(u64),
+    /// Somebody else wrote first.
+    Overtaken,
+    /// It is unknown whether they are written: the next try finds out by reading.
+    Unanswered,
 }
 
 /// The documents that would change something, each on top of those before it.
@@ -131,15 +153,6 @@ fn not_in_force<'d>(catalogue: &Catalogue, documents: &'d [Document]) -> Vec<&'d
         }
     }
     wanted
-}
-
-fn is_worth_reading_again(kind: PublishErrorKind) -> bool {
-    matches!(
-        kind,
-        PublishErrorKind::WrongLastSequence
-            | PublishErrorKind::TimedOut
-            | PublishErrorKind::BrokenPipe
-    )
 }
 
 #[cfg(test)]

@@ -254,6 +254,18 @@ pub enum Producers {
 pub enum Events {
     /// Print events of the log, one line of JSON each
     Tail(Tail),
+    /// List events that did not count because another one, of other content, has their id
+    Conflicts(Newest),
+    /// List messages of the log that could not be applied
+    Bad(Newest),
+}
+
+/// How much of a list.
+#[derive(Debug, Args)]
+pub struct Newest {
+    /// How many of the newest; at most 1000
+    #[arg(long, short = 'n', default_value = "1000", value_name = "N")]
+    pub lines: usize,
 }
 
 /// `adtally events tail`.

@@ -20,7 +20,7 @@ pub async fn run(command: &Keys, config: &Config, output: Output) -> anyhow::Res
     match command {
         Keys::Create(create) => make(create, config, output).await,
         Keys::List => list(config, output).await,
-        Keys::Revoke { key_id } => revoke(key_id, config).await,
+        Keys::Revoke { key_id } => revoke(key_id, config, output).await,
     }
 }
 
@@ -97,11 +97,15 @@ async fn list(config: &Config, output: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn revoke(key_id: &str, config: &Config) -> anyhow::Result<Exit> {
+async fn revoke(key_id: &str, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let deployment = Deployment::find(config, false).await?;
     let revoked = revoke_in(&deployment, key_id).await;
     deployment.close().await;
-    if revoked? {
+    let revoked = revoked?;
+    if output.json {
+        output.json(&json!({"key_id": key_id, "revoked": revoked}))?;
+    }
+    if revoked {
         eprintln!("{key_id} opens nothing any more.");
         Ok(Exit::Done)
     } else {

@@ -7,12 +7,14 @@ mod completions;
 mod demo;
 mod doctor;
 mod events;
+mod incidents;
 mod keys;
 mod output;
 mod producers;
 mod serve;
 mod settings;
 mod simulate;
+mod state;
 mod streams;
 
 use std::process::ExitCode;
@@ -77,20 +79,61 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Producers(Producers::List) => producers::run(config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
+        Command::Events(Events::Conflicts(newest)) => {
+            incidents::conflicts(newest.lines, config, output).await
+        }
+        Command::Events(Events::Bad(newest)) => {
+            incidents::bad_frames(newest.lines, config, output).await
+        }
         Command::Doctor => doctor::run(config, output),
         Command::Completions { shell } => completions::run(*shell, output),
     }
 }
 
+/// An error and its causes, without a cause that the words before it have told already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Says what went wrong on stderr: 2 when the command line or the configuration is to blame, else 3.
 fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
     if json {
-        telemetry::say(&serde_json::json!({"error": format!("{error:#}")}).to_string());
+        telemetry::say(&serde_json::json!({"error": told(error)}).to_string());
     } else {
-        telemetry::say(&format!("adtally: {error:#}"));
+        telemetry::say(&format!("adtally: {}", told(error)));
     }
     let usage = error.is::<Usage>()
         || error.is::<ConfigError>()
         || matches!(error.downcast_ref(), Some(TelemetryError::Filter { .. }));
     ExitCode::from(if usage { 2 } else { 3 })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::other("no room");
+        let error = Err::<(), _>(ConfigError::Unreadable {
+            path: "a.toml".into(),
+            source,
+        })
+        .context("reading the settings")
+        .expect_err("it is one");
+        assert_eq!(
+            told(&error),
+            "reading the settings: configuration file a.toml: no room; name another one with --config"
+        );
+    }
 }

@@ -25,6 +25,13 @@ pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
     let serving = matches!(cli.command, Command::Serve(_));
     let env = |name: &str| std::env::var(name).ok();
     let config_says_log = cli.common.log.is_some() || env("ADTALLY_LOG").is_some();
+    let misspelt = std::env::vars_os().find_map(|(name, _)| {
+        let name = name.into_string().ok()?;
+        config::settings::misspelt_variable(&name).map(|nearest| (name, nearest))
+    });
+    if let Some((name, nearest)) = misspelt {
+        return Err(ConfigError::UnknownVariable { name, nearest });
+    }
     let mut config = config::load(cli.common.config.as_deref(), env, flags.0)?;
     if !serving && !config_says_log && config.log == Config::default().log {
         config.log = QUIET.into();

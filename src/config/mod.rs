@@ -34,14 +34,22 @@ pub enum ConfigError {
         detail: String,
     },
     /// A key that is no setting.
-    #[error("{place}: unknown key `{key}`; did you mean `{}`? ({})", nearest.key, nearest.about)]
+    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
     UnknownKey {
         /// The file.
         place: String,
         /// The key.
         key: String,
         /// The known key that is most like it.
-        nearest: &'static settings::Setting,
+        nearest: &'static str,
+    },
+    /// A variable that is no setting, and nearly the name of one.
+    #[error("the environment variable {name} is no setting; did you mean {nearest}?")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The known one that is most like it.
+        nearest: String,
     },
     /// A value that its setting cannot take.
     #[error("{place}: {detail}")]

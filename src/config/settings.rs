@@ -181,8 +181,11 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.key == key)
 }
 
-/// The known key that is nearest to `key`, by its whole or by its last part.
-fn nearest(key: &str) -> &'static Setting {
+/// The known key that is nearest to `key`, by its whole or by its last part. For a `section`, the nearest section.
+fn nearest(key: &str, section: bool) -> &'static str {
+    if section {
+        return nearest_section(key);
+    }
     let likeness = |known: &str| {
         let whole = strsim::normalized_damerau_levenshtein(known, key);
         let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_string();
@@ -193,8 +196,38 @@ fn nearest(key: &str) -> &'static Setting {
     SETTINGS
         .iter()
         .max_by(|a, b| likeness(a.key).total_cmp(&likeness(b.key)))
-        .expect("there are settings")
+        .map_or("", |s| s.key)
 }
+
+fn nearest_section(key: &str) -> &'static str {
+    SETTINGS
+        .iter()
+        .filter_map(|s| s.key.split_once('.'))
+        .map(|(section, _)| {
+            (
+                strsim::normalized_damerau_levenshtein(section, key),
+                section,
+            )
+        })
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or("", |(_, section)| section)
+}
+
+/// A variable that is no setting and looks like a misspelt one, with the setting's variable. Variables that are
+/// further away are somebody else's: passwords in the broker's configuration, the set-up's places.
+pub fn misspelt_variable(name: &str) -> Option<String> {
+    let known: Vec<String> = SETTINGS.iter().flat_map(Setting::variables).collect();
+    if !name.starts_with("ADTALLY_") || known.iter().any(|k| k == name) {
+        return None;
+    }
+    known
+        .into_iter()
+        .filter(|k| k.starts_with("ADTALLY_"))
+        .find(|k| strsim::damerau_levenshtein(k, name) <= MISSPELT_BY)
+}
+
+/// How many letters a misspelt variable has wrong at most: `ADTALLY_NATS_CLI` is two from `ADTALLY_NATS_URL`.
+const MISSPELT_BY: usize = 1;
 
 /// How much a key counts whose last part alone is like the unknown one's: a setting in the wrong section.
 const SAME_NAME_ELSEWHERE: f64 = 0.9;
@@ -220,7 +253,7 @@ fn walk(table: &toml::Table, prefix: &str, place: &str) -> Result<(), ConfigErro
             _ => {
                 return Err(ConfigError::UnknownKey {
                     place: place.into(),
-                    nearest: nearest(&key),
+                    nearest: nearest(&key, value.is_table()),
                     key,
                 });
             }

@@ -33,6 +33,28 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
+fn a_variable_that_is_nearly_a_setting_is_found_and_others_are_left_alone() {
+    let nearest = settings::misspelt_variable;
+    assert_eq!(nearest("ADTALLY_LISEN").as_deref(), Some("ADTALLY_LISTEN"));
+    assert_eq!(
+        nearest("ADTALLY_OUTBOX_CAPACTIY").as_deref(),
+        Some("ADTALLY_OUTBOX_CAPACITY")
+    );
+    for other in [
+        "ADTALLY_LISTEN",
+        "ADTALLY_CONFIG",
+        "ADTALLY_NATS_SERVER",
+        "ADTALLY_NATS_CLI",
+        "ADTALLY_CACHE",
+        "ADTALLY_SERVE_PASSWORD",
+        "ADTALLY_BORDER_PASSWORD",
+        "LISEN",
+    ] {
+        assert_eq!(nearest(other), None, "{other}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     for (text, key, nearest) in [
         (
@@ -41,6 +63,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
             "collector.signing_secret",
         ),
         ("lisen = 'x'", "lisen", "listen"),
+        ("[colector]\nsigning_secret = 'x'", "colector", "collector"),
         (
             "[http]\noldest_event = 1",
             "http.oldest_event",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use serde::Deserialize;
 
 /// The URL when none is given and none is needed otherwise.
@@ -115,6 +115,14 @@ pub enum ConnectError {
         /// What is wrong.
         why: String,
     },
+    /// The server does not let this user in.
+    #[error(
+        "the NATS server at {servers} refuses these credentials; see --user, --password, --creds and --context"
+    )]
+    Refused {
+        /// The URLs tried, without passwords.
+        servers: String,
+    },
     /// No server answers.
     #[error("no NATS server answers at {servers}: {why}")]
     Connect {
@@ -220,9 +228,14 @@ async fn connect_with(
     change(connecting)
         .connect(addresses)
         .await
-        .map_err(|e| ConnectError::Connect {
-            servers: shown,
-            why: with_sources(&e),
+        .map_err(|e| match e.kind() {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                ConnectError::Refused { servers: shown }
+            }
+            _ => ConnectError::Connect {
+                servers: shown,
+                why: with_sources(&e),
+            },
         })
 }
 

@@ -21,8 +21,8 @@ const GROUP_MAX_BYTES: u64 = 8 << 20;
 const RUN_MAX_BYTES: usize = 256 << 10;
 /// How often acknowledged positions are written.
 const ACKS_EVERY: Duration = Duration::from_millis(500);
-/// The exit status when the disk has failed: EX_IOERR of sysexits.h.
-const EXIT_IO: i32 = 74;
+/// The exit status when the disk has failed: could not.
+const EXIT_IO: i32 = 3;
 
 /// The running thread.
 #[derive(Debug)]

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::FutureExt;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::config::Config;
 use crate::control::{Answerer, Verb};
+use crate::incidents;
 use crate::listen::Listener;
 use crate::producers;
 use crate::projector::ProjectorHandle;
+use crate::store::{Shards, StoreError};
 
 /// Every answer that this process can give.
 pub fn all(
@@ -41,17 +44,25 @@ pub fn all(
                 std::future::ready(Ok(json!({"positions": positions, "lag": lag}))).boxed()
             }),
         );
-        answers.insert(
-            Verb::Producers,
-            Arc::new(move || {
-                let shards = projector.shards().clone();
-                async move {
-                    let rows = tokio::task::spawn_blocking(move || producers::list(&shards)).await;
-                    Ok(serde_json::to_value(rows.context("reading the state")??)?)
-                }
-                .boxed()
-            }),
-        );
+        answers.insert(Verb::Producers, of_state(&projector, producers::list));
+        answers.insert(Verb::Conflicts, of_state(&projector, incidents::conflicts));
+        answers.insert(Verb::BadFrames, of_state(&projector, incidents::bad_frames));
     }
     answers
+}
+
+/// An answer that is read from the shards, off the asynchronous threads.
+fn of_state<T: Serialize + Send + 'static>(
+    projector: &ProjectorHandle,
+    read: fn(&Shards) -> Result<T, StoreError>,
+) -> Answerer {
+    let shards = projector.shards().clone();
+    Arc::new(move || {
+        let shards = shards.clone();
+        async move {
+            let answer = tokio::task::spawn_blocking(move || read(&shards)).await;
+            Ok(serde_json::to_value(answer.context("reading the state")??)?)
+        }
+        .boxed()
+    })
 }

@@ -172,10 +172,11 @@ impl Run {
         };
         let bar = report::progress(plan);
         let watched = self.ledger.clone();
+        let before = watched.total_acknowledged();
         let ticker = bar.clone();
         let drawing = tokio::spawn(async move {
             loop {
-                ticker.set_position(watched.total_acknowledged());
+                ticker.set_position(watched.total_acknowledged() - before);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });

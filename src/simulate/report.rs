@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table};
-use indicatif::{ProgressBar, ProgressStyle};
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::Run;
@@ -240,15 +240,21 @@ pub fn progress(plan: Plan) -> ProgressBar {
     let (bar, template) = match expected {
         Some(n) => (
             ProgressBar::new(n),
-            "{wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta} left",
+            "{wide_bar} {human_pos}/{human_len} events, {rate}, {eta} left",
         ),
         None => (
             ProgressBar::new_spinner(),
-            "{spinner} {human_pos} events, {per_sec}",
+            "{spinner} {human_pos} events, {rate}",
         ),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(style.with_key(
+            "rate",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // What cannot be drawn is left out of the bar, and nothing else depends on it.
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            },
+        ));
     }
     bar
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod broker;
 pub mod http;
 
 use std::fs::File;
@@ -14,6 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use broker::Broker;
 
 /// The binary under test.
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");

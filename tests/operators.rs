@@ -1,0 +1,236 @@
+//! What an operator reads and does at night: incidents, the metrics page, users of a broker with permissions.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::http::{ask, post_json, wait_totals};
+use crate::support::{ADTALLY, Broker, Options, Server, cli, ok, small_catalogue, wait_for};
+
+fn rows(output: &std::process::Output) -> Vec<Value> {
+    serde_json::from_str(&ok(output)).unwrap()
+}
+
+#[test]
+fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut server = Server::start(Options::default().data_dir(folder.path()));
+    server.apply_catalogue(&small_catalogue());
+    assert_eq!(
+        server.cli(&["events", "conflicts", "--json"]).stdout,
+        b"[]\n"
+    );
+    crate::support::block_on(async {
+        let client = async_nats::connect(server.nats_url()).await.unwrap();
+        let stored = async_nats::jetstream::new(client)
+            .publish("events.3.click", "not a frame".into())
+            .await
+            .unwrap();
+        stored.await.unwrap();
+    });
+    for user in ["one", "another"] {
+        let path = format!("/click?ad_id=banner&click_id=taken&user_id={user}");
+        assert_eq!(ask(&server, &path).status, 302);
+    }
+    let answer = post_json(
+        &server,
+        "/api/v1/events",
+        &json!([
+            {"kind": "conversion", "conversion_id": "sale", "advertiser_id": "acme", "user_id": "u", "value_micros": 1},
+            {"kind": "conversion", "conversion_id": "sale", "advertiser_id": "acme", "user_id": "u", "value_micros": 2},
+        ]),
+    );
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    wait_totals(&server, "spring", &[("clicks", 1)]);
+    let running = wait_for("both conflicts", || {
+        let conflicts = rows(&server.cli(&["events", "conflicts", "--json"]));
+        (conflicts.len() == 2).then_some(conflicts)
+    });
+    let by_id: BTreeMap<&str, &Value> = running
+        .iter()
+        .map(|r| (r["id"].as_str().unwrap(), r))
+        .collect();
+    assert_eq!(by_id["taken"]["kind"], "click");
+    assert_eq!(by_id["taken"]["ad_id"], "banner");
+    assert_eq!(by_id["sale"]["kind"], "conversion");
+    assert_eq!(by_id["sale"]["advertiser_id"], "acme");
+    assert!(by_id["taken"]["first_sequence"].as_u64() <= by_id["taken"]["sequence"].as_u64());
+    let bad = wait_for("the bad frame", || {
+        rows(&server.cli(&["events", "bad", "--json"])).pop()
+    });
+    assert_eq!(
+        (bad["stream"].as_str(), bad["subject"].as_str()),
+        (Some("EVENTS_3"), Some("events.3.click"))
+    );
+    let table = ok(&server.cli(&["events", "conflicts", "-n", "1"]));
+    assert!(table.contains("sale") ^ table.contains("taken"), "{table}");
+
+    assert_eq!(server.stop(), Some(0));
+    assert_eq!(
+        rows(&cli(folder.path(), &["events", "conflicts", "--json"])),
+        running
+    );
+    assert_eq!(
+        rows(&cli(folder.path(), &["events", "bad", "--json"])),
+        [bad]
+    );
+}
+
+#[test]
+fn every_metric_says_what_it_is_and_is_named_by_convention() {
+    let server = Server::start(Options::default());
+    server.apply_catalogue(&small_catalogue());
+    assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
+    wait_totals(&server, "spring", &[("clicks", 1)]);
+    let (status, page) = crate::support::get(&format!("{}/metrics", server.url));
+    assert_eq!(status, 200);
+    let helped: Vec<&str> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next())
+        .collect();
+    let typed: Vec<(&str, &str)> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    assert!(typed.len() > 20, "{page}");
+    for (name, sort) in typed {
+        assert!(helped.contains(&name), "{name} has no HELP line");
+        assert!(name.starts_with("adtally_"), "{name}");
+        assert_eq!(name.ends_with("_total"), sort == "counter", "{name}");
+    }
+}
+
+#[test]
+fn a_misspelt_variable_is_usage_and_names_the_setting() {
+    let output = Command::new(ADTALLY)
+        .args(["keys", "list"])
+        .env_remove("NATS_URL")
+        .env("ADTALLY_DATA_DRI", "/nowhere")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("did you mean ADTALLY_DATA_DIR"), "{text}");
+}
+
+/// The users of `nats/accounts.conf`, each with a password.
+const USERS: [&str; 10] = [
+    "publisher",
+    "border",
+    "projector",
+    "decider",
+    "archiver",
+    "catalogue",
+    "statements",
+    "operator",
+    "serve",
+    "system",
+];
+
+fn password(user: &str) -> String {
+    format!("secret-of-{user}")
+}
+
+/// A command as that user.
+fn as_user(broker: &Broker, user: &str, args: &[&str]) -> std::process::Output {
+    Command::new(ADTALLY)
+        .args(args)
+        .args([
+            "--server",
+            &broker.url(),
+            "--user",
+            user,
+            "--password",
+            &password(user),
+        ])
+        .output()
+        .unwrap()
+}
+
+/// A `serve` as that user.
+fn serve_as(broker: &Broker, user: &str, roles: &str) -> Server {
+    let options = [
+        "--server",
+        &broker.url(),
+        "--user",
+        user,
+        "--password",
+        &password(user),
+        "--roles",
+        roles,
+    ]
+    .into_iter()
+    .fold(Options::default(), |options, arg| options.arg(arg));
+    Server::start(options)
+}
+
+#[test]
+fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
+    let accounts = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/accounts.conf");
+    let mut text = std::fs::read_to_string(accounts).unwrap();
+    for user in USERS {
+        let variable = format!("$ADTALLY_{}_PASSWORD", user.to_uppercase());
+        assert!(
+            text.contains(&variable),
+            "{user} is not in the accounts file"
+        );
+        text = text.replace(&variable, &format!("\"{}\"", password(user)));
+    }
+    let broker = Broker::with(&text);
+    ok(&as_user(&broker, "operator", &["streams", "apply"]));
+    ok(&as_user(&broker, "projector", &["streams", "check"]));
+    let border = serve_as(&broker, "border", "collector,intake");
+    let projector = serve_as(&broker, "projector", "projector,api");
+    let file = border.data_dir.join("catalogue.json");
+    std::fs::write(&file, small_catalogue().to_string()).unwrap();
+    ok(&as_user(
+        &broker,
+        "catalogue",
+        &["catalog", "apply", file.to_str().unwrap()],
+    ));
+    assert_eq!(ask(&border, "/click?ad_id=banner&click_id=c1").status, 302);
+    wait_totals(&projector, "spring", &[("clicks", 1)]);
+    // The address was hashed: the border may make and use the day keys.
+    let tail = ok(&as_user(
+        &broker,
+        "operator",
+        &["events", "tail", "--kind", "click"],
+    ));
+    let click: Value = serde_json::from_str(tail.lines().next().unwrap()).unwrap();
+    assert_eq!(click["click_id"], "c1");
+    assert_eq!(click["flags"], json!([]));
+    let log = border.log();
+    assert!(!log.contains("Permissions Violation"), "{log}");
+    // Who may not write the catalogue is told so in time.
+    let began = std::time::Instant::now();
+    let output = as_user(&broker, "projector", &["keys", "create", "--admin"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        output.stdout.is_empty() && text.contains("may not write"),
+        "{text}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(40),
+        "{:?}",
+        began.elapsed()
+    );
+    let output = Command::new(ADTALLY)
+        .args([
+            "streams",
+            "check",
+            "--server",
+            &broker.url(),
+            "--user",
+            "operator",
+            "--password",
+            "wrong",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("refuses these credentials"), "{text}");
+}
