@@ -3,6 +3,8 @@
 //! Invariant: an ad's names are those of its first counted events in log order, at most
 //! [`MAX_CREATIVES_PER_AD`], so that nobody can blow up the counters with made-up names.
 
+use std::collections::hash_map::Entry;
+
 use adtally_streams::names::MAX_CREATIVES_PER_AD;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -45,9 +47,9 @@ impl Creatives {
         asked: &mut Vec<Symbol>,
     ) {
         for ad in ads.iter().map(|entry| entry.ad).filter(|ad| *ad != NONE) {
-            if !self.by_ad.contains_key(&ad) {
+            if let Entry::Vacant(entry) = self.by_ad.entry(ad) {
                 // What is read replaces this before the first event is counted.
-                self.by_ad.insert(ad, Vec::new());
+                entry.insert(Vec::new());
                 if ad < first_new_ad {
                     reads.want(Family::Directory, |k| directory::creatives_key(k, ad));
                     asked.push(ad);

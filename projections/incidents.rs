@@ -105,7 +105,7 @@ impl BadFrame {
             put_bytes(v, self.name.as_bytes());
             put_bytes(
                 v,
-                self.subject[..self.subject.floor_char_boundary(MAX_SUBJECT)].as_bytes(),
+                &self.subject.as_bytes()[..self.subject.floor_char_boundary(MAX_SUBJECT)],
             );
         });
     }

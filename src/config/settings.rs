@@ -269,16 +269,16 @@ pub fn value_of(setting: &Setting, variable: &str, text: &str) -> Result<toml::V
         detail: format!("`{text}` is not {expected}"),
     };
     Ok(match setting.shape {
-        Shape::Text => toml::Value::String(text.into()),
-        Shape::Integer => {
+        Text => toml::Value::String(text.into()),
+        Integer => {
             toml::Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?)
         }
-        Shape::Flag => match text.trim() {
+        Flag => match text.trim() {
             "1" | "true" | "yes" => toml::Value::Boolean(true),
             "0" | "false" | "no" | "" => toml::Value::Boolean(false),
             _ => return Err(bad("true or false")),
         },
-        Shape::List => {
+        List => {
             let items = text.split(',').map(str::trim).filter(|t| !t.is_empty());
             toml::Value::Array(items.map(|t| toml::Value::String(t.into())).collect())
         }

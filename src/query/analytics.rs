@@ -252,7 +252,7 @@ fn sum_range(
     sums: &mut ShardSums,
     cancel: &Cancel,
 ) -> Result<u64, QueryError> {
-    let mut read = 0;
+    let mut read = 0_u64;
     shard
         .rows
         .scan(grain.family(), &from, &to, &mut |key, value| {

@@ -42,7 +42,7 @@ async fn a_failed_write_ends_the_process_and_nothing_answered_is_lost() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(74), "{said}");
+    assert_eq!(ended.status.code(), Some(3), "{said}");
     let answered = said
         .lines()
         .filter_map(|l| l.strip_prefix("answered "))
