@@ -167,7 +167,7 @@ fn disk(folder: &Path) -> Finding {
     let place = folder.display();
     match statvfs(folder) {
         Ok(stat) => {
-            let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+            let free = stat.blocks_available() * stat.fragment_size();
             let verdict = match free {
                 n if n < LEAST_DISK => Verdict::Fail,
                 n if n < ENOUGH_DISK => Verdict::Warn,

@@ -270,9 +270,7 @@ pub fn value_of(setting: &Setting, variable: &str, text: &str) -> Result<toml::V
     };
     Ok(match setting.shape {
         Text => toml::Value::String(text.into()),
-        Integer => {
-            toml::Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?)
-        }
+        Integer => toml::Value::Integer(text.trim().parse().map_err(|_| bad("a whole number"))?),
         Flag => match text.trim() {
             "1" | "true" | "yes" => toml::Value::Boolean(true),
             "0" | "false" | "no" | "" => toml::Value::Boolean(false),

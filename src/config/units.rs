@@ -90,7 +90,7 @@ impl fmt::Display for Bytes {
         let best = SIZE_UNITS[6..]
             .iter()
             .rev()
-            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match best {
             Some((_, factor)) => {
                 let name =
@@ -108,7 +108,7 @@ impl fmt::Display for Span {
         let (name, factor) = SPAN_UNITS
             .iter()
             .rev()
-            .find(|(_, factor)| ms > 0 && ms % factor == 0)
+            .find(|(_, factor)| ms > 0 && ms.is_multiple_of(*factor))
             .copied()
             .unwrap_or(("ms", 1));
         write!(f, "{}{name}", ms / factor)

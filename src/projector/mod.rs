@@ -12,7 +12,6 @@ mod tests;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use adtally_projections::fold::FoldError;
 use async_nats::Client;
@@ -270,16 +269,5 @@ impl ProjectorHandle {
             .iter()
             .map(|(progress, reading)| lag(&progress.borrow(), &reading.borrow()))
             .collect()
-    }
-
-    /// Waits until a shard has folded a sequence; false when it has not within `patience`, or there is no such
-    /// shard.
-    pub async fn wait_for(&self, shard: u16, sequence: u64, patience: Duration) -> bool {
-        let Some((progress, _)) = self.workers.get(usize::from(shard)) else {
-            return false;
-        };
-        let mut progress = progress.clone();
-        let reached = progress.wait_for(|progress| progress.sequence >= sequence);
-        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
     }
 }

@@ -51,11 +51,10 @@ pub fn object(event: &Event, sample: &Sample, now_ms: i64) -> Map<String, Value>
         if let Some(device) = event.device {
             put("device", device.into());
         }
-        if event.kind == Kind::Click {
-            if let Some(impression) = &event.parent_id {
+        if event.kind == Kind::Click
+            && let Some(impression) = &event.parent_id {
                 put("impression_id", impression.clone().into());
             }
-        }
     }
     if let Some(ts) = event.ts_ms {
         put("ts", ts.into());

@@ -81,11 +81,10 @@ pub async fn produce(
             _ => Some(Job::One(event)),
         };
         made += 1;
-        if let Some(job) = job {
-            if tx.send(job).await.is_err() {
+        if let Some(job) = job
+            && tx.send(job).await.is_err() {
                 return made;
             }
-        }
     }
     if !batch.is_empty() {
         let _ = tx.send(Job::Batch(batch)).await;
@@ -94,7 +93,7 @@ pub async fn produce(
 }
 
 fn goes_by_post(event: &Event, n: u64, direct: Direct) -> bool {
-    let server_side = event.kind != Kind::Click && n % POST_ONE_IN == 0;
+    let server_side = event.kind != Kind::Click && n.is_multiple_of(POST_ONE_IN);
     // The second send of a click takes the other way in, where the id index has to find it.
     let other_way = event.kind == Kind::Click && event.second_send;
     server_side || other_way || !direct(event)

@@ -210,7 +210,7 @@ pub fn grouped(n: i64) -> String {
         out.push('-');
     }
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -233,7 +233,7 @@ pub fn amount(micros: i64) -> String {
 
 /// A bar on a terminal, nothing elsewhere.
 pub fn progress(plan: Plan) -> ProgressBar {
-    let expected = plan.events.or_else(|| match (plan.rate, plan.duration) {
+    let expected = plan.events.or(match (plan.rate, plan.duration) {
         (Some(rate), Some(duration)) => Some((rate * duration.as_secs_f64()) as u64),
         _ => None,
     });

@@ -200,13 +200,12 @@ impl Traffic {
     /// The next event, as of `now_ms` (Unix milliseconds).
     pub fn next(&mut self, now_ms: i64) -> Event {
         self.step += 1;
-        if self.due.len() > MAX_DUE || self.due.front().is_some_and(|(at, _)| *at <= self.step) {
-            if let Some((_, mut event)) = self.due.pop_front() {
+        if (self.due.len() > MAX_DUE || self.due.front().is_some_and(|(at, _)| *at <= self.step))
+            && let Some((_, mut event)) = self.due.pop_front() {
                 self.restamp(&mut event, now_ms);
                 self.follow(&event);
                 return event;
             }
-        }
         let event = self.impression(now_ms);
         self.follow(&event);
         event

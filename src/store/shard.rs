@@ -89,6 +89,11 @@ impl Shard {
         &self.path
     }
 
+    /// Bytes of blocks in memory and of writes that are not in files, of all shards that were opened with this one.
+    pub fn memory(&self) -> (usize, usize) {
+        self.memory.usage()
+    }
+
     pub(super) fn db(&self) -> &Db {
         &self.db
     }

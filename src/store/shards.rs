@@ -13,17 +13,6 @@ use super::{Limits, Memory, Shard, StoreError, generations};
 #[derive(Debug)]
 pub struct Shards {
     shards: Vec<Arc<Shard>>,
-    memory: Memory,
-}
-
-impl std::fmt::Debug for Memory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (blocks, writes) = self.usage();
-        f.debug_struct("Memory")
-            .field("blocks", &blocks)
-            .field("writes", &writes)
-            .finish()
-    }
 }
 
 impl Shards {
@@ -55,17 +44,12 @@ impl Shards {
                 generations::set_current(&folder, name)?;
             }
         }
-        Ok(Self { shards, memory })
+        Ok(Self { shards })
     }
 
     /// How many there are.
     pub fn count(&self) -> u16 {
         self.shards.len() as u16
-    }
-
-    /// One of them, below [`Shards::count`].
-    pub fn get(&self, number: u16) -> Option<&Arc<Shard>> {
-        self.shards.get(usize::from(number))
     }
 
     /// All of them, in order.
@@ -82,11 +66,6 @@ impl Shards {
             }
         }
         names.join(",")
-    }
-
-    /// Bytes of blocks in memory, and of writes that are not in files.
-    pub fn memory(&self) -> (usize, usize) {
-        self.memory.usage()
     }
 
     /// Closes all of them; the first error is told, after all were tried.

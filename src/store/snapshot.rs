@@ -3,7 +3,6 @@
 //! Invariant: everything read through one snapshot belongs to its position, whatever the projector writes
 //! meanwhile. It borrows its shard, so a generation is never closed under a question.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use adtally_projections::codec::Damaged;
@@ -42,11 +41,6 @@ impl<'a> ShardSnapshot<'a> {
         self.position
     }
 
-    /// The shard.
-    pub fn shard(&self) -> &'a Shard {
-        self.shard
-    }
-
     /// The error of a row that cannot be decoded.
     pub fn damaged(&self, source: Damaged) -> StoreError {
         StoreError::Damaged {
@@ -82,19 +76,6 @@ impl<'a> ShardSnapshot<'a> {
         self.scan_handle(&handle, from, to, row)
     }
 
-    /// Visits the rows whose keys begin with a prefix, in order, until `row` breaks.
-    ///
-    /// # Errors
-    /// [`StoreError`] when RocksDB cannot read.
-    pub fn scan_prefix(
-        &self,
-        family: Family,
-        prefix: &[u8],
-        row: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.scan(family, prefix, after(prefix).as_deref(), row)
-    }
-
     fn scan_handle(
         &self,
         handle: &impl AsColumnFamilyRef,
@@ -117,22 +98,6 @@ impl<'a> ShardSnapshot<'a> {
         rows.status().map_err(self.shard.rocks("scan rows"))
     }
 
-    /// The symbol of a name; none when the shard has not seen it.
-    ///
-    /// # Errors
-    /// [`StoreError`] when it cannot be read.
-    pub fn symbol(&self, space: Space, name: &str) -> Result<Option<Symbol>, StoreError> {
-        if let Some(symbol) = symbols::fixed(space, name) {
-            return Ok(Some(symbol));
-        }
-        let mut key = Vec::new();
-        symbols::name_key(&mut key, space, name);
-        let damaged = || self.damaged(Damaged { what: "symbol" });
-        self.get(Family::Symbols, &key)?
-            .map(|value| symbols::decode(&value).ok_or_else(damaged))
-            .transpose()
-    }
-
     /// The name of a symbol.
     ///
     /// # Errors
@@ -147,24 +112,6 @@ impl<'a> ShardSnapshot<'a> {
             .get(Family::Symbols, &key)?
             .and_then(|value| String::from_utf8(value).ok());
         value.ok_or_else(|| self.damaged(Damaged { what: "symbol" }))
-    }
-
-    /// The names of symbols, each read once.
-    ///
-    /// # Errors
-    /// [`StoreError`] when one cannot be read.
-    pub fn names(
-        &self,
-        space: Space,
-        wanted: impl IntoIterator<Item = Symbol>,
-    ) -> Result<BTreeMap<Symbol, String>, StoreError> {
-        let mut out = BTreeMap::new();
-        for symbol in wanted {
-            if let std::collections::btree_map::Entry::Vacant(entry) = out.entry(symbol) {
-                entry.insert(self.name(space, symbol)?);
-            }
-        }
-        Ok(out)
     }
 }
 
@@ -190,12 +137,4 @@ impl Source for ShardSnapshot<'_> {
         }
         Ok(())
     }
-}
-
-/// The first key after all that begin with a prefix; none when there is none.
-fn after(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut out = prefix[..=last].to_vec();
-    out[last] += 1;
-    Some(out)
 }
