@@ -227,12 +227,14 @@ async fn fold(folder: &Path) -> anyhow::Result<Vec<Figure>> {
             all.push(Figure {
                 name: format!("fold: {kind}s, frames of {frame_events}"),
                 value: format!(
-                    "{:.2} M/s a core ({:.0}% decoding, {:.0}% reading, {:.0}% folding, {:.0}% writing), {:.0} bytes an event",
+                    "{:.2} M/s a core ({:.0}% decoding, {:.0}% reading, {:.0}% folding, {:.0}% writing), {:.1} rows an event in {} batches, {:.0} bytes an event",
                     reached.folded_per_s() / 1e6,
                     100.0 * reached.fold_decode_s / reached.fold_s,
                     100.0 * reached.fold_read_s / reached.fold_s,
                     100.0 * reached.fold_compute_s / reached.fold_s,
                     100.0 * reached.fold_write_s / reached.fold_s,
+                    reached.rows as f64 / load.events as f64,
+                    reached.batches,
                     reached.bytes as f64 / load.events as f64
                 ),
                 yardstick: format!("bare decode {:.2} M/s", reached.decoded_per_s() / 1e6),

@@ -188,6 +188,9 @@ pub async fn close(open: anyhow::Result<Open>, deployment: Deployment) -> anyhow
     result
 }
 
+/// The cells of a document's row.
+type Cells = fn(&Document) -> Vec<String>;
+
 async fn list(kind: DocumentKind, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let deployment = Deployment::find(config, false).await?;
     let open = Open::of(&deployment).await;
@@ -196,7 +199,7 @@ async fn list(kind: DocumentKind, config: &Config, output: Output) -> anyhow::Re
         .map(|open| documents(&open.handle, kind))
         .unwrap_or_default();
     close(open, deployment).await?;
-    let (header, cells): (&[&str], fn(&Document) -> Vec<String>) = match kind {
+    let (header, cells): (&[&str], Cells) = match kind {
         DocumentKind::Advertisers => (&["advertiser", "name", "currency", "time zone"], cells),
         DocumentKind::Campaigns => (
             &[

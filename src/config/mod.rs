@@ -34,14 +34,14 @@ pub enum ConfigError {
         detail: String,
     },
     /// A key that is no setting.
-    #[error("{place}: unknown key `{key}`; did you mean `{nearest}`?")]
+    #[error("{place}: unknown key `{key}`; did you mean {nearest}?")]
     UnknownKey {
         /// The file.
         place: String,
         /// The key.
         key: String,
-        /// The known key that is most like it.
-        nearest: &'static str,
+        /// The known key that is most like it, and what it is for.
+        nearest: String,
     },
     /// A variable that is no setting, and nearly the name of one.
     #[error("the environment variable {name} is no setting; did you mean {nearest}?")]

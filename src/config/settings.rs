@@ -181,10 +181,11 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.key == key)
 }
 
-/// The known key that is nearest to `key`, by its whole or by its last part. For a `section`, the nearest section.
-fn nearest(key: &str, section: bool) -> &'static str {
+/// The known key that is nearest to `key`, by its whole or by its last part, and what it is for. For a `section`,
+/// the nearest section.
+fn nearest(key: &str, section: bool) -> String {
     if section {
-        return nearest_section(key);
+        return format!("`{}`", nearest_section(key));
     }
     let likeness = |known: &str| {
         let whole = strsim::normalized_damerau_levenshtein(known, key);
@@ -196,7 +197,7 @@ fn nearest(key: &str, section: bool) -> &'static str {
     SETTINGS
         .iter()
         .max_by(|a, b| likeness(a.key).total_cmp(&likeness(b.key)))
-        .map_or("", |s| s.key)
+        .map_or_else(String::new, |s| format!("`{}` ({})", s.key, s.about))
 }
 
 fn nearest_section(key: &str) -> &'static str {

@@ -31,6 +31,8 @@ pub struct ShardMetrics {
     log_time: Gauge,
     lag: Gauge,
     batch: Histogram,
+    blocks: Gauge,
+    writes: Gauge,
 }
 
 impl ShardMetrics {
@@ -63,6 +65,8 @@ impl ShardMetrics {
             log_time: gauge!("adtally_shard_log_time_seconds", "shard" => shard.clone()),
             lag: gauge!("adtally_shard_lag_messages", "shard" => shard.clone()),
             batch: histogram!("adtally_fold_batch_seconds", "shard" => shard),
+            blocks: gauge!("adtally_store_memory_bytes", "part" => "blocks"),
+            writes: gauge!("adtally_store_memory_bytes", "part" => "unflushed_writes"),
         }
     }
 
@@ -102,11 +106,14 @@ impl ShardMetrics {
         self.batch.record(took.as_secs_f64());
     }
 
-    /// Counts what is missing of every lane.
+    /// Counts what is missing of every lane, and what the store holds in memory.
     ///
     /// # Errors
     /// [`StoreError`] when the state cannot be read.
     pub fn gaps(&self, shard: &Shard) -> Result<(), StoreError> {
+        let (blocks, writes) = shard.memory();
+        self.blocks.set(blocks as f64);
+        self.writes.set(writes as f64);
         let mut sums = [(0u64, 0u64); Kind::ALL.len()];
         for report in reports::producers(&shard.snapshot()?)? {
             for (sum, gap) in sums.iter_mut().zip(&report.gaps) {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use adtally_projections::fold::{Content, Entry, Fold, Folded};
 use adtally_projections::ids;
+use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
 use async_nats::jetstream;
 use tokio::sync::{mpsc, watch};
 
-use super::{Progress, ProjectorError, check, telemetry};
+use super::{Progress, ProjectorError, check, reports, telemetry};
 use crate::log::LogError;
 use crate::log::reader::{LogMessage, ReaderProgress, ShardReader};
 use crate::store::Shard;
@@ -103,8 +104,15 @@ impl Gathered {
             &message.subject,
             &message.payload,
         );
-        if let Content::Frame(frame) = &entry.content {
-            self.events += frame.header.count as usize;
+        match &entry.content {
+            Content::Frame(frame) => self.events += frame.header.count as usize,
+            Content::Announcement { .. } => {}
+            Content::Bad { name, subject } => tracing::warn!(
+                sequence = entry.sequence,
+                %subject,
+                error = %name,
+                "a message cannot be read; it is recorded and passed over, and what it held is a gap"
+            ),
         }
         self.entries.push(entry);
     }
@@ -149,12 +157,33 @@ impl Run {
         };
         let mut folder = Folder::open(Arc::clone(&self.shard), created_ns)?;
         self.progress.send_replace(folder.progress());
+        self.tell_state(&folder)?;
         let stream = events_stream(self.shard.number());
         let from = folder.sequence() + 1;
         let reader =
             runtime.block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
         self.reading.send_replace(reader.progress());
         self.read_on(reader, &mut folder, &runtime)
+    }
+
+    /// What the state holds already, in the log of the process.
+    fn tell_state(&self, folder: &Folder) -> Result<(), ProjectorError> {
+        for (kind, t) in Kind::ALL
+            .iter()
+            .zip(reports::totals(&self.shard.snapshot()?)?)
+        {
+            tracing::debug!(
+                shard = self.shard.number(),
+                sequence = folder.sequence(),
+                %kind,
+                applied = t.applied,
+                duplicates = t.duplicates_ledger + t.duplicates_id,
+                conflicts = t.conflicts,
+                refused = t.refused,
+                "folding on"
+            );
+        }
+        Ok(())
     }
 
     fn read_on(

@@ -52,9 +52,10 @@ pub fn object(event: &Event, sample: &Sample, now_ms: i64) -> Map<String, Value>
             put("device", device.into());
         }
         if event.kind == Kind::Click
-            && let Some(impression) = &event.parent_id {
-                put("impression_id", impression.clone().into());
-            }
+            && let Some(impression) = &event.parent_id
+        {
+            put("impression_id", impression.clone().into());
+        }
     }
     if let Some(ts) = event.ts_ms {
         put("ts", ts.into());
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn every_sound_event_carries_what_the_contract_requires() {
         let sample = Arc::new(Sample::new(""));
-        let mut traffic = Traffic::new(5, sample.clone());
+        let mut traffic = Traffic::new(5, &sample);
         for _ in 0..20_000 {
             let event = traffic.next(1_760_000_000_000);
             if event.fault.is_some() {

@@ -275,7 +275,7 @@ mod tests {
     fn two_acknowledgements_of_one_id_count_once_and_a_paused_campaign_costs_nothing() {
         let sample = Arc::new(Sample::new(""));
         let ledger = Ledger::new(&sample);
-        let mut event = Traffic::new(1, sample.clone()).next(0);
+        let mut event = Traffic::new(1, &sample).next(0);
         event.fault = None;
         event.bot = false;
         event.kind = Kind::Click;

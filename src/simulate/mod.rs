@@ -109,7 +109,7 @@ impl Run {
     pub fn new(api: Api, way: Way, seed: u64, tag: String, senders: usize) -> Self {
         let sample = Arc::new(Sample::new(&tag));
         let ledger = Arc::new(Ledger::new(&sample));
-        let traffic = Traffic::new(seed, sample.clone());
+        let traffic = Traffic::new(seed, &sample);
         let senders = senders.clamp(1, MAX_SENDERS);
         Self {
             api,

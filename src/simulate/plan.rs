@@ -82,9 +82,10 @@ pub async fn produce(
         };
         made += 1;
         if let Some(job) = job
-            && tx.send(job).await.is_err() {
-                return made;
-            }
+            && tx.send(job).await.is_err()
+        {
+            return made;
+        }
     }
     if !batch.is_empty() {
         let _ = tx.send(Job::Batch(batch)).await;

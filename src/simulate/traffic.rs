@@ -174,7 +174,6 @@ impl Event {
 #[derive(Debug)]
 pub struct Traffic {
     rng: Rng,
-    sample: Arc<Sample>,
     zipf: Zipf,
     step: u64,
     /// Events that follow from earlier ones, with the step from which each is due; sorted by it.
@@ -186,11 +185,10 @@ const MAX_DUE: usize = 65_536;
 
 impl Traffic {
     /// The traffic of `seed` over the ads of `sample`.
-    pub fn new(seed: u64, sample: Arc<Sample>) -> Self {
+    pub fn new(seed: u64, sample: &Sample) -> Self {
         let zipf = Zipf::new(sample.ads.len());
         Self {
             rng: Rng::new(seed),
-            sample,
             zipf,
             step: 0,
             due: VecDeque::new(),
@@ -201,11 +199,12 @@ impl Traffic {
     pub fn next(&mut self, now_ms: i64) -> Event {
         self.step += 1;
         if (self.due.len() > MAX_DUE || self.due.front().is_some_and(|(at, _)| *at <= self.step))
-            && let Some((_, mut event)) = self.due.pop_front() {
-                self.restamp(&mut event, now_ms);
-                self.follow(&event);
-                return event;
-            }
+            && let Some((_, mut event)) = self.due.pop_front()
+        {
+            self.restamp(&mut event, now_ms);
+            self.follow(&event);
+            return event;
+        }
         let event = self.impression(now_ms);
         self.follow(&event);
         event
@@ -317,11 +316,6 @@ impl Traffic {
         let place = self.due.partition_point(|(due, _)| *due <= at);
         self.due.insert(place, (at, event));
     }
-
-    /// The sample that the traffic is over.
-    pub fn sample(&self) -> &Arc<Sample> {
-        &self.sample
-    }
 }
 
 #[cfg(test)]
@@ -333,7 +327,7 @@ mod tests {
     const NOW: i64 = 1_760_000_000_000;
 
     fn run(seed: u64, n: usize) -> Vec<Event> {
-        let mut traffic = Traffic::new(seed, Arc::new(Sample::new("")));
+        let mut traffic = Traffic::new(seed, &Sample::new(""));
         (0..n).map(|_| traffic.next(NOW)).collect()
     }
 
