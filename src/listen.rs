@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -131,10 +131,24 @@ pub fn starting() -> Router {
 fn guarded(router: Router) -> Router {
     router
         .layer(TimeoutLayer::with_status_code(
-            axum::http::StatusCode::REQUEST_TIMEOUT,
+            StatusCode::REQUEST_TIMEOUT,
             REQUEST_TIMEOUT,
         ))
+        .layer(axum::middleware::map_response(explained))
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// The time limit's answer is bare; as every other no, it leaves as a problem document.
+async fn explained(response: Response) -> Response {
+    if response.status() != StatusCode::REQUEST_TIMEOUT {
+        return response;
+    }
+    Problem::timed_out(format!(
+        "the request was not complete and answered within {} s; whether it took effect is not known, so send it \
+         again with the same ids",
+        REQUEST_TIMEOUT.as_secs()
+    ))
+    .into_response()
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
@@ -345,6 +359,19 @@ mod tests {
         assert_eq!(ask(&format!("{url}/peer")).await.0, 200);
         listener.close().await;
         assert!(reqwest::get(&url).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_takes_too_long_is_answered_with_a_problem() {
+        let bare = StatusCode::REQUEST_TIMEOUT.into_response();
+        let problem = explained(bare).await;
+        assert_eq!(problem.status(), 408);
+        assert_eq!(
+            problem.headers()["content-type"],
+            crate::http::problem::PROBLEM_JSON
+        );
+        let other = explained("done".into_response()).await;
+        assert_eq!(other.status(), 200);
     }
 
     #[tokio::test]

@@ -128,6 +128,16 @@ impl Problem {
         problem
     }
 
+    /// 408: the request did not come, or could not be answered, in time.
+    pub fn timed_out(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "urn:adtally:problem:timed-out",
+            "Timed out",
+            detail,
+        )
+    }
+
     /// 413: the body, or what was asked for, is larger than a limit.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(
