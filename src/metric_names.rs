@@ -65,6 +65,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Events that were refused, by reason and way in",
     ),
     (
+        "adtally_store_memory_bytes",
+        Gauge,
+        "Memory of the shards' stores, by part: cached blocks, writes not yet in files",
+    ),
+    (
         "adtally_fold_batch_seconds",
         Histogram,
         "Time to fold and write one batch of messages",

@@ -24,7 +24,8 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
     );
     crate::support::block_on(async {
         let client = async_nats::connect(server.nats_url()).await.unwrap();
-        let stored = async_nats::jetstream::new(client)
+        let js = async_nats::jetstream::new(client);
+        let stored = js
             .publish("events.3.click", "not a frame".into())
             .await
             .unwrap();
