@@ -1,3 +1,5 @@
+//! Layers, unknown keys and variables, and the list of settings held against the configuration itself.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -75,7 +77,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
             .to_string();
         assert!(error.contains(&format!("unknown key `{key}`")), "{error}");
         assert!(
-            error.contains(&format!("did you mean `{nearest}`?")),
+            error.contains(&format!("did you mean `{nearest}`")),
             "{error}"
         );
     }
