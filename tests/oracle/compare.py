@@ -114,9 +114,8 @@ class Comparison:
             elif bad := differs(expected[key], got[key]):
                 self.differences.append(f"{path}: row {key}: {'; '.join(bad)}")
         sums = [0] * 6
-        for cell_key, counts in self.tally.cells.items():
-            if cell_key[0] == campaign and start_ms <= cell_key[5] * 60_000 < end_ms:
-                sums = [a + b for a, b in zip(sums, counts)]
+        for _, _, counts in self.tally.of(campaign, start_ms, end_ms):
+            sums = [a + b for a, b in zip(sums, counts)]
         if bad := differs(metrics_of(sums), answer["totals"]):
             self.differences.append(f"{path}: totals: {'; '.join(bad)}")
 

@@ -4,6 +4,7 @@ A cell is (campaign, ad, creative, region, device, UTC minute) -> metrics. Hours
 minutes under the clock of the advertiser, so nothing here resembles how the service keeps them.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
@@ -30,6 +31,7 @@ class Tally:
         self.seen = set()
         self.reasons = defaultdict(lambda: [0, 0])
         self.distinct = defaultdict(int)
+        self.sorted = None
 
     def add(self, event, arrival_ms):
         """Counts an event as the contract says; an id that was counted before is nothing new."""
@@ -91,6 +93,20 @@ class Tally:
             return pricing["price_micros"] if pricing["model"] == "cpc" else 0
         return pricing["price_micros"] // 1000 if pricing["model"] == "cpm" else 0
 
+    def of(self, campaign_id, start_ms, end_ms):
+        """A campaign's cells of [start, end), in order of time. Sorted once, when counting is over."""
+        if self.sorted is None or self.sorted[0] != len(self.cells):
+            by_campaign = defaultdict(list)
+            for key, counts in self.cells.items():
+                by_campaign[key[0]].append((key[5], key, counts))
+            for cells in by_campaign.values():
+                cells.sort(key=lambda cell: cell[0])
+            self.sorted = (len(self.cells), by_campaign)
+        cells = self.sorted[1][campaign_id]
+        first = bisect_left(cells, -(-start_ms // 60_000), key=lambda cell: cell[0])
+        last = bisect_left(cells, -(-end_ms // 60_000), key=lambda cell: cell[0])
+        return cells[first:last]
+
     def zone(self, campaign_id):
         """The clock of a campaign's advertiser; UTC where the catalogue knows none."""
         campaign = self.catalogue.campaigns.get(campaign_id)
@@ -102,11 +118,13 @@ class Tally:
         """Expected rows of one campaign: (label, group values) -> counts. `total` is labelled None."""
         zone = zone or self.zone(campaign_id)
         out = defaultdict(lambda: [0] * len(COUNTS))
-        for key, counts in self.cells.items():
-            if key[0] != campaign_id or not start_ms <= key[5] * 60_000 < end_ms:
-                continue
-            label = label_of(key[5] * 60, granularity, zone)
-            group = tuple(key[DIMENSIONS.index(d)] for d in group_by)
+        places = [DIMENSIONS.index(d) for d in group_by]
+        labels = {}
+        for minute, key, counts in self.of(campaign_id, start_ms, end_ms):
+            label = labels.get(minute)
+            if label is None:
+                label = labels[minute] = label_of(minute * 60, granularity, zone)
+            group = tuple(key[place] for place in places)
             row = out[(label, group)]
             for i, n in enumerate(counts):
                 row[i] += n
