@@ -219,7 +219,9 @@ async def settle_unanswered(wires, tally, comparison):
     await comparison.between(counted, counted + len(maybe))
     again, wires.maybe, wires.gives_up = wires.maybe, [], False
     for at in range(0, len(again), 500):
-        await wires.post([s for s in again[at : at + 500] if s.way != "get"], [], 0)
+        posted = [s for s in again[at : at + 500] if s.way != "get"]
+        if posted:
+            await wires.post(posted, [], 0)
     await asyncio.gather(*(wires.get(s) for s in again if s.way == "get"))
 
 
