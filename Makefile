@@ -45,9 +45,10 @@ checks:
 	@cargo fmt --all --check
 	@$(env) cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# --all-targets leaves out documentation tests: each would be linked with RocksDB by itself.
+# Without documentation tests, each of which would be linked with RocksDB by itself, and without examples, which
+# hold no tests.
 test: setup-tests first-build checks ## checks the format, runs clippy and all tests against real nats-servers
-	@$(env) cargo test --workspace --all-targets --locked
+	@$(env) cargo test --workspace --lib --bins --tests --locked
 
 bench: build ## runs the benchmarks
 	@$(env) tools/bench $(ARGS)
