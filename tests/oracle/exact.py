@@ -180,7 +180,7 @@ async def run(args, folder):
         await comparison.all(GROUPINGS if args.all_minutes else [(), ("ad_id",), GROUPINGS[-1]])
         found, differences = await quarantined(wires, bads, once=not args.kills)
         conversions = conversions_recorded(one)
-        if conversions is not None and conversions != tally.distinct["conversion"]:
+        if conversions != tally.distinct["conversion"]:
             differences.append(f"conversions recorded: expected {tally.distinct['conversion']}, got {conversions}")
         await wires.close()
         differences = wires.wrong + comparison.differences + differences
