@@ -12,7 +12,7 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills clean-cache
+.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills fuzz clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
@@ -52,6 +52,14 @@ test: setup-tests first-build checks ## checks the format, runs clippy and all t
 
 bench: build ## runs the benchmarks
 	@$(env) tools/bench $(ARGS)
+
+# Wants cargo-fuzz and a nightly compiler, which nothing else needs: fuzz/README.md says how to get them.
+fuzz: ## fuzzes frames, raw events and URLs, a minute each
+	@for target in frames raw_events urls; do \
+		dict=fuzz/$$target.dict; \
+		cargo +nightly fuzz run $$target --target-dir "$(CARGO_TARGET_DIR)/fuzz" -- \
+			-max_total_time=60 -max_len=65536 $$(test -f $$dict && echo -dict=$$dict) $(ARGS) || exit 1; \
+	done
 
 clean-cache: ## removes the cache folder: RocksDB, nats-server, libclang, test clients, CI artifacts
 	rm -rf "$(ADTALLY_CACHE)"

@@ -17,6 +17,8 @@ mod frame_reader;
 #[cfg(test)]
 mod frame_tests;
 mod frame_writer;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]

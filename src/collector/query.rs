@@ -130,6 +130,26 @@ fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(percent_decode(&spaced).collect())
 }
 
+/// What the URL Standard's parser of forms reads must be what is read here: the first value that is not empty of each
+/// known name. A fuzz target's body, and run over its kept corpus in every test run.
+#[cfg(any(test, fuzzing))]
+pub fn agrees_with_the_url_standard(query: &[u8]) {
+    let mut params = Params::default();
+    params.add(query);
+    for name in NAMES {
+        let expected = url::form_urlencoded::parse(query)
+            .find(|(known, value)| known == name && !value.is_empty())
+            .map(|(_, value)| value);
+        match (params.get(name), expected) {
+            (Given::Absent, None) => {}
+            (Given::Text(text), Some(expected)) => assert_eq!(*text, expected, "{name}"),
+            // The standard replaces what is not UTF-8, and here it is only known to be there.
+            (Given::NotText, Some(expected)) => assert!(expected.contains('\u{fffd}'), "{name}"),
+            (given, expected) => panic!("{name}: {given:?} where the standard reads {expected:?}"),
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -194,6 +214,19 @@ mod tests {
             for name in NAMES {
                 prop_assert_ne!(params.text(name), Some(""));
             }
+            agrees_with_the_url_standard(&bytes);
         }
+    }
+
+    #[test]
+    fn the_kept_queries_read_as_the_url_standard_has_them() {
+        let kept =
+            std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/urls")).unwrap();
+        let files = kept
+            .map(|entry| {
+                agrees_with_the_url_standard(&std::fs::read(entry.unwrap().path()).unwrap())
+            })
+            .count();
+        assert!(files > 50, "fuzz/corpus/urls holds {files} files only");
     }
 }
