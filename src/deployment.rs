@@ -152,7 +152,7 @@ pub fn limits(config: &Config) -> streams::Limits {
         events_max_bytes: bytes(config.streams.events_max_bytes),
         intake_max_bytes: bytes(config.streams.intake_max_bytes),
         quarantine_max_bytes: bytes(config.streams.quarantine_max_bytes),
-        replicas: config.streams.replicas.into(),
+        replicas: config.streams.replicas.map(usize::from),
     }
 }
 

@@ -145,6 +145,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Messages of the log that the fold has read",
     ),
     (
+        "adtally_nats_servers_left_total",
+        Counter,
+        "Times that a NATS server was left for another, because its streams had no leader that it could reach",
+    ),
+    (
         "adtally_nats_restarts_total",
         Counter,
         "Times that the nats-server of our own died and was started again",

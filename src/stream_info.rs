@@ -4,8 +4,10 @@
 //! waiting" needs exactly that: the messages carry the broker's clock, not ours.
 
 use adtally_streams::time::parse_rfc3339;
-use async_nats::jetstream::{self, response::Response};
+use async_nats::jetstream::{self, response::Response, stream::ClusterInfo};
 use serde::Deserialize;
+
+use crate::log::quorum::has_majority;
 
 /// The state of a stream at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ struct Info {
     state: State,
     #[serde(default)]
     ts: Option<String>,
+    #[serde(default)]
+    cluster: Option<ClusterInfo>,
 }
 
 #[derive(Deserialize)]
@@ -46,9 +50,13 @@ pub enum InfoError {
     /// The broker said no.
     #[error("the broker does not tell the state of the stream {0}: {1}")]
     Refused(String, String),
+    /// Who answered may have been replaced without knowing it.
+    #[error("the leader of the stream {0} does not hear from a majority of its replicas")]
+    NoMajority(String),
 }
 
-/// Asks the leader of a stream for its state.
+/// Asks the leader of a stream for its state. A leader that may have a rival is not believed: what it says of the
+/// stream's end would be old, and a watermark above it untrue.
 pub async fn stream_state(
     broker: &jetstream::Context,
     stream: &str,
@@ -58,6 +66,9 @@ pub async fn stream_state(
         .await
         .map_err(|error| InfoError::Request(stream.to_owned(), error.to_string()))?;
     match answer {
+        Response::Ok(info) if !has_majority(info.cluster.as_ref()) => {
+            Err(InfoError::NoMajority(stream.to_owned()))
+        }
         Response::Ok(info) => Ok(state_of(info)),
         Response::Err { error } => Err(InfoError::Refused(stream.to_owned(), error.to_string())),
     }

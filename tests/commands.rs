@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::http::ask;
-use crate::support::{ADTALLY, Options, Server, ok, small_catalogue};
+use crate::support::{ADTALLY, Folder, Options, Server, ok, small_catalogue};
 
 fn adtally(args: &[&str]) -> std::process::Output {
     Command::new(ADTALLY)
@@ -17,7 +17,7 @@ fn adtally(args: &[&str]) -> std::process::Output {
 
 #[test]
 fn the_demo_ends_with_equal_numbers() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = Folder::bare();
     let output = Command::new(ADTALLY)
         .args(["demo", "--seconds", "5", "--exit", "--data-dir"])
         .arg(folder.path().join("demo"))
@@ -106,7 +106,7 @@ fn wrong_words_end_with_2_and_say_what_was_meant() {
         );
         assert!(output.stdout.is_empty(), "{args:?}");
     }
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = Folder::bare();
     let config = folder.path().join("adtally.toml");
     std::fs::write(&config, "[collector]\nsigning_secrt = \"x\"\n").unwrap();
     let output = adtally(&[
@@ -126,20 +126,20 @@ fn wrong_words_end_with_2_and_say_what_was_meant() {
 
 #[test]
 fn a_stopped_deployment_is_opened() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let mut server = Server::start(Options::default().data_dir(folder.path()));
+    let folder = Folder::new();
+    let mut server = Server::start(Options::default().data_dir(&folder));
     assert_eq!(server.stop(), Some(0));
     let file = folder.path().join("catalogue.json");
     std::fs::write(&file, small_catalogue().to_string()).unwrap();
     ok(&crate::support::cli(
-        folder.path(),
+        &folder,
         &["catalog", "apply", file.to_str().unwrap()],
     ));
     let key = ok(&crate::support::cli(
-        folder.path(),
+        &folder,
         &["keys", "create", "--admin"],
     ));
-    let server = Server::start(Options::default().data_dir(folder.path()));
+    let server = Server::start(Options::default().data_dir(&folder));
     let bearer = format!("Bearer {}", key.trim());
     let answer = crate::support::http::ask_as(
         &server,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::http::{ask, post_json, wait_totals};
-use crate::support::{Broker, Options, Server, cli, small_catalogue, wait_for};
+use crate::support::{Broker, Folder, Options, Server, cli, small_catalogue, wait_for};
 
 #[test]
 fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {
@@ -46,8 +46,8 @@ fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {
 
 #[test]
 fn a_stop_drains_and_a_kill_recovers() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let mut server = Server::start(Options::default().data_dir(folder.path()));
+    let folder = Folder::new();
+    let mut server = Server::start(Options::default().data_dir(&folder));
     server.apply_catalogue(&small_catalogue());
     for n in 0..50 {
         assert_eq!(
@@ -56,7 +56,7 @@ fn a_stop_drains_and_a_kill_recovers() {
         );
     }
     assert_eq!(server.stop(), Some(0));
-    let mut server = Server::start(Options::default().data_dir(folder.path()));
+    let mut server = Server::start(Options::default().data_dir(&folder));
     wait_totals(&server, "spring", &[("clicks", 50)]);
     for n in 0..30 {
         assert_eq!(
@@ -65,7 +65,7 @@ fn a_stop_drains_and_a_kill_recovers() {
         );
     }
     server.kill();
-    let server = Server::start(Options::default().data_dir(folder.path()));
+    let server = Server::start(Options::default().data_dir(&folder));
     wait_totals(&server, "spring", &[("gross_clicks", 80)]);
     // The epoch that was killed is recovered and closed: nothing holds completeness back for good.
     let began = chrono::Utc::now();
@@ -79,11 +79,11 @@ fn a_stop_drains_and_a_kill_recovers() {
 
 #[test]
 fn a_store_is_not_folded_on_under_another_log() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = Folder::bare();
     let first = Broker::start();
     let mut server = Server::start(
         Options::default()
-            .data_dir(folder.path())
+            .data_dir(&folder)
             .arg("--server")
             .arg(first.url()),
     );
@@ -93,7 +93,7 @@ fn a_store_is_not_folded_on_under_another_log() {
     assert_eq!(server.stop(), Some(0));
     let second = Broker::start();
     let output = cli(
-        folder.path(),
+        &folder,
         &[
             "serve",
             "--listen",

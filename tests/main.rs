@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod catalogue;
+mod cluster;
 mod collector;
 mod commands;
 mod faults;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::http::{ask, post_json, wait_totals};
-use crate::support::{ADTALLY, Broker, Options, Server, cli, ok, small_catalogue, wait_for};
+use crate::support::{
+    ADTALLY, Broker, Folder, Options, Server, cli, ok, small_catalogue, wait_for,
+};
 
 fn rows(output: &std::process::Output) -> Vec<Value> {
     serde_json::from_str(&ok(output)).unwrap()
@@ -15,8 +17,8 @@ fn rows(output: &std::process::Output) -> Vec<Value> {
 
 #[test]
 fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let mut server = Server::start(Options::default().data_dir(folder.path()));
+    let folder = Folder::new();
+    let mut server = Server::start(Options::default().data_dir(&folder));
     server.apply_catalogue(&small_catalogue());
     assert_eq!(
         server.cli(&["events", "conflicts", "--json"]).stdout,
@@ -70,13 +72,10 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
 
     assert_eq!(server.stop(), Some(0));
     assert_eq!(
-        rows(&cli(folder.path(), &["events", "conflicts", "--json"])),
+        rows(&cli(&folder, &["events", "conflicts", "--json"])),
         running
     );
-    assert_eq!(
-        rows(&cli(folder.path(), &["events", "bad", "--json"])),
-        [bad]
-    );
+    assert_eq!(rows(&cli(&folder, &["events", "bad", "--json"])), [bad]);
 }
 
 #[test]

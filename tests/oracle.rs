@@ -1,4 +1,5 @@
-//! The count from outside: `tests/oracle/exact.py` sends, counts for itself, and compares every cell.
+//! The count from outside: `tests/oracle/exact.py` sends, counts for itself, and compares every cell; `cluster.py`
+//! does so with each role in a process of its own on three servers, of which it loses one after the other.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +8,12 @@ use serde_json::Value;
 
 use crate::support::{ADTALLY, nats_server};
 
-/// Runs the oracle; panics with what it found where anything differs.
-fn oracle(args: &[&str]) -> Value {
+/// Runs an oracle; panics with what it found where anything differs.
+fn oracle(script: &str, args: &[&str]) -> Value {
     let python = std::env::var("ADTALLY_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/exact.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/oracle")
+        .join(script);
     let output = Command::new(python)
         .env("PYTHONHASHSEED", "0")
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -36,7 +39,10 @@ fn oracle(args: &[&str]) -> Value {
 
 #[test]
 fn every_cell_of_every_grouping_is_what_was_sent() {
-    let report = oracle(&["--events", "20000", "--seed", "7", "--restart"]);
+    let report = oracle(
+        "exact.py",
+        &["--events", "20000", "--seed", "7", "--restart"],
+    );
     assert_eq!(report["differences"], 0);
     assert!(
         report["cells_compared"].as_u64().unwrap() > 10_000,
@@ -47,8 +53,26 @@ fn every_cell_of_every_grouping_is_what_was_sent() {
 
 #[test]
 fn killed_at_random_nothing_answered_is_lost_or_counted_twice() {
-    let report = oracle(&[
-        "--events", "10000", "--batch", "1000", "--seed", "11", "--kills", "6",
-    ]);
+    let report = oracle(
+        "exact.py",
+        &[
+            "--events", "10000", "--batch", "1000", "--seed", "11", "--kills", "6",
+        ],
+    );
     assert_eq!(report["differences"], 0);
+}
+
+#[test]
+fn roles_apart_on_a_cluster_lose_nothing_when_a_leader_dies() {
+    let report = oracle("cluster.py", &["leader-killed"]);
+    assert_eq!(report["differences"], 0);
+    let scenario = &report["scenarios"][0];
+    assert!(
+        scenario["elections_streams"].as_u64().unwrap() > 0,
+        "{report}"
+    );
+    assert!(
+        scenario["counted"]["click"].as_u64().unwrap() > 100,
+        "{report}"
+    );
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Options, Server, block_on, cli, ok, small_catalogue, wait_for};
+use crate::support::{Folder, Options, Server, block_on, cli, ok, small_catalogue, wait_for};
 
 #[test]
 fn check_says_what_differs_and_apply_makes_what_is_missing() {
@@ -33,16 +33,16 @@ fn check_says_what_differs_and_apply_makes_what_is_missing() {
 
 #[test]
 fn another_number_of_shards_is_refused() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = Folder::new();
     let mut server = Server::start(
         Options::default()
-            .data_dir(folder.path())
+            .data_dir(&folder)
             .arg("--shards")
             .arg("4"),
     );
     assert_eq!(server.stop(), Some(0));
     let output = cli(
-        folder.path(),
+        &folder,
         &["serve", "--listen", "127.0.0.1:0", "--shards", "8"],
     );
     assert!(
@@ -52,7 +52,7 @@ fn another_number_of_shards_is_refused() {
     );
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains('4') && text.contains('8'), "{text}");
-    let again = Server::start(Options::default().data_dir(folder.path()));
+    let again = Server::start(Options::default().data_dir(&folder));
     assert_eq!(
         again.json("/api/v1/analytics?campaign_id=x")["as_of"]
             .as_object()

@@ -11,6 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use adtally_streams::names::{CATALOG_STREAM, DAY_KEYS_BUCKET};
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -27,6 +28,8 @@ pub const DAY_MS: i64 = 86_400_000;
 const BUCKET_MAX_AGE: Duration = Duration::from_secs(62 * 86_400);
 /// How long events wait for a key that only the broker can give.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before it is asked again within that time.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long nobody asks again after the broker did not answer.
 const ASK_PAUSE: Duration = Duration::from_secs(5);
 /// How often tomorrow's key is fetched ahead and old ones are deleted.
@@ -120,9 +123,21 @@ impl DayKeys {
         if missing.is_empty() || not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let asked = match tokio::time::timeout(ASK_TIMEOUT, self.fetch(&missing)).await {
+        let mut refused = None;
+        let fetching = async {
+            // Again and again, since a bucket that was just made, or whose leader was just lost, has none yet.
+            while let Err(error) = self.fetch(&missing).await {
+                if !matches!(error, KeyError::Broker(_)) {
+                    return Err(error);
+                }
+                refused = Some(error);
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+            Ok(())
+        };
+        let asked = match tokio::time::timeout(ASK_TIMEOUT, fetching).await {
             Ok(result) => result,
-            Err(_) => Err(KeyError::Timeout),
+            Err(_) => Err(refused.unwrap_or(KeyError::Timeout)),
         };
         *not_before = match asked {
             Ok(()) => None,
@@ -266,16 +281,44 @@ async fn bucket(broker: &jetstream::Context) -> Result<kv::Store, KeyError> {
 /// The day's key in the bucket: ours when we are the first to create it, else the one that is there.
 async fn agree(bucket: &kv::Store, day: i64) -> Result<DayKey, KeyError> {
     let name = keys_file::day_name(day);
+    if let Some(theirs) = stored(bucket, &name).await? {
+        return Ok(theirs);
+    }
     let ours: DayKey = rand::random();
     match bucket.create(&name, Bytes::copy_from_slice(&ours)).await {
         Ok(_) => Ok(ours),
-        Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {
-            let value = bucket.get(&name).await.map_err(KeyError::broker)?;
-            value
-                .and_then(|v| v.as_ref().try_into().ok())
-                .ok_or(KeyError::NotAKey(name))
-        }
+        // Somebody else was first, which a cluster says under another code than a single server; or the answer was
+        // lost. What is there now is the key in either case.
+        Err(error) => stored(bucket, &name)
+            .await?
+            .ok_or_else(|| KeyError::broker(error)),
+    }
+}
+
+/// A key that the bucket holds. Asked of the leader: a replica that answers directly may not have it yet.
+async fn stored(bucket: &kv::Store, name: &str) -> Result<Option<DayKey>, KeyError> {
+    let subject = format!("{}{name}", bucket.prefix);
+    match bucket
+        .stream
+        .get_last_raw_message_by_subject(&subject)
+        .await
+    {
+        Ok(message) => match message.payload.as_ref().try_into() {
+            Ok(key) => Ok(Some(key)),
+            Err(_) => Err(KeyError::NotAKey(name.to_owned())),
+        },
+        Err(error) if is_not_there(&error) => Ok(None),
         Err(error) => Err(KeyError::broker(error)),
+    }
+}
+
+fn is_not_there(error: &LastRawMessageError) -> bool {
+    match error.kind() {
+        LastRawMessageErrorKind::NoMessageFound => true,
+        LastRawMessageErrorKind::JetStream(e) => {
+            e.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND
+        }
+        _ => false,
     }
 }
 

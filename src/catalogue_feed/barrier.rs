@@ -19,8 +19,11 @@ use crate::stream_info::stream_state;
 const MAX_WAITING: usize = 65_536;
 /// How long an answer may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long nobody asks again after a question without an answer: else every event would wait that long.
+/// How long nobody asks again after a question without an answer: else every event would wait that long. It doubles
+/// up to [`ASK_PAUSE_MAX`], since a server that is cut off from the stream's leader takes every question.
 const ASK_PAUSE: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(4);
 /// How long a batch waits for what was published to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -71,6 +74,7 @@ pub(super) async fn pass(inner: &Inner) -> Freshness {
 pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &CancellationToken) {
     let mut waiting = Vec::new();
     let mut not_before = Instant::now();
+    let mut pause = ASK_PAUSE;
     loop {
         let received = tokio::select! {
             () = stop.cancelled() => return,
@@ -83,7 +87,10 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
         let answer = if is_connected && Instant::now() >= not_before {
             let answer = ask(inner).await;
             if answer.is_none() {
-                not_before = Instant::now() + ASK_PAUSE;
+                not_before = Instant::now() + pause;
+                pause = (pause * 2).min(ASK_PAUSE_MAX);
+            } else {
+                pause = ASK_PAUSE;
             }
             answer
         } else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use adtally_streams::names::CATALOG_STREAM;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use futures_util::StreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
@@ -15,6 +16,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long CATALOG may end before what was read of it: a leader that was just elected may answer before it has
+/// applied all that its log holds. After that it was restored from before, and is read anew.
+const BEHIND_FOR: Duration = Duration::from_secs(15);
+
 /// Why reading ended; it begins again.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -22,6 +27,8 @@ enum Ended {
     Info(#[from] crate::stream_info::InfoError),
     #[error("CATALOG cannot be read: {0}")]
     Broker(String),
+    #[error("CATALOG ends at {0}, before what was read of it; its leader may have just changed")]
+    Behind(u64),
     #[error("CATALOG was replaced by another stream")]
     Replaced,
 }
@@ -35,11 +42,12 @@ impl Ended {
 /// Follows CATALOG until told to stop.
 pub(super) async fn follow(inner: &Inner, stop: &CancellationToken) {
     let mut pause = FIRST_PAUSE;
+    let mut behind = None;
     loop {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let error = tokio::select! {
             () = stop.cancelled() => return,
-            error = read_on(inner) => error,
+            error = read_on(inner, &mut behind) => error,
         };
         if started.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -54,15 +62,26 @@ pub(super) async fn follow(inner: &Inner, stop: &CancellationToken) {
 }
 
 /// Reads until something goes wrong.
-async fn read_on(inner: &Inner) -> Ended {
-    match try_read_on(inner).await {
+async fn read_on(inner: &Inner, behind: &mut Option<Instant>) -> Ended {
+    match try_read_on(inner, behind).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     }
 }
 
-async fn try_read_on(inner: &Inner) -> Result<std::convert::Infallible, Ended> {
+/// `behind`: since when CATALOG has ended before what was read of it.
+async fn try_read_on(
+    inner: &Inner,
+    behind: &mut Option<Instant>,
+) -> Result<std::convert::Infallible, Ended> {
     let state = stream_state(&inner.broker, CATALOG_STREAM).await?;
+    let is_same = inner.created().as_deref() == Some(&state.created);
+    if is_same && inner.read().revision() > state.last_sequence {
+        if behind.get_or_insert_with(Instant::now).elapsed() < BEHIND_FOR {
+            return Err(Ended::Behind(state.last_sequence));
+        }
+    }
+    *behind = None;
     inner.belong_to(&state.created, state.last_sequence);
     let revision = inner.read().revision();
     if revision >= state.last_sequence {

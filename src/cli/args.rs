@@ -92,9 +92,9 @@ pub struct Serve {
     /// Address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// How many EVENTS streams.
+    /// How the streams are made where they are missing.
     #[command(flatten)]
-    pub shards: ShardCount,
+    pub streams: StreamCounts,
 }
 
 /// `adtally demo`.
@@ -159,17 +159,20 @@ pub enum Via {
 #[derive(Debug, Subcommand)]
 pub enum Streams {
     /// Make the streams that are missing; those that are there stay as they are
-    Apply(ShardCount),
+    Apply(StreamCounts),
     /// Print how the streams differ from their definitions; exit 1 when they do
-    Check(ShardCount),
+    Check(StreamCounts),
 }
 
-/// How many EVENTS streams.
+/// How many streams, and how many copies of each.
 #[derive(Debug, Default, Args)]
-pub struct ShardCount {
+pub struct StreamCounts {
     /// EVENTS streams when they are made; fixed from then on [default: 8]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
+    /// Copies of each stream in a cluster when it is made: 1, 3 or 5 [default: as the others have, else 1]
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u8>,
 }
 
 /// `adtally catalog`.

@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::args::{Cli, Command, Common, Serve, ShardCount, Streams};
+use super::args::{Cli, Command, Common, Serve, StreamCounts, Streams};
 use crate::config::{self, Config, ConfigError, FlagValue};
 use crate::log::connect::NatsOptions;
 
@@ -15,7 +15,7 @@ pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
     flags.common(&cli.common);
     match &cli.command {
         Command::Serve(serve) => flags.serve(serve),
-        Command::Streams(Streams::Apply(count) | Streams::Check(count)) => flags.shards(count),
+        Command::Streams(Streams::Apply(count) | Streams::Check(count)) => flags.streams(count),
         Command::Simulate(simulate) => {
             flags.text("http.url", "--url", simulate.url.as_ref());
             flags.text("http.key", "--key", simulate.key.as_ref());
@@ -82,7 +82,7 @@ impl Flags {
 
     fn serve(&mut self, serve: &Serve) {
         self.text("listen", "--listen", serve.listen.as_ref());
-        self.shards(&serve.shards);
+        self.streams(&serve.streams);
         if !serve.roles.is_empty() {
             let roles = serve
                 .roles
@@ -97,13 +97,23 @@ impl Flags {
         }
     }
 
-    fn shards(&mut self, count: &ShardCount) {
-        if let Some(n) = count.shards {
-            self.0.push(FlagValue {
-                key: "streams.shards",
-                flag: "--shards",
-                value: Value::Integer(n.into()),
-            });
+    fn streams(&mut self, count: &StreamCounts) {
+        let flags = [
+            ("streams.shards", "--shards", count.shards.map(i64::from)),
+            (
+                "streams.replicas",
+                "--replicas",
+                count.replicas.map(i64::from),
+            ),
+        ];
+        for (key, flag, value) in flags {
+            if let Some(n) = value {
+                self.0.push(FlagValue {
+                    key,
+                    flag,
+                    value: Value::Integer(n),
+                });
+            }
         }
     }
 }

@@ -177,8 +177,8 @@ pub struct Nats {
 pub struct Streams {
     /// EVENTS streams; none: as many as there are, or [`adtally_streams::names::DEFAULT_SHARDS`] when there are none.
     pub shards: Option<u16>,
-    /// Copies of each.
-    pub replicas: u8,
+    /// Copies of each; none: as many as the streams that are there have, else one.
+    pub replicas: Option<u8>,
     /// Size of each EVENTS stream; none: as much as the definition says and the broker has room for.
     pub events_max_bytes: Option<Bytes>,
     /// Size of INTAKE; none: the definition's.
@@ -273,7 +273,7 @@ impl Default for Streams {
     fn default() -> Self {
         Self {
             shards: None,
-            replicas: 1,
+            replicas: None,
             events_max_bytes: None,
             intake_max_bytes: None,
             quarantine_max_bytes: None,
@@ -400,11 +400,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             format!("{shards} is not between 1 and {most}"),
         );
     }
-    if ![1, 3, 5].contains(&config.streams.replicas) {
-        return refuse(
-            "streams.replicas",
-            format!("{} is not 1, 3 or 5", config.streams.replicas),
-        );
+    if let Some(replicas) = config.streams.replicas.filter(|n| ![1, 3, 5].contains(n)) {
+        return refuse("streams.replicas", format!("{replicas} is not 1, 3 or 5"));
     }
     if config.roles.is_empty() {
         return refuse("roles", "no role is left: name at least one".into());

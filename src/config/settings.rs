@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
     s(
         "streams.replicas",
         Integer,
-        "copies of each stream in a cluster: 1, 3 or 5",
+        "copies of each stream in a cluster when they are made: 1, 3 or 5",
     ),
     s(
         "streams.events_max_bytes",

@@ -125,6 +125,7 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
     full.collector.signing_secret = text();
     full.collector.geoip_database = path();
     full.streams.shards = Some(1);
+    full.streams.replicas = Some(1);
     full.streams.events_max_bytes = Some(Bytes(1));
     full.streams.intake_max_bytes = Some(Bytes(1));
     full.streams.quarantine_max_bytes = Some(Bytes(1));

@@ -40,6 +40,8 @@ pub struct Facts {
     pub has_catalogue: bool,
     /// Whether the broker answers.
     pub broker_connected: bool,
+    /// Why the broker says nothing of its streams, where it has not for longer than an election takes.
+    pub streams_silent: Option<String>,
     /// The shards that this process folds.
     pub shards: Vec<ShardFacts>,
     /// The broker's streams with a limit.
@@ -63,6 +65,15 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
     }
     if !facts.broker_connected {
         out.push("the NATS server does not answer".to_owned());
+    }
+    if let Some(why) = facts
+        .streams_silent
+        .as_ref()
+        .filter(|_| facts.broker_connected)
+    {
+        out.push(format!(
+            "the NATS server is there, and its streams have no leader, as when a majority of the servers is away: {why}"
+        ));
     }
     for shard in &facts.shards {
         match (&shard.stopped, shard.lag_messages) {
@@ -115,6 +126,7 @@ mod tests {
         Facts {
             has_catalogue: true,
             broker_connected: true,
+            streams_silent: None,
             shards: vec![ShardFacts {
                 shard: 3,
                 lag_messages: Some(MAX_LAG_MESSAGES),
@@ -142,13 +154,14 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 9] = [
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),
                 "takes no more",
             ),
             (|f| f.has_catalogue = false, "catalogue"),
             (|f| f.broker_connected = false, "NATS"),
+            (|f| f.streams_silent = Some("EVENTS_3".into()), "no leader"),
             (
                 |f| f.shards[0].lag_messages = Some(MAX_LAG_MESSAGES + 1),
                 "shard 3",

@@ -98,7 +98,11 @@ pub(super) fn differences(wanted: &Config, found: &Config, limits: &Limits) -> V
     compare("max_consumers", false, &|c| {
         unlimited(i64::from(c.max_consumers))
     });
-    compare("num_replicas", false, &|c| c.num_replicas.to_string());
+    // Likewise copies: a stream is moved onto more nodes by its operator, not by a flag that was left out.
+    compare("num_replicas", false, &|c| match limits.replicas {
+        Some(_) => c.num_replicas.to_string(),
+        None => String::new(),
+    });
     compare("duplicate_window", false, &|c| text(&c.duplicate_window));
     compare("deny_delete", false, &|c| c.deny_delete.to_string());
     compare("deny_purge", false, &|c| c.deny_purge.to_string());
@@ -134,6 +138,7 @@ mod tests {
             .insert("_nats.ver".to_owned(), "2.15.1".to_owned());
         found.max_bytes = 123;
         found.max_messages = -1;
+        found.num_replicas = 3;
         assert_eq!(differences(&wanted, &found, &limits), []);
         found.max_age = Duration::from_secs(60);
         found.duplicate_window = Duration::from_secs(1);
@@ -147,6 +152,7 @@ mod tests {
         );
         let chosen = Limits {
             events_max_bytes: Some(999),
+            replicas: Some(5),
             ..limits
         };
         let wanted = definitions(2, &chosen).pop().unwrap();

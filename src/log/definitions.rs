@@ -21,8 +21,8 @@ pub struct Limits {
     pub intake_max_bytes: Option<u64>,
     /// Bytes of QUARANTINE.
     pub quarantine_max_bytes: Option<u64>,
-    /// Copies of each stream in a cluster.
-    pub replicas: usize,
+    /// Copies of each stream in a cluster; none: as many as the streams that are there have, else one.
+    pub replicas: Option<usize>,
 }
 
 impl Default for Limits {
@@ -31,7 +31,7 @@ impl Default for Limits {
             events_max_bytes: None,
             intake_max_bytes: None,
             quarantine_max_bytes: None,
-            replicas: 1,
+            replicas: None,
         }
     }
 }
@@ -64,7 +64,7 @@ fn with_limits(mut config: Config, limits: &Limits) -> Config {
     if let Some(bytes) = chosen {
         config.max_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
     }
-    config.num_replicas = limits.replicas;
+    config.num_replicas = limits.replicas.unwrap_or(1);
     config
 }
 
@@ -89,7 +89,7 @@ mod tests {
             3,
             &Limits {
                 events_max_bytes: Some(7),
-                replicas: 3,
+                replicas: Some(3),
                 ..Limits::default()
             },
         );

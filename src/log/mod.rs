@@ -8,6 +8,7 @@ pub mod connect;
 mod definitions;
 pub mod embedded;
 pub mod publisher;
+pub mod quorum;
 pub mod reader;
 pub mod streams;
 

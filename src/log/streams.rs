@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::LogError;
 use super::compare::differences;
 use super::definitions::{SHARDS_KEY, shard_of_name};
+use super::quorum::has_majority;
 
 pub use super::compare::Difference;
 pub use super::definitions::{Limits, definitions};
@@ -127,7 +128,15 @@ pub async fn info_of(jetstream: &Context, name: &str) -> Result<Info, LogError> 
         .request::<_, _, async_nats::jetstream::response::Response<Info>>(subject, &())
         .await;
     match answer {
-        Ok(async_nats::jetstream::response::Response::Ok(info)) => Ok(info),
+        Ok(async_nats::jetstream::response::Response::Ok(info))
+            if has_majority(info.cluster.as_ref()) =>
+        {
+            Ok(info)
+        }
+        Ok(async_nats::jetstream::response::Response::Ok(_)) => Err(LogError::unreachable(
+            asked(),
+            "its leader does not hear from a majority of its replicas",
+        )),
         Ok(async_nats::jetstream::response::Response::Err { error }) => match error.error_code() {
             ErrorCode::STREAM_NOT_FOUND => Err(LogError::NoStream(name.to_owned())),
             _ if error.code() == 503 => Err(LogError::unreachable(asked(), error)),
@@ -173,35 +182,66 @@ async fn running_events(jetstream: &Context) -> Result<Vec<u16>, LogError> {
     }
 }
 
+/// Waits until a stream that was just made can be used: its making is answered before it has a leader.
+async fn wait_for_leader(jetstream: &Context, name: &str) -> Result<(), LogError> {
+    let until = Instant::now() + LEADER_WAIT;
+    loop {
+        match info_of(jetstream, name).await {
+            Ok(_) => return Ok(()),
+            Err(error) if matches!(error, LogError::Refused { .. }) || Instant::now() >= until => {
+                return Err(error);
+            }
+            // Not only a stream without a leader: a server that has not heard of it yet knows no such stream.
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+/// What the EVENTS streams that exist were made as.
+struct Running {
+    shards: u16,
+    replicas: Option<usize>,
+}
+
 /// How many shards the streams that exist are made for; none when there are no EVENTS streams. Streams of which
 /// some are still missing, since whoever made them was interrupted, remember the number too.
 pub async fn shards_of_running(jetstream: &Context) -> Result<Option<u16>, LogError> {
+    Ok(running(jetstream).await?.map(|running| running.shards))
+}
+
+async fn running(jetstream: &Context) -> Result<Option<Running>, LogError> {
     let running = running_events(jetstream).await?;
+    let mut replicas = None;
     for shard in &running {
         let Some(info) = info_or_none(jetstream, &events_stream(*shard)).await? else {
             continue;
         };
+        replicas = replicas.or(Some(info.config.num_replicas));
         let remembered = info
             .config
             .metadata
             .get(SHARDS_KEY)
             .and_then(|text| text.parse::<u16>().ok());
         if let Some(shards) = remembered.filter(|n| (1..=MAX_SHARDS).contains(n)) {
-            return Ok(Some(shards));
+            return Ok(Some(Running { shards, replicas }));
         }
     }
     // Made by hand, without the number: as many as there are up to the highest.
-    Ok(running.last().map(|highest| highest + 1))
+    Ok(running.last().map(|highest| Running {
+        shards: highest + 1,
+        replicas,
+    }))
 }
 
-/// Makes the streams that are missing and looks at those that are there. Without `shards`, as many as run, else
-/// [`DEFAULT_SHARDS`].
+/// Makes the streams that are missing, waits until they have leaders, and looks at those that are there. Without
+/// `shards`, as many as run, else [`DEFAULT_SHARDS`]; likewise their copies.
 pub async fn ensure(
     jetstream: &Context,
     shards: Option<u16>,
     limits: &Limits,
 ) -> Result<Ensured, StreamsError> {
-    let found = shards_of_running(jetstream).await?;
+    let running = running(jetstream).await?;
+    let found = running.as_ref().map(|running| running.shards);
     if let (Some(wanted), Some(found)) = (shards, found)
         && wanted != found
     {
@@ -226,7 +266,11 @@ pub async fn ensure(
         differences: Vec::new(),
     };
     let mut cap = i64::MAX;
-    for mut config in definitions(shards, limits) {
+    let copies = Limits {
+        replicas: limits.replicas.or(running.and_then(|r| r.replicas)),
+        ..limits.clone()
+    };
+    for mut config in definitions(shards, &copies) {
         let running = match info_or_none(jetstream, &config.name).await? {
             Some(info) => info.config,
             None => {
@@ -247,6 +291,9 @@ pub async fn ensure(
         ensured
             .differences
             .extend(differences(&config, &running, limits));
+    }
+    for name in &ensured.created {
+        wait_for_leader(jetstream, name).await?;
     }
     let (broken, harmless) = ensured
         .differences

@@ -24,7 +24,7 @@ const SMALL: Limits = Limits {
     events_max_bytes: Some(64 << 20),
     intake_max_bytes: None,
     quarantine_max_bytes: None,
-    replicas: 1,
+    replicas: None,
 };
 
 async fn start(dir: &Path) -> (NatsServer, Client, Context) {

@@ -24,6 +24,8 @@ pub struct Facts {
     pub last: u64,
     /// Checksum of the message at the state's position, where it has that.
     pub crc: Option<u32>,
+    /// Copies of it: with more than one, its leader may change.
+    pub replicas: usize,
 }
 
 /// Asks the broker about a shard's stream.
@@ -47,6 +49,7 @@ pub async fn facts(
         first: info.state.first_sequence,
         last: info.state.last_sequence,
         crc,
+        replicas: info.config.num_replicas,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::log::streams;
 use crate::store::{Limits, Memory, Shard, ShardSnapshot, Shards};
 
 const GOOD: Facts = Facts {
+    replicas: 1,
     created_ns: 5,
     first: 1,
     last: 20,
@@ -204,7 +205,7 @@ async fn a_shard_is_folded_through_restarts_and_never_from_another_stream() {
         events_max_bytes: Some(64 << 20),
         intake_max_bytes: None,
         quarantine_max_bytes: None,
-        replicas: 1,
+        replicas: None,
     };
     streams::ensure(&jetstream, Some(1), &limits).await.unwrap();
     let publisher = Publisher::new(client.clone());

@@ -29,6 +29,9 @@ pub const BATCH_MAX_BYTES: usize = 16 << 20;
 const BATCH_MAX_TIME: Duration = Duration::from_millis(250);
 /// How long a broker that does not answer is left alone.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a replicated stream may end before the state does: a leader that was just elected may answer before it
+/// has applied all that its log holds.
+const SHORTER_FOR: Duration = Duration::from_secs(15);
 /// How often gaps are counted.
 const GAPS_EVERY: Duration = Duration::from_secs(10);
 
@@ -228,12 +231,18 @@ impl Run {
         let shard = self.shard.number();
         let position = self.shard.snapshot()?.position();
         let jetstream = jetstream::new(self.client.clone());
+        let until = Instant::now() + SHORTER_FOR;
         loop {
             match check::facts(&jetstream, shard, position).await {
-                Ok(facts) => {
-                    check::check(shard, position, &facts)?;
-                    return Ok(Some(facts.created_ns));
-                }
+                Ok(facts) => match check::check(shard, position, &facts) {
+                    Ok(()) => return Ok(Some(facts.created_ns)),
+                    Err(error @ ProjectorError::Shorter { .. })
+                        if facts.replicas > 1 && Instant::now() < until =>
+                    {
+                        tracing::warn!(shard, %error, "the stream's leader may have just changed; asking again");
+                    }
+                    Err(error) => return Err(error),
+                },
                 Err(source @ LogError::Refused { .. }) => {
                     return Err(ProjectorError::Log { shard, source });
                 }

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::roles::Roles;
+use super::streams_watch::{self, Seen};
 use super::{Phase, answers, readiness, shards_file};
 use crate::border::Border;
 use crate::border::facts::FactSource;
@@ -24,7 +25,6 @@ use crate::collector::{self, Collector, Signer};
 use crate::config::{Config, Role};
 use crate::control;
 use crate::deployment;
-use crate::http::health::FillFacts;
 use crate::http::{self, AppState};
 use crate::intake::Intake;
 use crate::listen::{self, Listener};
@@ -114,9 +114,11 @@ impl BringUp {
             true => self.start_collector(&shared).await?,
             false => Router::new(),
         };
+        let seen = self.watch_streams(shards).await;
         if !found {
             let catalogue = Some(shared.catalogue.clone());
-            self.serve(http::finish(collector.clone()), catalogue, None, None)
+            let seen = Some(seen.clone());
+            self.serve(http::finish(collector.clone()), catalogue, None, seen)
                 .await;
             self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
         }
@@ -129,7 +131,7 @@ impl BringUp {
             false => None,
         };
         self.answer_questions(&shared, projector.clone()).await;
-        self.serve_all(&shared, collector, projector).await;
+        self.serve_all(&shared, collector, projector, seen).await;
         Ok(())
     }
 
@@ -305,6 +307,7 @@ impl BringUp {
         shared: &Shared,
         collector: Router,
         projector: Option<ProjectorHandle>,
+        seen: watch::Receiver<Seen>,
     ) {
         let mut router = collector;
         if let (true, Some(projector)) = (self.has(Role::Api), &projector) {
@@ -314,12 +317,11 @@ impl BringUp {
             };
             router = router.merge(http::api_router(state));
         }
-        let usage = self.watch_usage(shared).await;
         self.serve(
             http::finish(router),
             Some(shared.catalogue.clone()),
             projector,
-            Some(usage),
+            Some(seen),
         )
         .await;
     }
@@ -330,30 +332,29 @@ impl BringUp {
         router: Router,
         catalogue: Option<CatalogueHandle>,
         projector: Option<ProjectorHandle>,
-        usage: Option<watch::Receiver<Vec<FillFacts>>>,
+        streams: Option<watch::Receiver<Seen>>,
     ) {
         let readiness = readiness::of(readiness::Sources {
             catalogue,
             client: self.client.clone(),
             projector,
-            usage,
+            streams,
             outboxes: self.roles.lock().await.outbox_handles(),
         });
         let operations = http::operations_router(readiness, self.prometheus.clone());
         self.listener.serve(router.merge(operations));
     }
 
-    /// Keeps looking at how full the streams are.
-    async fn watch_usage(&self, shared: &Shared) -> watch::Receiver<Vec<FillFacts>> {
-        let (told, usage) = watch::channel(Vec::new());
-        let jetstream = jetstream::new(self.client.clone());
-        let watching = readiness::watch_usage(jetstream, shared.shards, told, self.stop.clone());
+    /// Keeps looking at the streams.
+    async fn watch_streams(&self, shards: u16) -> watch::Receiver<Seen> {
+        let (told, seen) = watch::channel(Seen::default());
+        let watching = streams_watch::watch(self.client.clone(), shards, told, self.stop.clone());
         self.roles
             .lock()
             .await
             .tasks
-            .push(("stream usage", tokio::spawn(watching)));
-        usage
+            .push(("streams", tokio::spawn(watching)));
+        seen
     }
 }
 

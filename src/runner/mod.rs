@@ -9,6 +9,7 @@ mod bring_up;
 mod readiness;
 mod roles;
 mod shards_file;
+mod streams_watch;
 
 use std::sync::Arc;
 use std::time::Duration;

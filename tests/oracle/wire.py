@@ -87,11 +87,18 @@ class Wires:
             for _ in range(connections):
                 pool.put_nowait(Http(host, port))
             self.pools.append(pool)
+        self.nc = await self.connect()
+        self.js = self.nc.jetstream(timeout=5, publish_async_max_pending=4096)
+
+    async def connect(self, **options):
+        """A connection to the broker that lasts."""
+
         async def quiet(_error):
             """A killed broker is what is being tried; what matters is whether a delivery was answered."""
 
-        self.nc = await nats.connect(self.nats_url, error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, allow_reconnect=True)
-        self.js = self.nc.jetstream(timeout=5, publish_async_max_pending=4096)
+        return await nats.connect(
+            self.nats_url.split(","), error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, allow_reconnect=True, **options
+        )
 
     async def close(self):
         """Closes everything."""

@@ -1,76 +1,217 @@
-//! A nats-server of a test's own, apart from adtally's.
+//! nats-servers of a test's own, apart from adtally's: one, or a cluster of three.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::{nats_server, wait_for};
+use super::{get, nats_server, wait_for};
 
-/// A nats-server of the test's own, which may be killed apart from adtally.
+/// How many servers a test's broker has where the test does not say: `ADTALLY_TEST_SERVERS`, 1 or 3.
+pub fn servers() -> usize {
+    match std::env::var("ADTALLY_TEST_SERVERS").as_deref() {
+        Err(_) | Ok("" | "1") => 1,
+        Ok("3") => 3,
+        Ok(other) => panic!("ADTALLY_TEST_SERVERS is {other:?}: 1 or 3"),
+    }
+}
+
+/// A broker that may be killed apart from adtally, as a whole or a server at a time.
 pub struct Broker {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
+    servers: Vec<One>,
+}
+
+struct One {
     port: u16,
+    monitor: u16,
+    config: PathBuf,
     process: Option<Child>,
 }
 
 impl Broker {
+    /// One of as many servers as this run has.
     pub fn start() -> Broker {
         Broker::with("")
     }
 
-    /// One whose configuration goes on with `more`.
+    /// Likewise, whose configuration goes on with `more`.
     pub fn with(more: &str) -> Broker {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        Broker::of(servers(), more)
+    }
+
+    /// One of that many servers.
+    pub fn of(count: usize, more: &str) -> Broker {
+        let folder = tempfile::TempDir::with_prefix("adtally-broker-").unwrap();
+        let ports = free_ports(3 * count);
+        let routes: Vec<String> = (0..count)
+            .map(|n| format!("\"nats-route://127.0.0.1:{}\"", ports[3 * n + 2]))
+            .collect();
+        let servers = (0..count).map(|n| {
+            let [port, monitor, route] = [ports[3 * n], ports[3 * n + 1], ports[3 * n + 2]];
+            let store = folder.path().join(format!("n{}", n + 1));
+            let mut text = format!(
+                "server_name: n{}\nlisten: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+                 jetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
+                n + 1,
+                store.display()
+            );
+            if count > 1 {
+                text += &format!(
+                    "cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
+                    routes.join(", ")
+                );
+            }
+            let config = folder.path().join(format!("n{}.conf", n + 1));
+            std::fs::write(&config, text + more).unwrap();
+            One {
+                port,
+                monitor,
+                config,
+                process: None,
+            }
+        });
         let mut broker = Broker {
-            folder: tempfile::TempDir::new().unwrap(),
-            port,
-            process: None,
+            servers: servers.collect(),
+            _folder: folder,
         };
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}/store\", sync_interval: always }}\n{more}",
-            broker.folder.path().display()
-        );
-        std::fs::write(broker.config(), config).unwrap();
         broker.run();
         broker
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("nats.conf")
+    /// Starts what does not run, and waits until JetStream can be used.
+    pub fn run(&mut self) {
+        for server in &mut self.servers {
+            server.run();
+        }
+        for server in &self.servers {
+            server.wait(self.servers.len() > 1);
+        }
     }
 
-    pub fn run(&mut self) {
+    /// Starts one server again; the others need not run.
+    pub fn run_one(&mut self, name: &str) {
+        let server = self.named(name);
+        server.run();
+        server.wait(false);
+    }
+
+    /// kill -9 of all.
+    pub fn kill(&mut self) {
+        self.servers.iter_mut().for_each(One::kill);
+    }
+
+    /// kill -9 of one, by its name: n1, n2, n3.
+    pub fn kill_one(&mut self, name: &str) {
+        self.named(name).kill();
+    }
+
+    fn named(&mut self, name: &str) -> &mut One {
+        let index: usize = name.strip_prefix('n').unwrap().parse().unwrap();
+        &mut self.servers[index - 1]
+    }
+
+    /// The addresses of all servers, by comma.
+    pub fn url(&self) -> String {
+        let urls = self
+            .servers
+            .iter()
+            .map(|s| format!("nats://127.0.0.1:{}", s.port));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// How many copies of a stream this broker can hold.
+    pub fn replicas(&self) -> usize {
+        self.servers.len()
+    }
+}
+
+impl One {
+    fn run(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
         let mut command = Command::new(nats_server());
         command
             .arg("-c")
-            .arg(self.config())
+            .arg(&self.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         self.process = Some(command.spawn().unwrap());
-        let port = self.port;
-        wait_for("nats-server", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
-        });
     }
 
-    pub fn kill(&mut self) {
+    fn wait(&self, in_cluster: bool) {
+        wait_for("nats-server", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+        if in_cluster {
+            wait_for("a leader of JetStream", || {
+                let (_, page) = get(&format!("http://127.0.0.1:{}/jsz", self.monitor));
+                let page: serde_json::Value = serde_json::from_str(&page).ok()?;
+                page["meta_cluster"]["leader"].as_str().map(drop)
+            });
+        }
+    }
+
+    fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
         }
-    }
-
-    pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Ports that were free a moment ago, all different.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|l| l.local_addr().unwrap().port())
+        .collect()
+}
+
+/// A deployment's data folder, which outlives its processes; in a run on three servers with the cluster that its
+/// streams lie on, otherwise its nats-server is `serve`'s own.
+pub struct Folder {
+    dir: tempfile::TempDir,
+    broker: Option<Broker>,
+}
+
+impl Folder {
+    /// A new one.
+    pub fn new() -> Folder {
+        Folder {
+            broker: (servers() > 1).then(Broker::start),
+            ..Folder::bare()
+        }
+    }
+
+    /// One whose broker the test chooses.
+    pub fn bare() -> Folder {
+        Folder {
+            dir: tempfile::TempDir::with_prefix("adtally-test-").unwrap(),
+            broker: None,
+        }
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// What a command needs besides the folder to find the broker.
+    pub fn broker_env(&self) -> Vec<(&'static str, String)> {
+        self.broker.as_ref().map_or_else(Vec::new, |broker| {
+            vec![
+                ("NATS_URL", broker.url()),
+                ("ADTALLY_STREAMS_REPLICAS", broker.replicas().to_string()),
+            ]
+        })
     }
 }

@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
 
-pub use broker::Broker;
+pub use broker::{Broker, Folder};
 
 /// The binary under test.
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");
@@ -35,7 +34,7 @@ pub struct Server {
     pub url: String,
     pub data_dir: PathBuf,
     process: Child,
-    _folder: Option<TempDir>,
+    _folder: Option<Folder>,
 }
 
 /// How a server is started.
@@ -60,9 +59,26 @@ impl Options {
         self
     }
 
-    pub fn data_dir(mut self, dir: &Path) -> Self {
-        self.data_dir = Some(dir.to_path_buf());
+    pub fn data_dir(mut self, folder: &Folder) -> Self {
+        self.data_dir = Some(folder.path().to_path_buf());
+        for (name, value) in folder.broker_env() {
+            self = self.env(name, &value);
+        }
         self
+    }
+
+    /// A folder for a server that was given none; with a broker, unless the test has said which.
+    fn folder(&mut self) -> Option<Folder> {
+        if self.data_dir.is_some() {
+            return None;
+        }
+        let folder = if self.args.iter().any(|arg| arg == "--server") {
+            Folder::bare()
+        } else {
+            Folder::new()
+        };
+        *self = std::mem::take(self).data_dir(&folder);
+        Some(folder)
     }
 }
 
@@ -75,14 +91,9 @@ impl Server {
     }
 
     /// Starts one without waiting for more than its address.
-    pub fn spawn(options: Options) -> Server {
-        let folder = options
-            .data_dir
-            .is_none()
-            .then(|| TempDir::with_prefix("adtally-test-").unwrap());
-        let data_dir = options
-            .data_dir
-            .unwrap_or_else(|| folder.as_ref().unwrap().path().to_path_buf());
+    pub fn spawn(mut options: Options) -> Server {
+        let folder = options.folder();
+        let data_dir = options.data_dir.expect("given, or made just now");
         let _ = std::fs::remove_file(data_dir.join("http-url"));
         let log = File::options()
             .append(true)
@@ -139,12 +150,10 @@ impl Server {
         }
     }
 
-    /// The nats-server that it runs.
+    /// A nats-server of its broker.
     pub fn nats_url(&self) -> String {
-        std::fs::read_to_string(self.data_dir.join("nats-url"))
-            .unwrap()
-            .trim()
-            .to_owned()
+        let urls = std::fs::read_to_string(self.data_dir.join("nats-url")).unwrap();
+        urls.trim().split(',').next().unwrap().to_owned()
     }
 
     /// Everything it has said.
@@ -189,7 +198,7 @@ impl Server {
 
     /// A subcommand against this server's data folder.
     pub fn cli(&self, args: &[&str]) -> Output {
-        cli(&self.data_dir, args)
+        run_cli(&self.data_dir, &[], args)
     }
 
     /// JSON of a GET that must answer 200.
@@ -227,13 +236,18 @@ impl Drop for Server {
     }
 }
 
-/// Runs a subcommand with a data folder.
-pub fn cli(data_dir: &Path, args: &[&str]) -> Output {
+/// Runs a subcommand with a data folder that no server may hold.
+pub fn cli(folder: &Folder, args: &[&str]) -> Output {
+    run_cli(folder.path(), &folder.broker_env(), args)
+}
+
+fn run_cli(data_dir: &Path, env: &[(&str, String)], args: &[&str]) -> Output {
     Command::new(ADTALLY)
         .args(args)
         .arg("--data-dir")
         .arg(data_dir)
         .env_remove("NATS_URL")
+        .envs(env.iter().map(|(name, value)| (*name, value)))
         .output()
         .unwrap()
 }
