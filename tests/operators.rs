@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::{ask, post_json, wait_totals};
 use crate::support::{
-    ADTALLY, Broker, Folder, Options, Server, cli, ok, small_catalogue, wait_for,
+    ADTALLY, Broker, Folder, Options, Server, cli_on_disk, ok, small_catalogue, wait_for,
 };
 
 fn rows(output: &std::process::Output) -> Vec<Value> {
@@ -72,10 +72,13 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
 
     assert_eq!(server.stop(), Some(0));
     assert_eq!(
-        rows(&cli(&folder, &["events", "conflicts", "--json"])),
+        rows(&cli_on_disk(&folder, &["events", "conflicts", "--json"])),
         running
     );
-    assert_eq!(rows(&cli(&folder, &["events", "bad", "--json"])), [bad]);
+    assert_eq!(
+        rows(&cli_on_disk(&folder, &["events", "bad", "--json"])),
+        [bad]
+    );
 }
 
 #[test]

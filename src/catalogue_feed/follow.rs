@@ -76,10 +76,11 @@ async fn try_read_on(
 ) -> Result<std::convert::Infallible, Ended> {
     let state = stream_state(&inner.broker, CATALOG_STREAM).await?;
     let is_same = inner.created().as_deref() == Some(&state.created);
-    if is_same && inner.read().revision() > state.last_sequence {
-        if behind.get_or_insert_with(Instant::now).elapsed() < BEHIND_FOR {
-            return Err(Ended::Behind(state.last_sequence));
-        }
+    if is_same
+        && inner.read().revision() > state.last_sequence
+        && behind.get_or_insert_with(Instant::now).elapsed() < BEHIND_FOR
+    {
+        return Err(Ended::Behind(state.last_sequence));
     }
     *behind = None;
     inner.belong_to(&state.created, state.last_sequence);

@@ -172,7 +172,7 @@ pub struct Nats {
 }
 
 /// How the streams are made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
     /// EVENTS streams; none: as many as there are, or [`adtally_streams::names::DEFAULT_SHARDS`] when there are none.
@@ -265,18 +265,6 @@ impl Default for Config {
             outbox: Outbox::default(),
             store: Store::default(),
             http: Http::default(),
-        }
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            shards: None,
-            replicas: None,
-            events_max_bytes: None,
-            intake_max_bytes: None,
-            quarantine_max_bytes: None,
         }
     }
 }

@@ -13,7 +13,7 @@ const STATEMENTS: &str = include_str!("../../streams/definitions/statements.json
 const QUARANTINE: &str = include_str!("../../streams/definitions/quarantine.json");
 
 /// What an operator may choose of the streams.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of each EVENTS stream; none: the definition's, or less where the broker's disk has no room for that.
     pub events_max_bytes: Option<u64>,
@@ -23,17 +23,6 @@ pub struct Limits {
     pub quarantine_max_bytes: Option<u64>,
     /// Copies of each stream in a cluster; none: as many as the streams that are there have, else one.
     pub replicas: Option<usize>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            events_max_bytes: None,
-            intake_max_bytes: None,
-            quarantine_max_bytes: None,
-            replicas: None,
-        }
-    }
 }
 
 /// The definition of one EVENTS stream, as JSON.

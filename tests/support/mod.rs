@@ -241,6 +241,11 @@ pub fn cli(folder: &Folder, args: &[&str]) -> Output {
     run_cli(folder.path(), &folder.broker_env(), args)
 }
 
+/// Runs a subcommand that is told of the folder and of no broker.
+pub fn cli_on_disk(folder: &Folder, args: &[&str]) -> Output {
+    run_cli(folder.path(), &[], args)
+}
+
 fn run_cli(data_dir: &Path, env: &[(&str, String)], args: &[&str]) -> Output {
     Command::new(ADTALLY)
         .args(args)
