@@ -10,6 +10,7 @@ use std::time::Duration;
 use adtally_streams::names::{INTAKE_CONSUMER, INTAKE_STREAM};
 use adtally_streams::parse::{RawEvent, parse_subject};
 use adtally_streams::refusal::Refusal;
+use adtally_streams::watermark::intake_limit_ms;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
 use futures_util::StreamExt;
@@ -242,7 +243,9 @@ async fn limit_watermark(
     loop {
         match stream_state(&broker, INTAKE_STREAM).await {
             Ok(state) => {
-                if let Some(limit) = limit_of(state.messages, state.first_ms, state.broker_ms) {
+                if let Some(limit) =
+                    intake_limit_ms(state.messages, state.first_ms, state.broker_ms)
+                {
                     outbox.limit_arrival(Some(limit));
                 }
                 metrics::gauge!("adtally_intake_waiting_messages").set(state.messages as f64);
@@ -256,16 +259,6 @@ async fn limit_watermark(
     }
 }
 
-/// Up to when everything has left INTAKE: before its oldest message, or before the broker looked and found none.
-/// Without the broker's clock nothing is known of an empty stream.
-fn limit_of(messages: u64, first_ms: Option<i64>, broker_ms: Option<i64>) -> Option<i64> {
-    if messages == 0 {
-        broker_ms.map(|ms| ms - 1)
-    } else {
-        first_ms.map(|ms| ms - 1)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -273,13 +266,6 @@ mod tests {
     use adtally_streams::refusal::Reason;
 
     use super::*;
-
-    #[test]
-    fn the_limit_is_before_the_oldest_message() {
-        assert_eq!(limit_of(0, None, Some(5_000)), Some(4_999));
-        assert_eq!(limit_of(3, Some(4_000), Some(5_000)), Some(3_999));
-        assert_eq!(limit_of(0, None, None), None);
-    }
 
     #[test]
     fn a_message_is_read_by_its_subject_header_and_payload() {

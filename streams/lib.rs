@@ -5,6 +5,8 @@
 pub mod admit;
 pub mod catalogue;
 mod columns;
+pub mod commit;
+pub mod delivery;
 pub mod dimensions;
 mod document_json;
 pub mod documents;
@@ -27,11 +29,14 @@ pub mod id;
 mod id_column;
 pub mod landing;
 pub mod lane;
+pub mod lanes;
 pub mod money;
 pub mod names;
+pub mod packing;
 pub mod parse;
 mod payload;
 pub mod refusal;
+pub mod row;
 #[cfg(any(test, feature = "testing"))]
 pub mod strategies;
 pub mod time;

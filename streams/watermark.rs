@@ -39,3 +39,27 @@ impl Watermark {
         self.drained |= other.drained;
     }
 }
+
+/// The arrival time from which on events may still come out of INTAKE, in Unix milliseconds: before its oldest
+/// message's, or before the time at which the broker looked and found none. Without the broker's clock nothing is
+/// known of an empty stream.
+pub fn intake_limit_ms(
+    messages: u64,
+    first_ms: Option<i64>,
+    broker_ms: Option<i64>,
+) -> Option<i64> {
+    let at = if messages == 0 { broker_ms } else { first_ms };
+    at.map(|ms| ms - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_before_the_oldest_message() {
+        assert_eq!(intake_limit_ms(0, None, Some(5_000)), Some(4_999));
+        assert_eq!(intake_limit_ms(3, Some(4_000), Some(5_000)), Some(3_999));
+        assert_eq!(intake_limit_ms(0, None, None), None);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use adtally_streams::delivery::Outcome;
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
@@ -46,30 +47,6 @@ mod code {
     pub const STORE_FAILED: u64 = 10_077;
     /// A message of the same id is being stored at this moment.
     pub const SAME_ID_IN_PROGRESS: u64 = 10_158;
-}
-
-/// What is known of a message after publishing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The stream holds it.
-    Stored {
-        /// The stream.
-        stream: String,
-        /// Its sequence there.
-        sequence: u64,
-        /// The stream held a message of this id already; this one was not stored.
-        duplicate: bool,
-    },
-    /// It may be stored or not: send it again under the same id.
-    Unknown(String),
-    /// The stream takes no more: nothing is stored. Keep it, and try again later.
-    Full(String),
-    /// It is larger than the broker takes: nothing is stored, and trying again will not help.
-    TooLarge(String),
-    /// Another message came first on the subject: nothing is stored.
-    Conflict(String),
-    /// The broker refuses it for another reason: nothing is stored.
-    Refused(String),
 }
 
 /// The log as an outbox sees it, so that an outbox can be held against a log that loses and repeats.

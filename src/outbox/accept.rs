@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use adtally_streams::event::Event;
+use adtally_streams::commit::Row;
+use adtally_streams::row::{ROW_PREFIX_BYTES, event_row, refused_row};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::disk::ROW_PREFIX_BYTES;
 use super::shared::Shared;
 use super::{Item, OutboxError};
 
@@ -44,17 +44,6 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         self.shared.leave(self.ms);
     }
-}
-
-/// A row on its way to the writer.
-#[derive(Debug)]
-pub(super) struct Row {
-    /// Index of its lane in the epoch.
-    pub lane: usize,
-    /// When the event arrived; for a refused one the latest time there is, since it holds nothing back.
-    pub arrival_ms: i64,
-    /// What is stored.
-    pub bytes: Vec<u8>,
 }
 
 /// What one call hands to the writer.
@@ -147,26 +136,4 @@ fn encode(shared: &Shared, items: Vec<Item>) -> Result<Vec<Row>, OutboxError> {
         }),
     });
     encoded.collect()
-}
-
-/// The stored form of an event.
-pub(super) fn event_row(event: &Event) -> Vec<u8> {
-    rmp_serde::to_vec_named(event)
-        .expect("an event of texts and numbers always has a MessagePack form")
-}
-
-/// The stored form of a refused event's record: the reason's length in a byte, the reason, the JSON.
-pub(super) fn refused_row(reason: &str, json: &[u8]) -> Vec<u8> {
-    let mut row = Vec::with_capacity(1 + reason.len() + json.len());
-    row.push(reason.len() as u8);
-    row.extend_from_slice(reason.as_bytes());
-    row.extend_from_slice(json);
-    row
-}
-
-/// Takes a refused event's row apart: the reason and the JSON.
-pub(super) fn refused_parts(row: &[u8]) -> Option<(&str, &[u8])> {
-    let (length, rest) = row.split_first()?;
-    let (reason, json) = rest.split_at_checked(usize::from(*length))?;
-    Some((std::str::from_utf8(reason).ok()?, json))
 }

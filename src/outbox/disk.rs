@@ -1,13 +1,13 @@
 //! What an outbox keeps on disk: runs of rows, the epochs that wrote them, and how far each lane is acknowledged.
 //!
-//! The rows of one lane in one group commit are one *run*: a click costs a few bytes in a put that it shares, not a
-//! put of its own. Acknowledged positions are written without a sync: what a crash forgets of them is sent again,
+//! Acknowledged positions are written without a sync: what a crash forgets of them is sent again,
 //! under the same counters.
 
 use std::path::{Path, PathBuf};
 
 use adtally_streams::event::Kind;
 use adtally_streams::id::{Epoch, Id};
+use adtally_streams::row::{Run, RunInfo};
 use rocksdb::{
     BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -16,11 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use super::OutboxError;
 
-/// Bytes before each row of a run: its length.
-pub(super) const ROW_PREFIX_BYTES: usize = 4;
-/// Bytes before the rows of a run: version, count, oldest arrival.
-const RUN_HEADER_BYTES: usize = 1 + 4 + 8;
-const RUN_VERSION: u8 = 1;
 /// Bytes of rows in memory before they are flushed to a table.
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
 /// Bytes of write-ahead log that recovery may have to read.
@@ -63,84 +58,6 @@ pub(super) struct EpochRecord {
     /// The log has been told that nothing more will come from it.
     #[serde(default)]
     pub drained: bool,
-}
-
-/// A run without its rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RunInfo {
-    /// First counter that counts here: of the run, or of the part of it that was asked for.
-    pub first: u64,
-    pub count: u64,
-    pub oldest_ms: i64,
-    /// Bytes of its rows with their prefixes.
-    pub bytes: u64,
-}
-
-/// A run that is being filled.
-#[derive(Debug, Default)]
-pub(super) struct RunBuilder {
-    value: Vec<u8>,
-    pub count: u64,
-    pub oldest_ms: i64,
-}
-
-impl RunBuilder {
-    pub fn push(&mut self, row: &[u8], arrival_ms: i64) {
-        if self.count == 0 {
-            self.value.clear();
-            self.value.resize(RUN_HEADER_BYTES, 0);
-            self.oldest_ms = arrival_ms;
-        }
-        self.count += 1;
-        self.oldest_ms = self.oldest_ms.min(arrival_ms);
-        self.value
-            .extend_from_slice(&(row.len() as u32).to_le_bytes());
-        self.value.extend_from_slice(row);
-    }
-
-    /// Bytes of the rows so far, with their prefixes.
-    pub fn bytes(&self) -> usize {
-        self.value.len().saturating_sub(RUN_HEADER_BYTES)
-    }
-
-    /// The stored value; the builder is empty afterwards and keeps its room.
-    pub fn finish(&mut self) -> &[u8] {
-        if self.count > 0 {
-            self.value[0] = RUN_VERSION;
-            self.value[1..5].copy_from_slice(&(self.count as u32).to_le_bytes());
-            self.value[5..RUN_HEADER_BYTES].copy_from_slice(&self.oldest_ms.to_le_bytes());
-            self.count = 0;
-        }
-        &self.value
-    }
-}
-
-/// A stored run: the count and oldest arrival that it states, and its rows.
-struct Run<'a> {
-    count: u64,
-    oldest_ms: i64,
-    rows: &'a [u8],
-}
-
-impl<'a> Run<'a> {
-    fn parse(value: &'a [u8]) -> Option<Self> {
-        let (header, rows) = value.split_at_checked(RUN_HEADER_BYTES)?;
-        let count = u32::from_le_bytes(header.get(1..5)?.try_into().ok()?);
-        let oldest_ms = i64::from_le_bytes(header.get(5..)?.try_into().ok()?);
-        (header[0] == RUN_VERSION && count > 0).then_some(Self {
-            count: u64::from(count),
-            oldest_ms,
-            rows,
-        })
-    }
-
-    /// The next row, taken off `rows`.
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let (length, rest) = self.rows.split_first_chunk::<ROW_PREFIX_BYTES>()?;
-        let (row, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        self.rows = rest;
-        Some(row)
-    }
 }
 
 /// The RocksDB of an outbox. Its calls block.
@@ -392,7 +309,7 @@ impl Disk {
             }
             for counter in first..first + run.count {
                 let row = run
-                    .next()
+                    .next_row()
                     .ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
                 if counter < at {
                     continue;
@@ -414,18 +331,11 @@ impl Disk {
         from: u64,
     ) -> Result<Vec<RunInfo>, OutboxError> {
         let mut found = Vec::new();
-        self.walk(epoch, lane, from, |first, mut run| {
-            let skipped = from.saturating_sub(first);
-            for _ in 0..skipped {
-                run.next()
-                    .ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?;
-            }
-            found.push(RunInfo {
-                first: first + skipped,
-                count: run.count - skipped,
-                oldest_ms: run.oldest_ms,
-                bytes: run.rows.len() as u64,
-            });
+        self.walk(epoch, lane, from, |first, run| {
+            let info = run.info(first, from);
+            found.push(
+                info.ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?,
+            );
             Ok(true)
         })?;
         Ok(found)

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use adtally_streams::event::Kind;
 use adtally_streams::id::Epoch;
 use adtally_streams::lane::Lane;
+use adtally_streams::lanes::Lanes;
 use tokio::sync::Notify;
 
 use super::disk::LaneKey;
@@ -70,7 +71,7 @@ pub(super) struct EpochLanes {
 impl EpochLanes {
     /// An epoch with the lanes that `lane` gives for each index.
     pub fn new(epoch: Epoch, shards: u16, lane: impl FnMut(usize) -> Lane) -> Self {
-        let count = usize::from(shards) * KINDS + 1;
+        let count = Lanes { shards }.count();
         Self {
             epoch,
             shards,
@@ -78,12 +79,18 @@ impl EpochLanes {
         }
     }
 
+    fn lanes(&self) -> Lanes {
+        Lanes {
+            shards: self.shards,
+        }
+    }
+
     pub fn lane_of(&self, shard: u16, kind: Kind) -> usize {
-        usize::from(shard) * KINDS + kind as usize
+        self.lanes().of(shard, kind)
     }
 
     pub fn quarantine_lane(&self) -> usize {
-        self.cells.len() - 1
+        self.lanes().quarantine()
     }
 
     pub fn count(&self) -> usize {
@@ -96,10 +103,7 @@ impl EpochLanes {
 
     /// Shard and kind of a lane; none for that of refused events.
     pub fn shard_and_kind(&self, lane: usize) -> Option<(u16, Kind)> {
-        if lane >= self.quarantine_lane() {
-            return None;
-        }
-        Some(((lane / KINDS) as u16, Kind::ALL[lane % KINDS]))
+        self.lanes().shard_and_kind(lane)
     }
 
     /// How the lane is named on disk.

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use adtally_streams::lane::quarantine_message_id;
 use adtally_streams::names::QUARANTINE_PREFIX;
+use adtally_streams::packing::Outgoing;
 use adtally_streams::refusal::{QuarantineRecord, cut_at_char};
-use bytes::Bytes;
+use adtally_streams::row::{ROW_PREFIX_BYTES, refused_parts};
 use tokio::task::JoinSet;
 
 use super::OutboxError;
-use super::accept::refused_parts;
-use super::disk::ROW_PREFIX_BYTES;
 use super::epoch::EpochLanes;
 use super::shared::Shared;
-use super::shipper::{Outgoing, deliver, pause};
+use super::shipper::{deliver, pause};
 
 /// Records that may be under way at once.
 const IN_FLIGHT_MAX: usize = 32;
@@ -66,7 +65,7 @@ struct Record {
 }
 
 async fn fly(shared: Arc<Shared>, epoch: Arc<EpochLanes>, record: Record) {
-    if deliver(&shared, record.message, |_, _| false).await {
+    if deliver(&shared, record.message, |stored, ours| stored == ours).await {
         metrics::counter!("adtally_quarantined_total").increment(1);
         shared.landed(
             &epoch,
@@ -123,7 +122,7 @@ fn take(shared: &Shared, epoch: &EpochLanes, at_most: usize) -> Result<Vec<Recor
             let message = Outgoing {
                 subject: format!("{QUARANTINE_PREFIX}.{reason}"),
                 id: quarantine_message_id(epoch.epoch, first),
-                payload: Bytes::from(payload),
+                payload,
             };
             records.push(Record {
                 first,

@@ -8,9 +8,10 @@ use std::sync::{Arc, mpsc};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::lane::Lane;
 use adtally_streams::names::MAX_SHARDS;
+use adtally_streams::row::recovered_lane;
 
 use super::accept::Request;
-use super::disk::{Disk, EpochRecord, RunInfo};
+use super::disk::{Disk, EpochRecord};
 use super::epoch::EpochLanes;
 use super::retain::{Retained, Segment};
 use super::shared::{Parts, Shared, now_ms};
@@ -102,31 +103,12 @@ fn lanes_of(
         let key = names.key(index);
         let acked = disk.acked(record.epoch, key)?;
         let runs = disk.runs(record.epoch, key, acked)?;
-        // Only acknowledged runs are ever deleted, so a lane that begins past its position has been acknowledged so
-        // far, and the position was not yet written again.
-        let acked = runs.first().map_or(acked, |run| run.first.max(acked));
-        let mut lane = Lane::starting_at(acked);
-        for RunInfo {
-            first,
-            count,
-            oldest_ms,
-            bytes,
-        } in runs
-        {
-            if first != lane.head() {
-                let what = format!(
-                    "counters up to {} and then {first} of epoch {}, lane {key:?}",
-                    lane.head(),
-                    record.epoch
-                );
-                return Err(OutboxError::Damaged {
-                    dir: disk.dir().to_owned(),
-                    what,
-                });
-            }
-            lane.accepted(count, bytes, oldest_ms);
-            unsent += bytes;
-        }
+        let lane = recovered_lane(acked, &runs).map_err(|missing| OutboxError::Damaged {
+            dir: disk.dir().to_owned(),
+            what: format!("{missing} of epoch {}, lane {key:?}", record.epoch),
+        })?;
+        unsent += runs.iter().map(|run| run.bytes).sum::<u64>();
+        let acked = lane.acked();
         if acked > 0 {
             let bytes = disk.bytes_before(record.epoch, key, acked);
             retained.keep(Segment {

@@ -6,31 +6,19 @@
 
 use std::sync::Arc;
 
-use adtally_streams::event::Event;
-use adtally_streams::frame::{EventMessage, Header, decode_events, encode};
-use adtally_streams::id::frame_message_id;
-use adtally_streams::lane::FrameBudget;
-use adtally_streams::names::{FRAME_MAX_BYTES, FRAME_MAX_EVENTS, events_subject};
+use adtally_streams::delivery::{Delivery, Step, same_frame};
+use adtally_streams::packing::{self, Outgoing, Packing};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 
-use super::disk::ROW_PREFIX_BYTES;
 use super::epoch::EpochLanes;
 use super::shared::Shared;
 use super::{OutboxError, announce, quarantine, retain};
 use crate::log::publisher::Outcome;
 
-/// What headers add to a message, at most.
-const MESSAGE_HEADERS_BYTES: usize = 4 << 10;
-/// The first pause before a message is sent again; it doubles.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-/// The longest pause while it is unknown whether the broker has the message.
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// The longest pause while the stream takes no more.
-const FULL_RETRY_MAX: Duration = Duration::from_secs(5);
-/// The pause after the disk could not be read, or a message cannot be sent as it is.
+/// The pause after the disk could not be read.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything that runs on behalf of an outbox besides its writer.
@@ -151,12 +139,7 @@ async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, unt
 
 /// The largest frame that both this program and the broker take.
 fn frame_max_bytes(shared: &Shared) -> usize {
-    FRAME_MAX_BYTES.min(
-        shared
-            .broker
-            .max_payload()
-            .saturating_sub(MESSAGE_HEADERS_BYTES),
-    )
+    packing::frame_max_bytes(shared.broker.max_payload())
 }
 
 /// A frame that is ready to be sent.
@@ -167,14 +150,6 @@ struct Frame {
     message: Outgoing,
     /// Room among the frames in memory.
     _room: OwnedSemaphorePermit,
-}
-
-/// A message and the id that binds it to its content.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    pub subject: String,
-    pub id: String,
-    pub payload: Bytes,
 }
 
 /// Cuts what waits in the lane into a frame; none when the outbox ends meanwhile.
@@ -227,53 +202,28 @@ fn pack(
         .shard_and_kind(lane)
         .ok_or_else(|| damaged("refused events where events were expected".to_owned()))?;
     let cell = epoch.cell(lane);
-    let (from, waiting) = {
-        let state = cell.lock();
-        (state.next(), state.waiting())
-    };
-    let until = from + waiting.min(FRAME_MAX_EVENTS as u64);
-    let mut budget = FrameBudget::new(max_bytes);
-    let mut events: Vec<Event> = Vec::with_capacity((until - from) as usize);
-    let mut row_bytes = 0;
+    let mut packing = Packing::begin(&cell.lock(), max_bytes);
+    let (from, until) = (packing.from(), packing.until());
     shared
         .disk
         .rows(epoch.epoch, epoch.key(lane), from, until, |row| {
-            if !budget.admits(row.len()) {
-                return Ok(false);
-            }
-            let counter = from + events.len() as u64;
-            events.push(
-                rmp_serde::from_slice(row)
-                    .map_err(|e| damaged(format!("an event at {counter}: {e}")))?,
-            );
-            row_bytes += (row.len() + ROW_PREFIX_BYTES) as u64;
-            Ok(true)
+            let counter = packing.next();
+            packing
+                .take(row)
+                .map_err(|e| damaged(format!("at {counter}: {e}")))
         })?;
-    if events.is_empty() {
-        return Err(damaged(format!(
+    let cut = packing.cut(&mut cell.lock()).ok_or_else(|| {
+        damaged(format!(
             "no events at {from} of epoch {}, {kind} lane of shard {shard}",
             epoch.epoch
-        )));
-    }
-    let count = events.len() as u64;
-    let first = cell.lock().cut(count, row_bytes);
-    let header = Header {
-        kind,
-        producer: shared.producer.clone(),
-        epoch: epoch.epoch,
-        first,
-        count: count as u32,
-        watermark: shared.watermark_of(epoch, shard),
-    };
-    let message = Outgoing {
-        subject: events_subject(shard, kind),
-        id: frame_message_id(epoch.epoch, kind, first, first + count - 1),
-        payload: Bytes::from(encode(&header, &events)),
-    };
+        ))
+    })?;
+    let watermark = shared.watermark_of(epoch, shard);
+    let message = cut.message(shard, kind, &shared.producer, epoch.epoch, watermark);
     if epoch.epoch == shared.current.epoch {
         shared.told(shard);
     }
-    Ok((first, count, row_bytes, message))
+    Ok((cut.first, cut.events.len() as u64, cut.row_bytes, message))
 }
 
 /// Sends a frame until the broker has it.
@@ -284,19 +234,6 @@ async fn fly(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, frame: Fr
     }
     shared.framed(frame.events, bytes);
     shared.landed(&epoch, lane, frame.first, frame.row_bytes);
-}
-
-/// Whether a stored message holds what ours does: the same events under the same counters. Its watermark may be
-/// another one, since a frame that is cut again after a crash has a new one.
-fn same_frame(stored: &[u8], ours: &[u8]) -> bool {
-    match (decode_events(stored), decode_events(ours)) {
-        (Ok(EventMessage::Frame(stored)), Ok(EventMessage::Frame(ours))) => {
-            (stored.header.epoch, stored.header.kind, stored.header.first)
-                == (ours.header.epoch, ours.header.kind, ours.header.first)
-                && stored.events == ours.events
-        }
-        _ => false,
-    }
 }
 
 /// Counts a lane as full while it lives.
@@ -322,76 +259,79 @@ pub(super) async fn deliver(
     message: Outgoing,
     same: fn(&[u8], &[u8]) -> bool,
 ) -> bool {
-    let mut id = message.id.clone();
-    let mut ours_may_be_there = false;
-    let mut retry = RETRY_MIN;
-    let mut renamed = 0_u32;
+    let Outgoing {
+        subject,
+        id,
+        payload,
+    } = message;
+    let payload = Bytes::from(payload);
+    let mut delivery = Delivery::new(id);
     let mut full = None;
     loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return false,
-            () = shared.broker.connected() => {}
+        let Some(outcome) = publish(shared, &subject, delivery.id(), &payload).await else {
+            return false;
+        };
+        note(&outcome, &subject, delivery.id());
+        let step = delivery.answered(&outcome);
+        if delivery.is_full() && full.is_none() {
+            tracing::warn!(%subject, ?outcome, "the stream takes no more; events wait in the outbox until it does");
+            full = Some(FullLane::new(shared));
         }
-        let outcome = shared.broker.publish(
-            message.subject.clone(),
-            Some(id.clone()),
-            message.payload.clone(),
-        );
-        let outcome = tokio::select! {
-            () = shared.stop.cancelled() => return false,
-            outcome = outcome => outcome,
-        };
-        let longest = match outcome {
-            Outcome::Stored {
-                duplicate: false, ..
-            } => return true,
-            Outcome::Stored { .. } if ours_may_be_there => return true,
-            Outcome::Stored {
-                stream, sequence, ..
-            } => {
-                match shared.broker.stored(stream, sequence).await {
-                    Ok(Some(stored))
-                        if stored == message.payload || same(&stored, &message.payload) =>
-                    {
-                        return true;
-                    }
-                    Ok(_) => {
-                        renamed += 1;
-                        metrics::counter!("adtally_message_id_taken_total").increment(1);
-                        tracing::error!(%id, subject = %message.subject, sequence, "the broker holds another message under this id, so a disk may have been cloned; it is sent under a new one");
-                        id = format!("{}-r{renamed}", message.id);
-                        continue;
-                    }
+        let length = match step {
+            Step::Done => return true,
+            Step::Publish(length) => length,
+            Step::ReadBack { stream, sequence } => {
+                let is_same = match shared.broker.stored(stream, sequence).await {
+                    Ok(stored) => Some(stored.is_some_and(|stored| same(&stored, &payload))),
                     Err(error) => {
-                        tracing::debug!(%error, %id, "a duplicate could not be read back yet")
+                        tracing::debug!(%error, id = delivery.id(), "a duplicate could not be read back yet");
+                        None
                     }
+                };
+                if is_same == Some(false) {
+                    metrics::counter!("adtally_message_id_taken_total").increment(1);
+                    tracing::error!(id = delivery.id(), %subject, sequence, "the broker holds another message under this id, so a disk may have been cloned; it is sent under a new one");
                 }
-                RETRY_MAX
-            }
-            Outcome::Unknown(why) => {
-                metrics::counter!("adtally_publish_retries_total", "why" => "unknown").increment(1);
-                tracing::debug!(%id, %why, "sent again, since it is not known whether the broker has it");
-                ours_may_be_there = true;
-                RETRY_MAX
-            }
-            Outcome::Full(why) => {
-                metrics::counter!("adtally_publish_retries_total", "why" => "full").increment(1);
-                if full.is_none() {
-                    tracing::warn!(subject = %message.subject, %why, "the stream takes no more; events wait in the outbox until it does");
-                    full = Some(FullLane::new(shared));
+                match delivery.read_back(is_same) {
+                    None => return true,
+                    Some(length) => length,
                 }
-                FULL_RETRY_MAX
-            }
-            Outcome::TooLarge(why) | Outcome::Refused(why) | Outcome::Conflict(why) => {
-                metrics::counter!("adtally_publish_retries_total", "why" => "refused").increment(1);
-                tracing::error!(subject = %message.subject, %id, %why, "the broker refuses a message; it is kept and tried again: see the server's limits and permissions");
-                retry = TROUBLE_PAUSE;
-                TROUBLE_PAUSE
             }
         };
-        pause(shared, retry).await;
-        retry = (retry * 2).min(longest);
+        pause(shared, length).await;
     }
+}
+
+/// Publishes once, when the broker can be reached; none when the outbox ends before.
+async fn publish(shared: &Shared, subject: &str, id: &str, payload: &Bytes) -> Option<Outcome> {
+    tokio::select! {
+        () = shared.stop.cancelled() => return None,
+        () = shared.broker.connected() => {}
+    }
+    let outcome = shared
+        .broker
+        .publish(subject.to_owned(), Some(id.to_owned()), payload.clone());
+    tokio::select! {
+        () = shared.stop.cancelled() => None,
+        outcome = outcome => Some(outcome),
+    }
+}
+
+/// Counts an outcome after which the message is sent again, and says why.
+fn note(outcome: &Outcome, subject: &str, id: &str) {
+    let why = match outcome {
+        Outcome::Stored { .. } => return,
+        Outcome::Unknown(why) => {
+            tracing::debug!(%id, %why, "sent again, since it is not known whether the broker has it");
+            "unknown"
+        }
+        Outcome::Full(_) => "full",
+        Outcome::TooLarge(why) | Outcome::Refused(why) | Outcome::Conflict(why) => {
+            tracing::error!(%subject, %id, %why, "the broker refuses a message; it is kept and tried again: see the server's limits and permissions");
+            "refused"
+        }
+    };
+    metrics::counter!("adtally_publish_retries_total", "why" => why).increment(1);
 }
 
 /// Waits, or until the outbox ends.

@@ -7,18 +7,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use adtally_streams::commit::Group;
 use rocksdb::WriteBatch;
 
 use super::accept::Request;
-use super::disk::{ROW_PREFIX_BYTES, RunBuilder};
 use super::shared::Shared;
 
-/// Events of one group commit; more wait for the next.
-const GROUP_MAX_EVENTS: usize = 16_384;
-/// Bytes of rows of one group commit.
-const GROUP_MAX_BYTES: u64 = 8 << 20;
-/// Bytes after which a lane's run is closed within a commit, so that the shipper need not read far for a few rows.
-const RUN_MAX_BYTES: usize = 256 << 10;
 /// How often acknowledged positions are written.
 const ACKS_EVERY: Duration = Duration::from_millis(500);
 /// The exit status when the disk has failed: could not.
@@ -51,34 +45,17 @@ pub(super) fn spawn(shared: Arc<Shared>, requests: Receiver<Request>) -> WriterT
     WriterThread { thread }
 }
 
-/// A lane's part of the commit that is being put together.
-#[derive(Debug, Default)]
-struct Pending {
-    run: RunBuilder,
-    /// Counter of the run's first event.
-    first: u64,
-    /// Of all runs of this commit.
-    count: u64,
-    row_bytes: u64,
-    oldest_ms: i64,
-}
-
 struct Writer {
     shared: Arc<Shared>,
-    lanes: Vec<Pending>,
-    touched: Vec<usize>,
+    group: Group,
     acks_written: Instant,
 }
 
 impl Writer {
     fn new(shared: Arc<Shared>) -> Self {
-        let lanes = (0..shared.current.count())
-            .map(|_| Pending::default())
-            .collect();
         Self {
+            group: Group::new(shared.current.count()),
             shared,
-            lanes,
-            touched: Vec::new(),
             acks_written: Instant::now(),
         }
     }
@@ -97,21 +74,20 @@ impl Writer {
     /// Takes what waits, writes it, and answers.
     fn commit(&mut self, first: Request, requests: &Receiver<Request>) {
         let mut batch = WriteBatch::default();
-        let (mut events, mut bytes) = (0, 0);
         let mut group = Vec::new();
         let mut next = Some(first);
         while let Some(request) = next.take() {
-            events += request.rows.len();
-            bytes += request.bytes;
             self.add(&mut batch, &request);
             group.push(request);
-            if events < GROUP_MAX_EVENTS && bytes < GROUP_MAX_BYTES {
+            if !self.group.is_full() {
                 next = requests.try_recv().ok();
             }
         }
-        for at in 0..self.touched.len() {
-            self.close_run(&mut batch, self.touched[at]);
-        }
+        let events = self.group.events();
+        let (disk, current) = (&self.shared.disk, &self.shared.current);
+        self.group.close(&mut |lane, first, run| {
+            disk.put_run(&mut batch, current.epoch, current.key(lane), first, run);
+        });
         if self.acks_written.elapsed() >= ACKS_EVERY {
             self.add_acks(&mut batch);
         }
@@ -134,51 +110,24 @@ impl Writer {
     }
 
     fn add(&mut self, batch: &mut WriteBatch, request: &Request) {
+        let (disk, current) = (&self.shared.disk, &self.shared.current);
+        // Only this thread adds to a lane, so its head is the next counter.
+        let head = |lane: usize| current.cell(lane).lock().head();
         for row in &request.rows {
-            let lane = &mut self.lanes[row.lane];
-            if lane.count == 0 {
-                lane.oldest_ms = row.arrival_ms;
-                // Only this thread adds to a lane, so the head is the next counter.
-                lane.first = self.shared.current.cell(row.lane).lock().head();
-                self.touched.push(row.lane);
-            }
-            lane.run.push(&row.bytes, row.arrival_ms);
-            lane.count += 1;
-            lane.row_bytes += (row.bytes.len() + ROW_PREFIX_BYTES) as u64;
-            lane.oldest_ms = lane.oldest_ms.min(row.arrival_ms);
-            if lane.run.bytes() >= RUN_MAX_BYTES {
-                self.close_run(batch, row.lane);
-            }
+            self.group.add(row, head, &mut |lane, first, run| {
+                disk.put_run(batch, current.epoch, current.key(lane), first, run);
+            });
         }
-    }
-
-    fn close_run(&mut self, batch: &mut WriteBatch, index: usize) {
-        let lane = &mut self.lanes[index];
-        let count = lane.run.count;
-        if count == 0 {
-            return;
-        }
-        let current = &self.shared.current;
-        self.shared.disk.put_run(
-            batch,
-            current.epoch,
-            current.key(index),
-            lane.first,
-            lane.run.finish(),
-        );
-        lane.first += count;
     }
 
     /// Shows the shipper what is on disk.
     fn publish(&mut self) {
-        for index in self.touched.drain(..) {
-            let lane = &mut self.lanes[index];
-            self.shared
-                .current
-                .cell(index)
-                .accepted(lane.count, lane.row_bytes, lane.oldest_ms);
-            lane.count = 0;
-            lane.row_bytes = 0;
+        for gained in self.group.committed() {
+            self.shared.current.cell(gained.lane).accepted(
+                gained.count,
+                gained.row_bytes,
+                gained.oldest_ms,
+            );
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use adtally_streams::event::Kind;
 use adtally_streams::id::Epoch;
+use adtally_streams::row::{RunBuilder, RunInfo};
 use rocksdb::WriteBatch;
 
 use super::broker::FakeBroker;
 use super::{SOON, event, item, open, options};
-use crate::outbox::disk::{Disk, EpochRecord, LaneKey, RunBuilder, RunInfo};
+use crate::outbox::disk::{Disk, EpochRecord, LaneKey};
 use crate::outbox::{Outbox, OutboxError, OutboxLimits};
 
 const LANE: LaneKey = LaneKey::QUARANTINE;
