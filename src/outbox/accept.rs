@@ -50,7 +50,6 @@ impl Drop for Arrival {
 #[derive(Debug)]
 pub(super) struct Request {
     pub rows: Vec<Row>,
-    pub bytes: u64,
     /// Held until the lanes hold the rows, whatever becomes of the caller.
     pub arrival: Option<Arrival>,
     pub answer: oneshot::Sender<()>,
@@ -103,7 +102,6 @@ pub(super) async fn accept(shared: &Arc<Shared>, items: Vec<Item>) -> Result<(),
     let (answer, answered) = oneshot::channel();
     shared.submit(Request {
         rows,
-        bytes,
         arrival,
         answer,
         permits: (one, room),
