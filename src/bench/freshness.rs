@@ -12,8 +12,12 @@ use super::percentile;
 use crate::api_client::Api;
 use crate::simulate::wire::{Connection, request};
 
-/// Between two probes.
-const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Probes at once, each with an ad of its own on which nothing else clicks.
+pub const PROBERS: usize = 8;
+/// Between two probes of one prober.
+const PROBE_EVERY: Duration = Duration::from_millis(20);
+/// Between two questions of one probe: what a figure may be too large by.
+const ASK_EVERY: Duration = Duration::from_millis(5);
 /// How long one probe may stay uncounted before the figure is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The probes' browser: one that no list of crawlers holds.
@@ -29,29 +33,89 @@ pub struct Reached {
     pub p50: Duration,
     /// 99th percentile.
     pub p99: Duration,
+    /// The longest.
+    pub most: Duration,
     /// Median of one query.
     pub query_p50: Duration,
 }
 
-/// Probes `ad`, on which nothing else clicks, for `time`.
+/// Probes `ads`, each by a prober of its own, for `time`: in ten seconds a thousand probes and more, so that a 99th
+/// percentile means something. Nothing else may click on them.
 pub async fn run(
     api: &Api,
     address: SocketAddr,
-    ad: &str,
+    ads: &[String],
     time: Duration,
 ) -> anyhow::Result<Reached> {
     let began = Instant::now();
-    let mut connection = Connection::open(address, None).await?;
+    let mut probing = tokio::task::JoinSet::new();
+    for (number, ad) in ads.iter().enumerate() {
+        let (api, ad) = (api.clone(), ad.clone());
+        probing.spawn(async move {
+            let mut prober = Prober::open(api, address, ad, number).await?;
+            while began.elapsed() < time {
+                prober.probe().await?;
+                tokio::time::sleep(PROBE_EVERY).await;
+            }
+            anyhow::Ok((prober.seen, prober.queries))
+        });
+    }
     let (mut seen, mut queries) = (Vec::new(), Vec::new());
-    while began.elapsed() < time {
-        let n = seen.len() as i64 + 1;
+    while let Some(probed) = probing.join_next().await {
+        let (own, asked) = probed??;
+        seen.extend(own);
+        queries.extend(asked);
+    }
+    seen.sort_unstable();
+    queries.sort_unstable();
+    Ok(Reached {
+        probes: seen.len(),
+        p50: percentile(&seen, 0.5),
+        p99: percentile(&seen, 0.99),
+        most: seen.last().copied().unwrap_or_default(),
+        query_p50: percentile(&queries, 0.5),
+    })
+}
+
+/// Clicks on one ad and asks until the click is counted.
+struct Prober {
+    api: Api,
+    connection: Connection,
+    ad: String,
+    number: usize,
+    /// From each click's answer to the query that counted it.
+    seen: Vec<Duration>,
+    /// How long each query took.
+    queries: Vec<Duration>,
+}
+
+impl Prober {
+    async fn open(
+        api: Api,
+        address: SocketAddr,
+        ad: String,
+        number: usize,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            api,
+            connection: Connection::open(address, None).await?,
+            ad,
+            number,
+            seen: Vec::new(),
+            queries: Vec::new(),
+        })
+    }
+
+    async fn probe(&mut self) -> anyhow::Result<()> {
+        let n = self.seen.len() as i64 + 1;
         let visitor = format!(
             "{BROWSER}X-Forwarded-For: 198.19.{}.{}\r\n",
-            (n >> 8) & 255,
+            ((self.number as i64) << 4) | ((n >> 8) & 15),
             n & 255
         );
-        let click = request("GET", &format!("/click?ad_id={ad}"), "bench", &visitor, b"");
-        let answer = connection.exchange(&click).await?;
+        let path = format!("/click?ad_id={}", self.ad);
+        let click = request("GET", &path, "bench", &visitor, b"");
+        let answer = self.connection.exchange(&click).await?;
         anyhow::ensure!(
             answer.status == 302,
             "a probe was answered {}",
@@ -60,8 +124,8 @@ pub async fn run(
         let answered = Instant::now();
         loop {
             let asked = Instant::now();
-            let counted = clicks_of(api, ad).await?;
-            queries.push(asked.elapsed());
+            let counted = clicks_of(&self.api, &self.ad).await?;
+            self.queries.push(asked.elapsed());
             if counted >= n {
                 break;
             }
@@ -70,18 +134,11 @@ pub async fn run(
                 "a click was not counted within {} s",
                 PATIENCE.as_secs()
             );
+            tokio::time::sleep(ASK_EVERY).await;
         }
-        seen.push(answered.elapsed());
-        tokio::time::sleep(PROBE_EVERY).await;
+        self.seen.push(answered.elapsed());
+        Ok(())
     }
-    seen.sort_unstable();
-    queries.sort_unstable();
-    Ok(Reached {
-        probes: seen.len(),
-        p50: percentile(&seen, 0.5),
-        p99: percentile(&seen, 0.99),
-        query_p50: percentile(&queries, 0.5),
-    })
 }
 
 async fn clicks_of(api: &Api, ad: &str) -> anyhow::Result<i64> {

@@ -4,9 +4,14 @@
 //! machine changes.
 
 mod clicks;
+mod events;
 mod frames;
 mod freshness;
 mod fsync;
+mod posting;
+mod shipping;
+mod usage;
+mod whole;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +32,7 @@ use crate::telemetry;
 /// Clients of the durable clicks, as in the measurements of the design.
 const CLIENTS: [usize; 2] = [64, 256];
 /// Clicks a second while freshness is measured.
-const FRESHNESS_RATE: f64 = 2_000.0;
+const FRESHNESS_RATE: f64 = 10_000.0;
 /// Events a second at which frames are measured.
 const FRAME_RATES: [f64; 3] = [100.0, 2_000.0, 50_000.0];
 /// Events of one measured fold.
@@ -78,6 +83,12 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     let mut figures = Vec::new();
     if options.wants("fold") {
         figures.extend(fold(folder).await?);
+    }
+    if options.wants("shipping") {
+        figures.extend(shipping::run(&folder.join("shipping")).await?);
+    }
+    if options.wants("whole") {
+        figures.extend(whole::run(&folder.join("whole"), config, options.time).await?);
     }
     if ["clicks", "freshness", "frames"]
         .iter()
@@ -169,7 +180,11 @@ async fn fresh(
     telemetry::say(&format!(
         "freshness at {FRESHNESS_RATE} clicks a second ..."
     ));
-    let (loaded, probed) = (&sample.ads[0].ad_id, &sample.ads[20].ad_id);
+    let loaded = &sample.ads[0].ad_id;
+    let probed: Vec<String> = sample.ads[20..20 + freshness::PROBERS]
+        .iter()
+        .map(|ad| ad.ad_id.clone())
+        .collect();
     let load = clicks::run(
         address,
         loaded,
@@ -177,15 +192,16 @@ async fn fresh(
         Some(FRESHNESS_RATE),
         options.time,
     );
-    let probes = freshness::run(api, address, probed, options.time);
+    let probes = freshness::run(api, address, &probed, options.time);
     let (load, probes) = tokio::join!(load, probes);
     let (load, probes) = (load?, probes?);
     Ok(Figure {
         name: format!("freshness: click to query at {:.0} clicks/s", load.per_s),
         value: format!(
-            "p50 {:.1} ms, p99 {:.1} ms of {} probes",
+            "p50 {:.1} ms, p99 {:.1} ms, at most {:.1} ms, of {} probes",
             ms(probes.p50),
             ms(probes.p99),
+            ms(probes.most),
             probes.probes
         ),
         yardstick: format!("one query p50 {:.1} ms", ms(probes.query_p50)),

@@ -164,7 +164,6 @@ impl NatsServer {
     }
 
     /// Its process; none while it is being started again.
-    #[cfg(test)]
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
