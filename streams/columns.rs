@@ -69,8 +69,8 @@ pub(crate) fn put_deltas(out: &mut Vec<u8>, values: impl Iterator<Item = i64>) {
 }
 
 /// Appends texts: their lengths, then their bytes. The reader knows how many there are.
-pub(crate) fn put_texts(out: &mut Vec<u8>, texts: &[&str]) {
-    for text in texts {
+pub(crate) fn put_texts<'a>(out: &mut Vec<u8>, texts: impl Iterator<Item = &'a str> + Clone) {
+    for text in texts.clone() {
         put_varint(out, text.len() as u64);
     }
     for text in texts {
@@ -106,18 +106,28 @@ impl<K: Copy + Eq> Dictionary<K> {
         values: impl Iterator<Item = K>,
         part: impl Fn(&K) -> P,
     ) -> Self {
-        let slots = (count * 2).next_power_of_two().max(2);
-        let mut dictionary = Self {
-            slots: vec![0; slots],
-            entries: Vec::new(),
-            symbols: Vec::with_capacity(count),
-        };
+        let mut dictionary = Self::with_room(count);
         for value in values {
-            let slot = FxBuildHasher.hash_one(part(&value)) as usize & (slots - 1);
-            let symbol = dictionary.symbol(slot, value);
-            dictionary.symbols.push(symbol);
+            dictionary.add(value, part(&value));
         }
         dictionary
+    }
+
+    /// An empty dictionary with room for `count` values, which are all that may be added.
+    pub(crate) fn with_room(count: usize) -> Self {
+        Self {
+            slots: vec![0; (count * 2).next_power_of_two().max(2)],
+            entries: Vec::new(),
+            symbols: Vec::with_capacity(count),
+        }
+    }
+
+    /// Adds a value, hashed by that part of it.
+    #[inline]
+    pub(crate) fn add(&mut self, value: K, part: impl Hash) {
+        let slot = FxBuildHasher.hash_one(part) as usize & (self.slots.len() - 1);
+        let symbol = self.symbol(slot, value);
+        self.symbols.push(symbol);
     }
 
     fn symbol(&mut self, mut slot: usize, value: K) -> u32 {
@@ -180,6 +190,11 @@ impl<'a> Reader<'a> {
         let (first, rest) = self.rest.split_first().ok_or(FrameError::Short)?;
         self.rest = rest;
         Ok(*first)
+    }
+
+    /// What has not been read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// Everything has been read.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use crate::event::{Body, Device, EdgeReason, Event, Flags, Kind, Placement};
 pub use crate::frame_error::FrameError;
 pub use crate::frame_reader::{decode_events, decode_for_fold, decode_header};
-pub use crate::frame_writer::{encode, encode_announcement};
+pub use crate::frame_writer::{encode, encode_announcement, encode_rows};
 use crate::id::{Epoch, Id};
 use crate::money::{Currency, Micros};
+use crate::view::IdView;
 use crate::watermark::Watermark;
 
 /// The layout that this program writes and reads.
@@ -31,15 +32,24 @@ pub fn frame_crc(message: &[u8]) -> u32 {
 /// The most bytes that an event takes in a frame. A run of events whose bounds add up to at most
 /// [`crate::names::FRAME_MAX_BYTES`] less [`ENVELOPE_MAX_BYTES`] fits a message of [`crate::names::FRAME_MAX_BYTES`].
 pub fn event_bound(event: &Event) -> usize {
-    let id = |id: &Option<Id>| id.as_ref().map_or(0, |id| id.as_str().len());
+    let id = |id: &Option<Id>| id.as_ref().map_or(0, id_bytes);
+    let advertiser = event.advertiser_id.as_ref().map_or(0, |a| a.as_str().len());
     let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
     let body = match &event.body {
         Body::Impression(p) => placement_bytes(p),
         Body::Click(p, c) => placement_bytes(p) + id(&c.impression_id) + text(&c.landing_url),
         Body::Conversion(c) => id(&c.click_id) + id(&c.order_id),
     };
-    let ids = event.id.as_str().len() + id(&event.advertiser_id) + id(&event.user_id);
+    let ids = id_bytes(&event.id) + advertiser + id(&event.user_id);
     EVENT_FIXED_BYTES + ids + text(&event.user_agent) + text(&event.referrer) + body
+}
+
+/// What an id takes at most, of those that are packed where they are UUIDs.
+fn id_bytes(id: &Id) -> usize {
+    match IdView::of(id) {
+        IdView::Uuid(bytes) => bytes.len(),
+        IdView::Text(text) => text.len(),
+    }
 }
 
 /// What an event takes at most besides its texts: symbols, times, amounts, hashes, dictionary lengths.

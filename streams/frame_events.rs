@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::columns::Reader;
 use crate::event::{Body, ClickDetail, ConversionDetail, Event, Kind, Placement};
 use crate::frame::{EventFrame, EventId, FoldFrame};
+use crate::frame_columns::{LANDING_MAX_BYTES, LANDING_PLAIN, LANDING_TEMPLATES, OWN_ID};
 use crate::frame_error::FrameError;
-use crate::frame_writer::{LANDING_MAX_BYTES, LANDING_PLAIN, LANDING_TEMPLATES, OWN_ID};
 use crate::id::Id;
 use crate::id_column::{optional_id, read_ids};
 

@@ -5,9 +5,11 @@
 use proptest::prelude::*;
 
 use crate::event::{Body, ClickDetail, Device, Event, Flags, Placement};
+use crate::event_row::{Rows, put_row};
 use crate::frame::{
     ENVELOPE_MAX_BYTES, EventFrame, EventMessage, FoldFrame, FoldMessage, Header, decode_events,
-    decode_for_fold, decode_header, encode, encode_announcement, event_bound, frame_crc,
+    decode_for_fold, decode_header, encode, encode_announcement, encode_rows, event_bound,
+    frame_crc,
 };
 use crate::id::{Epoch, Id};
 use crate::lane::{EVENT_OVERHEAD_BYTES, FRAME_OVERHEAD_BYTES};
@@ -81,12 +83,28 @@ proptest! {
     /// A lane cuts its frames by the bytes of their rows, before it encodes them.
     #[test]
     fn a_lane_s_budget_covers_the_frame((header, events) in strategies::frame(20)) {
+        let row_bytes = |event: &Event| {
+            let mut row = Vec::new();
+            put_row(&mut row, event);
+            row.len()
+        };
         for event in &events {
-            let row = rmp_serde::to_vec(event).unwrap().len();
-            prop_assert!(event_bound(event) <= row + EVENT_OVERHEAD_BYTES);
+            prop_assert!(event_bound(event) <= row_bytes(event) + EVENT_OVERHEAD_BYTES);
         }
-        let rows: usize = events.iter().map(|e| rmp_serde::to_vec(e).unwrap().len() + EVENT_OVERHEAD_BYTES).sum();
+        let rows: usize = events.iter().map(|e| row_bytes(e) + EVENT_OVERHEAD_BYTES).sum();
         prop_assert!(encode(&header, &events).len() <= rows + FRAME_OVERHEAD_BYTES);
+    }
+
+    /// What an outbox packs from its rows is what it would have packed from the events.
+    #[test]
+    fn rows_make_the_same_frame_as_their_events((header, events) in strategies::frame(40)) {
+        let mut rows = Rows::default();
+        for event in &events {
+            let mut row = Vec::new();
+            put_row(&mut row, event);
+            rows.push(&row).unwrap();
+        }
+        prop_assert_eq!(encode_rows(&header, &rows).unwrap(), encode(&header, &events));
     }
 
     #[test]

@@ -166,11 +166,11 @@ fn landing_pages_do_not_multiply() {
     cold.push(0);
     cold.resize(cold.len() + HOT_MAX_BYTES - 1, b'x');
     let ids: Vec<_> = clicks(64).into_iter().map(|e| e.id).collect();
-    let templates = [&[crate::frame_writer::LANDING_TEMPLATES], &cold[..]].concat();
+    let templates = [&[crate::frame_columns::LANDING_TEMPLATES], &cold[..]].concat();
     let mut from = crate::columns::Reader::new(&templates);
     let error = crate::frame_events::read_landing_urls(&mut from, &ids).unwrap_err();
     assert_eq!(error.name(), "too_large");
-    let plain = [&[crate::frame_writer::LANDING_PLAIN], &cold[..]].concat();
+    let plain = [&[crate::frame_columns::LANDING_PLAIN], &cold[..]].concat();
     let mut from = crate::columns::Reader::new(&plain);
     assert!(crate::frame_events::read_landing_urls(&mut from, &ids).is_ok());
 }

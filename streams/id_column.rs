@@ -8,7 +8,7 @@ use crate::columns::{Reader, put_bytes, put_texts, put_zigzag, zigzag};
 use crate::frame::EventId;
 use crate::frame_error::FrameError;
 use crate::id::Id;
-use crate::uuid_text::uuid_bytes;
+use crate::view::IdView;
 
 /// No id.
 const NONE: u8 = 0;
@@ -56,21 +56,6 @@ fn stamp(uuid: &[u8; 16]) -> i64 {
     i64::from_be_bytes(wide)
 }
 
-/// What a column does with each id.
-enum Plan<'a> {
-    None,
-    Uuid([u8; 16]),
-    Text(&'a str),
-}
-
-fn plan(id: Option<&str>) -> Plan<'_> {
-    match id.map(|id| (id, uuid_bytes(id))) {
-        None => Plan::None,
-        Some((_, Some(uuid))) => Plan::Uuid(uuid),
-        Some((id, None)) => Plan::Text(id),
-    }
-}
-
 /// The difference of a UUID's time from its reference, when it is near enough to pay.
 fn near_delta(uuid: &[u8; 16], reference: i64) -> Option<i64> {
     let delta = stamp(uuid).wrapping_sub(reference);
@@ -78,41 +63,41 @@ fn near_delta(uuid: &[u8; 16], reference: i64) -> Option<i64> {
 }
 
 /// The one of `references` that most of the UUIDs were made at exactly.
-fn best_reference(plans: &[Plan<'_>], references: [&[i64]; 2]) -> u8 {
+fn best_reference(ids: &[Option<IdView<'_>>], references: [&[i64]; 2]) -> u8 {
     let hits = references.map(|times| {
-        let made_then =
-            |(plan, time): &(&Plan<'_>, &i64)| matches!(plan, Plan::Uuid(u) if stamp(u) == **time);
-        plans.iter().zip(times).filter(made_then).count()
+        let made_then = |(id, time): &(&Option<IdView<'_>>, &i64)| matches!(id, Some(IdView::Uuid(u)) if stamp(u) == **time);
+        ids.iter().zip(times).filter(made_then).count()
     });
     u8::from(hits[1] > hits[0])
 }
 
 /// Appends a column of ids to `out` and their random bytes to `raw`. Near either of `references` the ids were
 /// probably made.
-pub(crate) fn put_ids<'a>(
+pub(crate) fn put_ids(
     out: &mut Vec<u8>,
     raw: &mut Vec<u8>,
-    ids: impl Iterator<Item = Option<&'a str>>,
+    ids: &[Option<IdView<'_>>],
     references: [&[i64]; 2],
 ) {
-    let plans: Vec<Plan<'_>> = ids.map(plan).collect();
-    let chosen = best_reference(&plans, references);
+    let chosen = best_reference(ids, references);
     let times = references[usize::from(chosen)];
-    let modes = plans.iter().zip(times).map(|(plan, time)| match plan {
-        Plan::None => NONE,
-        Plan::Uuid(uuid) if near_delta(uuid, *time).is_some() => NEAR,
-        Plan::Uuid(_) => WHOLE,
-        Plan::Text(_) => TEXT,
+    let modes = ids.iter().zip(times).map(|(id, time)| match id {
+        None => NONE,
+        Some(IdView::Uuid(uuid)) if near_delta(uuid, *time).is_some() => NEAR,
+        Some(IdView::Uuid(_)) => WHOLE,
+        Some(IdView::Text(_)) => TEXT,
     });
     put_bytes(out, &modes.collect::<Vec<u8>>());
     out.push(chosen);
-    let texts = plans.iter().filter_map(|plan| match plan {
-        Plan::Text(text) => Some(*text),
+    let texts = ids.iter().filter_map(|id| match id {
+        Some(IdView::Text(text)) => Some(*text),
         _ => None,
     });
-    put_texts(out, &texts.collect::<Vec<_>>());
-    for (plan, time) in plans.iter().zip(times) {
-        let Plan::Uuid(uuid) = plan else { continue };
+    put_texts(out, texts);
+    for (id, time) in ids.iter().zip(times) {
+        let Some(IdView::Uuid(uuid)) = id else {
+            continue;
+        };
         match near_delta(uuid, *time) {
             Some(delta) => {
                 put_zigzag(out, delta);

@@ -240,6 +240,11 @@ impl Lane {
         self.head - self.next
     }
 
+    /// Bytes of the rows of those events, give or take what shares a run with others.
+    pub fn waiting_bytes(&self) -> usize {
+        usize::try_from(self.waiting_bytes).unwrap_or(usize::MAX)
+    }
+
     /// Events that the broker has not acknowledged, whether under way or not.
     pub fn unacked(&self) -> u64 {
         self.head - self.acked

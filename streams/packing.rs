@@ -4,11 +4,12 @@
 //! only with a recovery, under the same counters.
 
 use crate::event::{Event, Kind};
-use crate::frame::{Header, encode};
+use crate::event_row::{BadRow, Rows};
+use crate::frame::{Header, encode_rows};
 use crate::id::{Epoch, Id, frame_message_id};
 use crate::lane::{FrameBudget, Lane};
 use crate::names::{FRAME_MAX_BYTES, FRAME_MAX_EVENTS, events_subject};
-use crate::row::{BadRow, ROW_PREFIX_BYTES, event_of_row};
+use crate::row::ROW_PREFIX_BYTES;
 use crate::watermark::Watermark;
 
 /// What headers add to a message, at most.
@@ -25,7 +26,7 @@ pub struct Packing {
     from: u64,
     until: u64,
     budget: FrameBudget,
-    events: Vec<Event>,
+    rows: Rows,
     row_bytes: u64,
 }
 
@@ -38,7 +39,7 @@ impl Packing {
             from,
             until,
             budget: FrameBudget::new(max_bytes),
-            events: Vec::with_capacity((until - from) as usize),
+            rows: Rows::with_capacity((until - from) as usize, max_bytes.min(lane.waiting_bytes())),
             row_bytes: 0,
         }
     }
@@ -55,50 +56,27 @@ impl Packing {
 
     /// The counter of the next row.
     pub fn next(&self) -> u64 {
-        self.from + self.events.len() as u64
+        self.from + self.rows.len() as u64
     }
 
     /// Takes the next row; false when it and what follows belong to a later frame.
     ///
     /// # Errors
-    /// [`BadRow`] when the row is no event: the disk is damaged.
+    /// [`BadRow`] when the row is no event's: the disk is damaged.
     pub fn take(&mut self, row: &[u8]) -> Result<bool, BadRow> {
         if !self.budget.admits(row.len()) {
             return Ok(false);
         }
-        self.events.push(event_of_row(row)?);
+        self.rows.push(row)?;
         self.row_bytes += (row.len() + ROW_PREFIX_BYTES) as u64;
         Ok(true)
     }
 
-    /// Takes the rows out of the lane; none when there were none to read, which a disk that holds what the lane
-    /// says never answers.
-    pub fn cut(self, lane: &mut Lane) -> Option<Cut> {
-        if self.events.is_empty() {
-            return None;
-        }
-        let first = lane.cut(self.events.len() as u64, self.row_bytes);
-        Some(Cut {
-            first,
-            events: self.events,
-            row_bytes: self.row_bytes,
-        })
-    }
-}
-
-/// Events that are on their way in one frame.
-#[derive(Clone, Debug)]
-pub struct Cut {
-    /// Counter of the first one.
-    pub first: u64,
-    /// All of them, at least one, of one kind.
-    pub events: Vec<Event>,
-    /// Bytes of their rows with their prefixes.
-    pub row_bytes: u64,
-}
-
-impl Cut {
-    /// The message. Its watermark must be one of after the cut or of before, never one that counts it as stored.
+    /// The message of the rows that were taken; none when there are none. To be made before they are cut, so that
+    /// rows which cannot be read stay in their lane. Its watermark must never count them as stored.
+    ///
+    /// # Errors
+    /// [`BadRow`] when one of them is no event's: the disk is damaged.
     pub fn message(
         &self,
         shard: u16,
@@ -106,21 +84,59 @@ impl Cut {
         producer: &Id,
         epoch: Epoch,
         watermark: Watermark,
-    ) -> Outgoing {
-        let count = self.events.len() as u64;
+    ) -> Result<Option<Outgoing>, BadRow> {
+        let count = self.rows.len() as u64;
+        if count == 0 {
+            return Ok(None);
+        }
         let header = Header {
             kind,
             producer: producer.clone(),
             epoch,
-            first: self.first,
+            first: self.from,
             count: count as u32,
             watermark,
         };
-        Outgoing {
+        Ok(Some(Outgoing {
             subject: events_subject(shard, kind),
-            id: frame_message_id(epoch, kind, self.first, self.first + count - 1),
-            payload: encode(&header, &self.events),
+            id: frame_message_id(epoch, kind, self.from, self.from + count - 1),
+            payload: encode_rows(&header, &self.rows)?,
+        }))
+    }
+
+    /// Takes the rows out of the lane, which nobody else has cut meanwhile; none when there were none to read, which
+    /// a disk that holds what the lane says never answers.
+    pub fn cut(self, lane: &mut Lane) -> Option<Cut> {
+        if self.rows.is_empty() {
+            return None;
         }
+        let first = lane.cut(self.rows.len() as u64, self.row_bytes);
+        Some(Cut {
+            first,
+            rows: self.rows,
+            row_bytes: self.row_bytes,
+        })
+    }
+}
+
+/// Events that are on their way in one frame.
+#[derive(Debug)]
+pub struct Cut {
+    /// Counter of the first one.
+    pub first: u64,
+    /// The rows of all of them, at least one, of one kind.
+    pub rows: Rows,
+    /// Bytes of their rows with their prefixes.
+    pub row_bytes: u64,
+}
+
+impl Cut {
+    /// The events, read from their rows.
+    ///
+    /// # Errors
+    /// [`BadRow`] when one of them is no event's.
+    pub fn events(&self) -> Result<Vec<Event>, BadRow> {
+        self.rows.events()
     }
 }
 
@@ -160,15 +176,13 @@ mod tests {
             assert!(packing.take(row).unwrap());
         }
         assert_eq!(packing.next(), 10);
+        let producer = Id::new("collector-1").unwrap();
+        let watermark = Watermark::default();
+        let message = packing.message(3, Kind::Click, &producer, Epoch(0xab), watermark);
+        let message = message.unwrap().unwrap();
         let cut = packing.cut(&mut lane).unwrap();
         assert_eq!((lane.next(), lane.waiting(), lane.unacked()), (10, 2, 5));
-        let message = cut.message(
-            3,
-            Kind::Click,
-            &Id::new("collector-1").unwrap(),
-            Epoch(0xab),
-            Watermark::default(),
-        );
+        assert_eq!(cut.events().unwrap(), (0..3).map(click).collect::<Vec<_>>());
         assert_eq!(message.subject, "events.3.click");
         assert_eq!(message.id, "00000000000000ab-click-7-9");
         let EventMessage::Frame(frame) = decode_events(&message.payload).unwrap() else {

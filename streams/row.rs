@@ -4,6 +4,7 @@
 //! put of its own. A run knows how many rows it holds and how old they are, so recovery reads no row.
 
 use crate::event::Event;
+use crate::event_row::put_row;
 use crate::lane::Lane;
 
 /// Bytes before each row of a run: its length.
@@ -11,24 +12,14 @@ pub const ROW_PREFIX_BYTES: usize = 4;
 /// Bytes before the rows of a run: version, count, oldest arrival.
 const RUN_HEADER_BYTES: usize = 1 + 4 + 8;
 const RUN_VERSION: u8 = 1;
-
-/// A row that is no event.
-#[derive(Debug, thiserror::Error)]
-#[error("a row that is no event: {0}")]
-pub struct BadRow(#[from] rmp_serde::decode::Error);
+/// What most events' rows fit in without growing.
+const EVENT_ROW_ROOM_BYTES: usize = 512;
 
 /// The stored form of an event.
 pub fn event_row(event: &Event) -> Vec<u8> {
-    rmp_serde::to_vec_named(event)
-        .expect("an event of texts and numbers always has a MessagePack form")
-}
-
-/// The event of a row.
-///
-/// # Errors
-/// [`BadRow`] when the bytes are not an event's.
-pub fn event_of_row(row: &[u8]) -> Result<Event, BadRow> {
-    Ok(rmp_serde::from_slice(row)?)
+    let mut row = Vec::with_capacity(EVENT_ROW_ROOM_BYTES);
+    put_row(&mut row, event);
+    row
 }
 
 /// The stored form of a refused event's record: the reason's length in a byte, the reason, the JSON.

@@ -62,6 +62,9 @@ pub(super) struct Shared {
     pub queue_bytes: Arc<Semaphore>,
     /// Room for frames under way, in bytes.
     pub flight_bytes: Arc<Semaphore>,
+    /// Turns at packing, as many as there are cores: more at once would only push each other's frames out of the
+    /// cores' caches.
+    pub packers: Semaphore,
     /// Everything of this outbox ends.
     pub stop: CancellationToken,
     /// Something has been acknowledged.
@@ -122,6 +125,7 @@ impl Shared {
             queue_requests: Arc::new(Semaphore::new(QUEUE_MAX_REQUESTS)),
             queue_bytes: Arc::new(Semaphore::new(queue_units())),
             flight_bytes: Arc::new(Semaphore::new(FLIGHT_MAX_BYTES)),
+            packers: Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get())),
             stop: CancellationToken::new(),
             progress: Notify::new(),
             retained: Mutex::new(parts.retained),

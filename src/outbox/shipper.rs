@@ -167,9 +167,13 @@ async fn cut(
             Err(_) => return Ok(None),
         },
     };
-    let (shared, epoch) = (Arc::clone(shared), Arc::clone(epoch));
+    let Ok(turn) = shared.packers.acquire().await else {
+        return Ok(None);
+    };
+    let (packer, of) = (Arc::clone(shared), Arc::clone(epoch));
     // Reading and packing take a millisecond for a full frame, and the disk may have to be asked.
-    let packed = tokio::task::spawn_blocking(move || pack(&shared, &epoch, lane, max_bytes)).await;
+    let packed = tokio::task::spawn_blocking(move || pack(&packer, &of, lane, max_bytes)).await;
+    drop(turn);
     match packed {
         Ok(Ok((first, events, row_bytes, message))) => {
             let spare = max_bytes.saturating_sub(message.payload.len());
@@ -212,18 +216,22 @@ fn pack(
                 .take(row)
                 .map_err(|e| damaged(format!("at {counter}: {e}")))
         })?;
-    let cut = packing.cut(&mut cell.lock()).ok_or_else(|| {
+    let nothing = || {
         damaged(format!(
             "no events at {from} of epoch {}, {kind} lane of shard {shard}",
             epoch.epoch
         ))
-    })?;
+    };
     let watermark = shared.watermark_of(epoch, shard);
-    let message = cut.message(shard, kind, &shared.producer, epoch.epoch, watermark);
+    let message = packing
+        .message(shard, kind, &shared.producer, epoch.epoch, watermark)
+        .map_err(|e| damaged(format!("from {from} on: {e}")))?
+        .ok_or_else(nothing)?;
+    let cut = packing.cut(&mut cell.lock()).ok_or_else(nothing)?;
     if epoch.epoch == shared.current.epoch {
         shared.told(shard);
     }
-    Ok((cut.first, cut.events.len() as u64, cut.row_bytes, message))
+    Ok((cut.first, cut.rows.len() as u64, cut.row_bytes, message))
 }
 
 /// Sends a frame until the broker has it.
