@@ -217,7 +217,7 @@ fn incoming(message: &Message) -> Result<Incoming, Ended> {
             &message.payload,
         ),
         sender: Sender::default(),
-        source: Source {
+        source: Source::Message {
             subject: Arc::from(message.subject.as_str()),
             stored: Some((INTAKE_STREAM, info.stream_sequence)),
             payload: message.payload.clone(),

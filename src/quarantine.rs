@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use adtally_streams::event::Kind;
 use adtally_streams::refusal::{QuarantineRecord, Reason, Refusal};
+use axum::http::Method;
+use axum::http::uri::PathAndQuery;
 use bytes::Bytes;
 
 /// A way in, as metrics name it.
@@ -30,33 +32,58 @@ impl Way {
     }
 }
 
-/// Where an event came from and what it was, for its quarantine record.
+/// Where an event came from and what it was, for its quarantine record. Nothing is put together before there is a
+/// record to make: nearly every event is accepted.
 #[derive(Clone, Debug)]
-pub struct Source {
-    /// Its subject; over HTTP `http:<METHOD> <path>`.
-    pub subject: Arc<str>,
-    /// The stream that holds it and its sequence there.
-    pub stored: Option<(&'static str, u64)>,
-    /// Its bytes. Sharing the request's buffer costs nothing until a record is made.
-    pub payload: Bytes,
+pub enum Source {
+    /// A request to the collector's paths: its record holds path and query, and a form on the line below.
+    Visit {
+        /// The method.
+        method: Method,
+        /// Path and query as they came.
+        target: PathAndQuery,
+        /// The form of a POST; empty where there was none.
+        form: Bytes,
+    },
+    /// A message, or one event of a body of many.
+    Message {
+        /// Its subject; over HTTP `http:<METHOD> <path>`.
+        subject: Arc<str>,
+        /// The stream that holds it and its sequence there.
+        stored: Option<(&'static str, u64)>,
+        /// Its bytes, which share the request's buffer.
+        payload: Bytes,
+    },
 }
 
 impl Source {
-    /// An event of an HTTP request.
-    pub fn of_http(method: &str, path: &str, payload: Bytes) -> Self {
-        Self {
-            subject: Arc::from(format!("http:{method} {path}")),
-            stored: None,
-            payload,
-        }
-    }
-
     /// The record of its refusal. `arrival_ms` is in milliseconds of the Unix epoch.
     pub fn record(&self, refusal: Refusal, arrival_ms: i64) -> QuarantineRecord {
-        let record = QuarantineRecord::new(refusal, &self.subject, arrival_ms, &self.payload);
-        match self.stored {
-            Some((stream, sequence)) => record.from_stream(stream, sequence),
-            None => record,
+        match self {
+            Source::Visit {
+                method,
+                target,
+                form,
+            } => {
+                let subject = format!("http:{method} {}", target.path());
+                let target = target.as_str().as_bytes();
+                if form.is_empty() {
+                    return QuarantineRecord::new(refusal, &subject, arrival_ms, target);
+                }
+                let payload = [target, b"\n", form].concat();
+                QuarantineRecord::new(refusal, &subject, arrival_ms, &payload)
+            }
+            Source::Message {
+                subject,
+                stored,
+                payload,
+            } => {
+                let record = QuarantineRecord::new(refusal, subject, arrival_ms, payload);
+                match stored {
+                    Some((stream, sequence)) => record.from_stream(stream, *sequence),
+                    None => record,
+                }
+            }
         }
     }
 }
@@ -86,14 +113,24 @@ mod tests {
     #[test]
     fn a_record_names_the_way_and_the_place() {
         let refusal = Refusal::new(Reason::BadId, "ad_id: too long");
-        let http = Source::of_http("GET", "/click", Bytes::from_static(b"/click?ad_id=%"));
-        let record = http.record(refusal.clone(), 0);
+        let visit = |method, form| Source::Visit {
+            method,
+            target: PathAndQuery::from_static("/click?ad_id=%"),
+            form: Bytes::from_static(form),
+        };
+        let record = visit(Method::GET, b"").record(refusal.clone(), 0);
         assert_eq!(
             (record.subject.as_str(), record.stream.as_deref()),
             ("http:GET /click", None)
         );
         assert_eq!(record.payload.as_deref(), Some("/click?ad_id=%"));
-        let stored = Source {
+        let record = visit(Method::POST, b"user_id=u1").record(refusal.clone(), 0);
+        assert_eq!(record.subject, "http:POST /click");
+        assert_eq!(
+            record.payload.as_deref(),
+            Some("/click?ad_id=%\nuser_id=u1")
+        );
+        let stored = Source::Message {
             subject: "ads.click.x".into(),
             stored: Some(("INTAKE", 7)),
             payload: Bytes::new(),

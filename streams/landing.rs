@@ -106,6 +106,9 @@ pub fn expand_landing_url(
 
 /// Appends a part of a URL; what is not visible ASCII is percent-encoded.
 fn push_visible(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         if c.is_ascii_graphic() {
             out.push(c)
@@ -117,8 +120,12 @@ fn push_visible(out: &mut String, text: &str) {
 
 /// Appends a value; everything but the unreserved characters of RFC 3986 is percent-encoded.
 fn push_encoded(out: &mut String, value: &str) {
+    let is_unreserved = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
+    if value.bytes().all(|byte| is_unreserved(char::from(byte))) {
+        return out.push_str(value);
+    }
     for c in value.chars() {
-        if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~') {
+        if is_unreserved(c) {
             out.push(c)
         } else {
             push_percent(out, c)

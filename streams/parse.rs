@@ -121,7 +121,7 @@ impl RawEvent {
     /// Two events of one id whose hashes differ are two events, and one of them is not counted. Neither the order of
     /// keys nor the format nor the spelling of a time changes it.
     pub fn content_hash(&self) -> u64 {
-        let mut hash = FieldHash(Sha256::new());
+        let mut hash = FieldHash(Vec::with_capacity(HASHED_BYTES));
         hash.text("kind", Some(self.kind.name()));
         hash.text("id", Some(self.id.as_str()));
         hash.text("key", Some(self.key.as_str()));
@@ -151,7 +151,12 @@ impl RawEvent {
     }
 }
 
-struct FieldHash(Sha256);
+/// Bytes of the fields of most events, as they are hashed. More are no problem.
+const HASHED_BYTES: usize = 512;
+
+/// The fields one after the other. They are hashed in one piece: what a hash function does for every piece that it
+/// is given costs more than the hashing of a few bytes.
+struct FieldHash(Vec<u8>);
 
 impl FieldHash {
     fn text(&mut self, name: &str, value: Option<&str>) {
@@ -167,14 +172,15 @@ impl FieldHash {
     }
 
     fn bytes(&mut self, name: &str, value: &[u8]) {
-        self.0.update(name.as_bytes());
-        self.0.update([0]);
-        self.0.update((value.len() as u32).to_be_bytes());
-        self.0.update(value);
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(0);
+        self.0
+            .extend_from_slice(&(value.len() as u32).to_be_bytes());
+        self.0.extend_from_slice(value);
     }
 
     fn finish(self) -> u64 {
-        let digest: [u8; 32] = self.0.finalize().into();
+        let digest: [u8; 32] = Sha256::digest(&self.0).into();
         let (head, _) = digest
             .split_first_chunk::<8>()
             .expect("a SHA-256 has 32 bytes");

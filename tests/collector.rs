@@ -94,6 +94,87 @@ fn a_click_is_redirected_and_counted() {
     );
 }
 
+/// The next answer on a connection: status, headers in lower case, body.
+fn next_answer(stream: &mut std::net::TcpStream, is_head: bool) -> (u16, String, String) {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .filter(|_| !is_head)
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head, String::from_utf8_lossy(&body).into_owned())
+}
+
+#[test]
+fn one_connection_takes_every_sort_of_request_in_its_order() {
+    use std::io::{Read as _, Write as _};
+    let server = started();
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let agent = format!("host: h\r\nuser-agent: {BROWSER}\r\n");
+    // Two in one packet, and the beginning of a third.
+    let pair = format!(
+        "GET /click?ad_id=banner&click_id=k-1 HTTP/1.1\r\n{agent}\r\nGET /i?ad_id=banner HTTP/1.1\r\n{agent}\r\nGET /c/ban"
+    );
+    stream.write_all(pair.as_bytes()).unwrap();
+    let (status, head, body) = next_answer(&mut stream, false);
+    assert_eq!((status, body.as_str()), (302, ""));
+    for line in [
+        "location: https://shop.example/?c=k-1\r\n",
+        "x-click-id: k-1\r\n",
+        "cache-control: no-store\r\n",
+        "\r\ndate: ",
+    ] {
+        assert!(head.contains(line), "{line:?} in {head}");
+    }
+    assert_eq!(next_answer(&mut stream, false).0, 200);
+    write!(stream, "ner?click_id=k-2 HTTP/1.1\r\n{agent}\r\n").unwrap();
+    assert!(
+        next_answer(&mut stream, false)
+            .1
+            .contains("x-click-id: k-2\r\n")
+    );
+    write!(stream, "GET /click?ad_id=nobody HTTP/1.1\r\n{agent}\r\n").unwrap();
+    let (status, head, body) = next_answer(&mut stream, false);
+    assert_eq!(status, 404);
+    assert!(
+        head.contains("content-type: application/problem+json\r\n"),
+        "{head}"
+    );
+    assert!(body.contains(r#""parameter":"ad_id""#), "{body}");
+    // From here on hyper answers.
+    write!(
+        stream,
+        "HEAD /click?ad_id=banner&click_id=k-3 HTTP/1.1\r\n{agent}\r\n"
+    )
+    .unwrap();
+    assert_eq!(next_answer(&mut stream, true).0, 302);
+    write!(stream, "GET /healthz HTTP/1.1\r\n{agent}\r\n").unwrap();
+    assert_eq!(next_answer(&mut stream, false).0, 200);
+    write!(
+        stream,
+        "GET /click?ad_id=banner&click_id=k-4 HTTP/1.1\r\n{agent}Connection: close\r\n\r\n"
+    )
+    .unwrap();
+    assert!(
+        next_answer(&mut stream, false)
+            .1
+            .contains("x-click-id: k-4\r\n")
+    );
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed");
+    wait_totals(&server, "spring", &[("clicks", 3), ("impressions", 1)]);
+}
+
 #[test]
 fn a_pixel_is_the_43_byte_gif() {
     let server = started();

@@ -6,8 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use axum::http::HeaderMap;
 use ipnet::IpNet;
+
+use super::headers::Headers;
 
 /// Hops of X-Forwarded-For that are looked at, from the right. A chain of more of our own proxies than this ends
 /// at the last one looked at.
@@ -15,19 +16,18 @@ pub const MAX_HOPS: usize = 32;
 
 /// The client's address: `peer`, or, where the peer is in `trusted`, the right-most hop of X-Forwarded-For that
 /// is not. Several such headers count as one list. A hop that is no address ends the walk at the last good one.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address(
+    peer: IpAddr,
+    headers: &(impl Headers + ?Sized),
+    trusted: &[IpNet],
+) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let mut client = canonical(peer);
     if !is_trusted(client) {
         return client;
     }
-    let headers: Vec<&[u8]> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .map(|v| v.as_bytes())
-        .collect();
     let hops = headers
-        .iter()
+        .all("x-forwarded-for")
         .rev()
         .flat_map(|value| value.rsplit(|b| *b == b','));
     for hop in hops.take(MAX_HOPS) {
@@ -91,6 +91,8 @@ pub const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::http::HeaderMap;
+
     use super::*;
 
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {

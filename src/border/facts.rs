@@ -10,12 +10,12 @@ use std::sync::Arc;
 use adtally_streams::admit::Facts;
 use adtally_streams::event::{Flags, Kind, TEXT_MAX_BYTES};
 use adtally_streams::parse::RawEvent;
-use axum::http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
 use super::address::{client_address, limit_key};
 use super::agent::Agents;
 use super::geo::{Geo, GeoError};
+use super::headers::Headers;
 use super::keys::{DayKeys, Hashed, day_of};
 use super::limit::AddressLimit;
 use super::prefetch::is_prefetch;
@@ -40,27 +40,41 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// What a browser's request tells. `trusted` are the proxies whose word is taken for the address.
-    pub fn of_browser(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    /// What a browser's request tells. `trusted` are the proxies whose word is taken for the address, `texts` what
+    /// the request before it on the same connection has said: mostly the same.
+    pub fn of_browser(
+        peer: IpAddr,
+        headers: &(impl Headers + ?Sized),
+        trusted: &[IpNet],
+        texts: &mut Texts,
+    ) -> Self {
         Self {
             address: Some(client_address(peer, headers, trusted)),
-            user_agent: header_text(headers, &header::USER_AGENT),
-            referrer: header_text(headers, &header::REFERER),
+            user_agent: header_text(headers.one("user-agent"), &mut texts.user_agent),
+            referrer: header_text(headers.one("referer"), &mut texts.referrer),
             is_prefetch: is_prefetch(headers),
             ..Self::default()
         }
     }
 }
 
+/// The texts that a connection's last request had: they are shared by the next one that says the same.
+#[derive(Debug, Default)]
+pub struct Texts {
+    user_agent: Option<Arc<str>>,
+    referrer: Option<Arc<str>>,
+}
+
 /// A header as text, cut at [`TEXT_MAX_BYTES`]; bytes that are not UTF-8 are replaced. Empty counts as absent.
-fn header_text(headers: &HeaderMap, name: &HeaderName) -> Option<Arc<str>> {
-    let text = String::from_utf8_lossy(headers.get(name)?.as_bytes());
-    let cut = &text[..text.floor_char_boundary(TEXT_MAX_BYTES)];
-    if cut.is_empty() {
-        None
-    } else {
-        Some(Arc::from(cut))
+fn header_text(value: Option<&[u8]>, last: &mut Option<Arc<str>>) -> Option<Arc<str>> {
+    let value = value.filter(|value| !value.is_empty())?;
+    if let Some(last) = last.as_ref().filter(|last| last.as_bytes() == value) {
+        return Some(last.clone());
     }
+    let text = String::from_utf8_lossy(value);
+    let text: Arc<str> = Arc::from(&text[..text.floor_char_boundary(TEXT_MAX_BYTES)]);
+    *last = Some(text.clone());
+    Some(text)
 }
 
 /// Where facts come from: the bot list, the GeoIP database, the day keys, the address limit.
@@ -154,6 +168,7 @@ mod tests {
 
     use adtally_streams::event::Device;
     use adtally_streams::id::Id;
+    use axum::http::{HeaderMap, HeaderName, header};
 
     use super::*;
     use crate::border::{keys, keys_file};
@@ -174,7 +189,7 @@ mod tests {
     }
 
     fn browser(headers: &[(&'static str, &str)]) -> Sender {
-        let headers = headers
+        let headers: HeaderMap = headers
             .iter()
             .map(|(n, v)| {
                 (
@@ -183,7 +198,33 @@ mod tests {
                 )
             })
             .collect();
-        Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[])
+        Sender::of_browser(
+            "192.0.2.1".parse().unwrap(),
+            &headers,
+            &[],
+            &mut Texts::default(),
+        )
+    }
+
+    #[test]
+    fn a_text_that_is_said_again_is_shared_and_another_one_is_not() {
+        let mut texts = Texts::default();
+        let mut of = |agent: &str| {
+            let headers: HeaderMap = [(header::USER_AGENT, agent.parse().unwrap())]
+                .into_iter()
+                .collect();
+            let peer = "192.0.2.1".parse().unwrap();
+            Sender::of_browser(peer, &headers, &[], &mut texts).user_agent
+        };
+        let (first, again, other, none) = (of("a"), of("a"), of("b"), of(""));
+        assert!(Arc::ptr_eq(
+            first.as_ref().unwrap(),
+            again.as_ref().unwrap()
+        ));
+        assert_eq!(
+            (first.as_deref(), other.as_deref(), none),
+            (Some("a"), Some("b"), None)
+        );
     }
 
     #[test]
@@ -275,12 +316,23 @@ mod tests {
             header::REFERER,
             axum::http::HeaderValue::from_bytes(&[b'x'; 5_000]).unwrap(),
         );
-        let sender = Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[]);
+        let sender = Sender::of_browser(
+            "192.0.2.1".parse().unwrap(),
+            &headers,
+            &[],
+            &mut Texts::default(),
+        );
         assert_eq!(sender.user_agent.as_deref(), Some("a\u{fffd}"));
         assert_eq!(sender.referrer.unwrap().len(), TEXT_MAX_BYTES);
         headers.insert(header::USER_AGENT, axum::http::HeaderValue::from_static(""));
         assert_eq!(
-            Sender::of_browser("192.0.2.1".parse().unwrap(), &headers, &[]).user_agent,
+            Sender::of_browser(
+                "192.0.2.1".parse().unwrap(),
+                &headers,
+                &[],
+                &mut Texts::default()
+            )
+            .user_agent,
             None
         );
     }

@@ -15,6 +15,8 @@ use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
 use super::address::hashed_bytes;
@@ -57,24 +59,42 @@ pub fn days_in_use(now_ms: i64) -> std::ops::RangeInclusive<i64> {
     day_of(now_ms) - KEY_DAYS..=day_of(now_ms) + 1
 }
 
-/// The hash of an address under a day's key: the first 8 bytes of HMAC-SHA256, big-endian.
-pub fn hash(key: &DayKey, what: Hashed<'_>) -> u64 {
-    use hmac::{KeyInit, Mac};
-    let mut mac =
-        hmac::Hmac::<sha2::Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    match what {
-        Hashed::Address(address) => {
-            let (bytes, length) = hashed_bytes(address);
-            mac.update(b"address:");
-            mac.update(&bytes[..length]);
-        }
-        Hashed::Given(text) => {
-            mac.update(b"given:");
-            mac.update(text.as_bytes());
-        }
+/// A day's key, and HMAC begun with it: what a hash does with its key alone is done once a day.
+#[derive(Clone)]
+struct Prepared {
+    key: DayKey,
+    mac: Hmac<Sha256>,
+}
+
+impl Prepared {
+    fn new(key: DayKey) -> Self {
+        let mac = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
+        Self { key, mac }
     }
-    let digest = mac.finalize().into_bytes();
-    u64::from_be_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
+
+    /// The hash of an address: the first 8 bytes of HMAC-SHA256, big-endian.
+    fn hash(&self, what: Hashed<'_>) -> u64 {
+        let mut mac = self.mac.clone();
+        match what {
+            Hashed::Address(address) => {
+                let (bytes, length) = hashed_bytes(address);
+                mac.update(b"address:");
+                mac.update(&bytes[..length]);
+            }
+            Hashed::Given(text) => {
+                mac.update(b"given:");
+                mac.update(text.as_bytes());
+            }
+        }
+        let digest = mac.finalize().into_bytes();
+        u64::from_be_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
+    }
+}
+
+/// The hash of an address under a day's key.
+#[cfg(test)]
+pub fn hash(key: &DayKey, what: Hashed<'_>) -> u64 {
+    Prepared::new(*key).hash(what)
 }
 
 /// The keys of the days in use. Clones share them.
@@ -84,7 +104,7 @@ pub struct DayKeys {
 }
 
 struct Inner {
-    keys: RwLock<BTreeMap<i64, DayKey>>,
+    keys: RwLock<BTreeMap<i64, Prepared>>,
     file: PathBuf,
     broker: Option<jetstream::Context>,
     /// Held while the broker is asked, so that one question serves everybody; when not to ask before.
@@ -94,7 +114,9 @@ struct Inner {
 impl DayKeys {
     /// Reads the keys kept in `file` (normally `<data-dir>/day-keys`). Without a broker no key is added.
     pub fn open(file: &Path, broker: Option<jetstream::Context>) -> std::io::Result<Self> {
-        let keys = RwLock::new(keys_file::read(file)?);
+        let keys = keys_file::read(file)?;
+        let keys = keys.into_iter().map(|(day, key)| (day, Prepared::new(key)));
+        let keys = RwLock::new(keys.collect());
         let inner = Inner {
             keys,
             file: file.to_owned(),
@@ -108,8 +130,7 @@ impl DayKeys {
 
     /// The hash under the day's key; none where that key is not known here.
     pub fn hash(&self, day: i64, what: Hashed<'_>) -> Option<u64> {
-        let key = *self.known().get(&day)?;
-        Some(hash(&key, what))
+        Some(self.known().get(&day)?.hash(what))
     }
 
     /// Fetches those of `days` that are in use and not known yet. Waits for the broker at most two seconds, and
@@ -164,7 +185,7 @@ impl DayKeys {
         }
     }
 
-    fn known(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<i64, DayKey>> {
+    fn known(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<i64, Prepared>> {
         self.inner
             .keys
             .read()
@@ -192,7 +213,7 @@ impl DayKeys {
         for day in days {
             let key = agree(&bucket, *day).await?;
             self.change(|keys| {
-                keys.insert(*day, key);
+                keys.insert(*day, Prepared::new(key));
             })?;
         }
         Ok(())
@@ -223,14 +244,15 @@ impl DayKeys {
     }
 
     /// Changes the keys in memory and on disk. Readers wait for the disk, some milliseconds once a day.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<i64, DayKey>)) -> std::io::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<i64, Prepared>)) -> std::io::Result<()> {
         let mut keys = self
             .inner
             .keys
             .write()
             .expect("no thread panics while it adds a day key");
         change(&mut keys);
-        keys_file::write(&self.inner.file, &keys)
+        let plain = keys.iter().map(|(day, prepared)| (*day, prepared.key));
+        keys_file::write(&self.inner.file, &plain.collect())
     }
 }
 

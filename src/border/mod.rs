@@ -9,6 +9,7 @@ pub mod agent;
 pub mod facts;
 pub mod generations;
 pub mod geo;
+pub mod headers;
 pub mod keys;
 pub mod keys_file;
 pub mod limit;
@@ -75,6 +76,30 @@ impl Entry {
 
 /// What became of one event.
 pub type Outcome = Result<(), Refusal>;
+
+/// One event as it was decided, and not yet kept.
+#[derive(Debug)]
+pub struct Decided {
+    item: Item,
+    outcome: Outcome,
+}
+
+impl Decided {
+    /// An event that is refused, with the record of it.
+    pub fn refused(refusal: Refusal, source: &Source, arrival_ms: i64) -> Self {
+        Self {
+            item: Item::Refused(source.record(refusal.clone(), arrival_ms)),
+            outcome: Err(refusal),
+        }
+    }
+
+    /// Whether it is refused because the catalogue does not hold its ad.
+    pub fn is_unknown_ad(&self) -> bool {
+        self.outcome
+            .as_ref()
+            .is_err_and(|refusal| refusal.reason == Reason::UnknownAd)
+    }
+}
 
 /// Why nothing of a batch was taken; it may be sent again.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +177,16 @@ impl Border {
         way: Way,
         batch: Vec<Incoming>,
     ) -> Result<Vec<Outcome>, Unavailable> {
+        let decided = self.decide_batch(&entry, batch).await;
+        if !entry.is_current() && decided.iter().any(Decided::is_unknown_ad) {
+            return Err(Unavailable::Stale);
+        }
+        self.keep(entry, way, decided).await
+    }
+
+    /// Decides over a batch, and keeps nothing yet. While the entry is not current, "unknown ad" is no verdict:
+    /// the caller must not keep such an event ([`Decided::is_unknown_ad`]).
+    pub async fn decide_batch(&self, entry: &Entry, batch: Vec<Incoming>) -> Vec<Decided> {
         let batch_ms = entry.arrival_ms();
         let with_raw = batch.iter().filter_map(|incoming| {
             let raw = incoming.raw.as_ref().ok()?;
@@ -165,82 +200,72 @@ impl Border {
             .keys()
             .ensure(&days_needed(with_raw), batch_ms)
             .await;
-        let (items, outcomes) = self.decide(batch, batch_ms);
-        if !entry.is_current() && outcomes.iter().any(is_unknown_ad) {
-            return Err(Unavailable::Stale);
+        self.decide(batch, batch_ms)
+    }
+
+    /// Makes what was decided durable, with one fsync. One outcome for each, in their order.
+    pub async fn keep(
+        &self,
+        entry: Entry,
+        way: Way,
+        decided: Vec<Decided>,
+    ) -> Result<Vec<Outcome>, Unavailable> {
+        let mut items = Vec::with_capacity(decided.len());
+        let mut outcomes = Vec::with_capacity(decided.len());
+        for Decided { item, outcome } in decided {
+            items.push(item);
+            outcomes.push(outcome);
         }
         let kinds = kinds_of(&items);
         self.outbox.accept(items).await?;
         drop(entry);
         count_accepted(way, kinds);
-        count_refused(
-            way,
-            outcomes
-                .iter()
-                .filter_map(|outcome| outcome.as_ref().err().map(|r| r.reason)),
-        );
+        let refused = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        count_refused(way, refused.map(|refusal| refusal.reason));
         Ok(outcomes)
     }
 
     /// Decides over a batch under one reading of the catalogue.
-    fn decide(&self, batch: Vec<Incoming>, batch_ms: i64) -> (Vec<Item>, Vec<Outcome>) {
-        let mut items = Vec::with_capacity(batch.len());
-        let mut outcomes = Vec::with_capacity(batch.len());
+    fn decide(&self, batch: Vec<Incoming>, batch_ms: i64) -> Vec<Decided> {
         let catalogue = self.catalogue.read();
-        for incoming in batch {
+        let decided = batch.into_iter().map(|incoming| {
             let arrival_ms = incoming.arrival_ms.unwrap_or(batch_ms);
-            let source = incoming.source.clone();
-            match self.decide_one(incoming, arrival_ms, &catalogue) {
-                Ok(item) => {
-                    items.push(item);
-                    outcomes.push(Ok(()));
-                }
-                Err(refusal) => {
-                    items.push(Item::Refused(source.record(refusal.clone(), arrival_ms)));
-                    outcomes.push(Err(refusal));
-                }
+            let Incoming {
+                raw,
+                sender,
+                source,
+                landing_url,
+                ..
+            } = incoming;
+            match self.decide_one(raw, &sender, landing_url, arrival_ms, &catalogue) {
+                Ok(item) => Decided {
+                    item,
+                    outcome: Ok(()),
+                },
+                Err(refusal) => Decided::refused(refusal, &source, arrival_ms),
             }
-        }
-        (items, outcomes)
+        });
+        decided.collect()
     }
 
     fn decide_one(
         &self,
-        incoming: Incoming,
+        raw: Result<RawEvent, Refusal>,
+        sender: &Sender,
+        landing_url: Option<Arc<str>>,
         arrival_ms: i64,
         catalogue: &Catalogue,
     ) -> Result<Item, Refusal> {
-        let raw = incoming.raw?;
-        let facts = self.facts.of(&raw, &incoming.sender, arrival_ms);
+        let raw = raw?;
+        let facts = self.facts.of(&raw, sender, arrival_ms);
         let admitted = admit(raw, &facts, catalogue)?;
         let mut event = admitted.event;
-        if let (Body::Click(_, detail), Some(url)) = (&mut event.body, incoming.landing_url) {
+        if let (Body::Click(_, detail), Some(url)) = (&mut event.body, landing_url) {
             detail.landing_url = Some(url);
         }
         let shard = shard_of(event.key(), event.id.as_str(), admitted.spread, self.shards);
         Ok(Item::Event { shard, event })
     }
-
-    /// Keeps records of requests that are refused before there is an event to admit.
-    pub async fn refuse(
-        &self,
-        entry: Entry,
-        way: Way,
-        refusal: Refusal,
-        source: Source,
-    ) -> Result<(), Unavailable> {
-        let reason = refusal.reason;
-        let record = source.record(refusal, entry.arrival_ms());
-        self.outbox.accept(vec![Item::Refused(record)]).await?;
-        count_refused(way, std::iter::once(reason));
-        Ok(())
-    }
-}
-
-fn is_unknown_ad(outcome: &Outcome) -> bool {
-    outcome
-        .as_ref()
-        .is_err_and(|refusal| refusal.reason == Reason::UnknownAd)
 }
 
 fn kinds_of(items: &[Item]) -> [u64; Kind::ALL.len()] {

@@ -3,7 +3,7 @@
 //! Browsers announce such a request in a header (`Sec-Purpose` today, `Purpose`, `X-Purpose` and `X-Moz` before).
 //! It is answered like any other, recorded, and not billed.
 
-use axum::http::HeaderMap;
+use super::headers::Headers;
 
 /// Headers in which browsers announce the purpose of a request.
 const HEADERS: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
@@ -11,12 +11,12 @@ const HEADERS: [&str; 4] = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
 const PURPOSES: [&str; 3] = ["prefetch", "prerender", "preview"];
 
 /// Whether the request is a prefetch.
-pub fn is_prefetch(headers: &HeaderMap) -> bool {
+pub fn is_prefetch(headers: &(impl Headers + ?Sized)) -> bool {
     HEADERS
         .iter()
-        .flat_map(|name| headers.get_all(*name))
+        .flat_map(|name| headers.all(name))
         .any(|value| {
-            let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            let value = String::from_utf8_lossy(value).to_ascii_lowercase();
             PURPOSES.iter().any(|purpose| value.contains(purpose))
         })
 }
@@ -24,6 +24,8 @@ pub fn is_prefetch(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::http::HeaderMap;
+
     use super::*;
 
     #[test]

@@ -5,42 +5,47 @@
 //! means that the event will be counted; nothing that is refused is refused without a counter and a record.
 
 mod answer;
+mod groups;
 mod lenient;
 mod openapi;
 mod plan;
 mod query;
 mod signed;
+mod visit;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adtally_streams::event::Kind;
+use adtally_streams::catalogue::Catalogue;
 use adtally_streams::id::Id;
-use adtally_streams::refusal::Reason;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, Response, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
 
+pub use answer::Answer;
 pub use openapi::CollectorApi;
 pub use signed::Signer;
+pub use visit::{Visit, peer_of};
 
-use crate::border::address::UNKNOWN;
-use crate::border::facts::Sender;
-use crate::border::{Border, Entry, Incoming, Unavailable};
+use crate::border::facts::Texts;
+use crate::border::headers::Headers;
+use crate::border::{Border, Unavailable};
 use crate::http::problem::Problem;
-use crate::quarantine::{Source, Way, count_refused};
 use crate::read_body::read_body;
+use groups::{Groups, Kept};
 use openapi::{
     ClickByPathParams, ClickParams, CollectorProblems, ConversionParams, ImpressionParams,
 };
 use plan::{Context, Planned, Refused, plan_click, plan_conversion, plan_impression};
-use query::{Given, Params, given_in_path};
+use query::Params;
+use visit::Route;
 
 /// The largest form that POST /conversion reads, in bytes; a larger one is 413.
 const FORM_MAX_BYTES: usize = 64 * 1024;
@@ -55,8 +60,15 @@ pub struct Collector {
     pub max_age: Duration,
 }
 
+/// The collector at work. Clones share it.
+#[derive(Clone)]
+pub struct Desk {
+    border: Border,
+    groups: Groups,
+}
+
 /// The collector's routes.
-pub fn router(collector: Collector) -> Router {
+pub fn router(desk: Desk) -> Router {
     let conversion = get(conversion)
         .post(conversion_by_form)
         .fallback(method_not_allowed_with_post);
@@ -68,7 +80,7 @@ pub fn router(collector: Collector) -> Router {
         )
         .route("/i", get(impression).fallback(method_not_allowed))
         .route("/conversion", conversion)
-        .with_state(Arc::new(collector))
+        .with_state(desk)
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
@@ -83,9 +95,12 @@ async fn method_not_allowed_with_post(method: Method) -> Problem {
 }
 
 /// Why a request is answered with a problem.
-enum Failure {
+pub enum Failure {
+    /// Nothing can be kept now.
     Unavailable(Unavailable),
+    /// There is a reason, and a record of it.
     Refused(Box<Refused>),
+    /// Anything else.
     Problem(Problem),
 }
 
@@ -113,14 +128,9 @@ impl IntoResponse for Failure {
         CollectorProblems,
     ),
 )]
-async fn click(
-    State(collector): State<Arc<Collector>>,
-    request: Request,
-) -> Result<Response<Body>, Failure> {
+async fn click(State(desk): State<Desk>, request: Request) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
-    collector
-        .click(&parts, |params| params.get("ad_id").clone())
-        .await
+    desk.answer(Route::Click, &parts, Bytes::new()).await
 }
 
 /// Records a click and redirects, with the ad in the path.
@@ -133,12 +143,11 @@ async fn click(
     ),
 )]
 async fn click_by_path(
-    State(collector): State<Arc<Collector>>,
+    State(desk): State<Desk>,
     request: Request,
 ) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
-    let segment = parts.uri.path().strip_prefix("/c/").unwrap_or_default();
-    collector.click(&parts, |_| given_in_path(segment)).await
+    desk.answer(Route::ClickByPath, &parts, Bytes::new()).await
 }
 
 /// Records an impression.
@@ -149,24 +158,9 @@ async fn click_by_path(
         CollectorProblems,
     ),
 )]
-async fn impression(
-    State(collector): State<Arc<Collector>>,
-    request: Request,
-) -> Result<Response<Body>, Failure> {
+async fn impression(State(desk): State<Desk>, request: Request) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
-    let params = Params::parse(parts.uri.query().unwrap_or_default());
-    let entry = collector.border.enter().await?;
-    let planned = {
-        let catalogue = collector.border.catalogue().read();
-        let now_ms = entry.arrival_ms();
-        plan_impression(&collector.context(&params, now_ms), &catalogue, || {
-            mint_id(now_ms)
-        })
-    };
-    collector
-        .record(entry, &parts, planned, Bytes::new())
-        .await?;
-    Ok(answer::pixel())
+    desk.answer(Route::Impression, &parts, Bytes::new()).await
 }
 
 /// Records a conversion whose parameters are in a form, in the query, or in both.
@@ -181,10 +175,12 @@ async fn impression(
     ),
 )]
 async fn conversion_by_form(
-    collector: State<Arc<Collector>>,
+    State(desk): State<Desk>,
     request: Request,
 ) -> Result<Response<Body>, Failure> {
-    conversion(collector, request).await
+    let (parts, body) = request.into_parts();
+    let form = read_form(&parts, body).await?;
+    desk.answer(Route::Conversion, &parts, form).await
 }
 
 /// Records a conversion.
@@ -196,29 +192,9 @@ async fn conversion_by_form(
         CollectorProblems,
     ),
 )]
-async fn conversion(
-    State(collector): State<Arc<Collector>>,
-    request: Request,
-) -> Result<Response<Body>, Failure> {
-    let (parts, body) = request.into_parts();
-    let form = if parts.method == Method::POST {
-        read_form(&parts, body).await?
-    } else {
-        Bytes::new()
-    };
-    let mut params = Params::parse(parts.uri.query().unwrap_or_default());
-    params.add(&form);
-    let entry = collector.border.enter().await?;
-    let now_ms = entry.arrival_ms();
-    let planned = plan_conversion(&collector.context(&params, now_ms), || mint_id(now_ms));
-    collector
-        .record(entry, &parts, planned, form.clone())
-        .await?;
-    Ok(if answer::wants_image(&parts.headers) {
-        answer::pixel()
-    } else {
-        answer::nothing()
-    })
+async fn conversion(State(desk): State<Desk>, request: Request) -> Result<Response<Body>, Failure> {
+    let (parts, _) = request.into_parts();
+    desk.answer(Route::Conversion, &parts, Bytes::new()).await
 }
 
 /// The body of POST /conversion: a form, or nothing.
@@ -241,7 +217,101 @@ async fn read_form(parts: &Parts, body: Body) -> Result<Bytes, Failure> {
     Ok(bytes)
 }
 
+impl Desk {
+    /// Opens the collector: from now on groups of visits are kept.
+    pub fn open(collector: Collector) -> Self {
+        Self {
+            border: collector.border.clone(),
+            groups: Groups::start(Arc::new(collector)),
+        }
+    }
+
+    /// The visit that a GET request without a body makes; none where its path is none of the collector's.
+    pub fn visit(
+        &self,
+        target: PathAndQuery,
+        headers: &(impl Headers + ?Sized),
+        peer: IpAddr,
+        texts: &mut Texts,
+    ) -> Option<Visit> {
+        let route = Route::of_path(target.path())?;
+        let trusted = self.border.facts().trusted();
+        let request = (Method::GET, target);
+        Some(Visit::new(route, request, headers, peer, trusted, texts))
+    }
+
+    /// Keeps a visit and says how it is answered.
+    pub async fn keep(&self, visit: Visit) -> Result<Answer, Failure> {
+        let (route, wants_image) = (visit.route, visit.wants_image);
+        let Kept { id, location } = self.groups.keep(visit).await?;
+        Ok(match route {
+            Route::Click | Route::ClickByPath => Answer::Redirect {
+                location: location.unwrap_or_default(),
+                click_id: id,
+            },
+            Route::Impression => Answer::Pixel,
+            Route::Conversion if wants_image => Answer::Pixel,
+            Route::Conversion => Answer::Nothing,
+        })
+    }
+
+    async fn answer(
+        &self,
+        route: Route,
+        parts: &Parts,
+        form: Bytes,
+    ) -> Result<Response<Body>, Failure> {
+        let target = parts.uri.path_and_query().cloned();
+        let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let visit = Visit {
+            form,
+            ..Visit::new(
+                route,
+                (parts.method.clone(), target),
+                &parts.headers,
+                peer_of(parts),
+                self.border.facts().trusted(),
+                &mut Texts::default(),
+            )
+        };
+        let answer = self.keep(visit).await?;
+        answer.response().ok_or_else(|| unfit(&answer))
+    }
+}
+
+/// What is answered where a header cannot carry an answer's value.
+pub fn unfit(answer: &Answer) -> Failure {
+    tracing::error!(?answer, "a landing URL does not fit a header");
+    Failure::Problem(Problem::not_found(
+        "this ad's landing URL cannot be put into a redirect",
+    ))
+}
+
 impl Collector {
+    /// What a visit comes to, at `now_ms` (milliseconds of the Unix epoch).
+    fn plan(
+        &self,
+        visit: &Visit,
+        now_ms: i64,
+        catalogue: &Catalogue,
+    ) -> Result<Planned, Box<Refused>> {
+        let params = visit.params();
+        let context = self.context(&params, now_ms);
+        let mint = || mint_id(now_ms);
+        let signer = self.signer.as_ref();
+        match visit.route {
+            Route::Click => {
+                let ad_id = params.get("ad_id");
+                plan_click(&context, ad_id, signer, catalogue, mint)
+            }
+            Route::ClickByPath => {
+                plan_click(&context, &visit.ad_in_path(), signer, catalogue, mint)
+            }
+            Route::Impression => plan_impression(&context, catalogue, mint),
+            Route::Conversion => plan_conversion(&context, mint),
+        }
+    }
+
     fn context<'a>(&self, params: &'a Params<'a>, now_ms: i64) -> Context<'a> {
         let max_age_ms = i64::try_from(self.max_age.as_millis())
             .unwrap_or(i64::MAX / 4)
@@ -252,137 +322,14 @@ impl Collector {
             max_age_ms,
         }
     }
-
-    async fn click<'r>(
-        &self,
-        parts: &'r Parts,
-        ad_id: impl FnOnce(&Params<'r>) -> Given<'r>,
-    ) -> Result<Response<Body>, Failure> {
-        let params = Params::parse(parts.uri.query().unwrap_or_default());
-        let ad_id = ad_id(&params);
-        let entry = self.border.enter().await?;
-        let planned = {
-            let catalogue = self.border.catalogue().read();
-            let now_ms = entry.arrival_ms();
-            let context = self.context(&params, now_ms);
-            plan_click(&context, &ad_id, self.signer.as_ref(), &catalogue, || {
-                mint_id(now_ms)
-            })
-        };
-        let (id, location) = self.record(entry, parts, planned, Bytes::new()).await?;
-        let location = location.as_deref().unwrap_or_default();
-        answer::redirect(location, id.as_str()).ok_or_else(|| {
-            tracing::error!(location, "a landing URL does not fit a header");
-            Failure::Problem(Problem::not_found(
-                "this ad's landing URL cannot be put into a redirect",
-            ))
-        })
-    }
-
-    /// Makes an event durable, or keeps the record of a refusal; a HEAD request leaves no trace. Gives back the
-    /// event's id and where the visitor is sent: also where admission refuses the event, since then only its
-    /// record is kept, and the person still arrives.
-    async fn record(
-        &self,
-        entry: Entry,
-        parts: &Parts,
-        planned: Result<Planned, Box<Refused>>,
-        form: Bytes,
-    ) -> Result<(Id, Option<Arc<str>>), Failure> {
-        let source = || {
-            Source::of_http(
-                parts.method.as_str(),
-                parts.uri.path(),
-                payload_of(parts, &form),
-            )
-        };
-        let is_head = parts.method == Method::HEAD;
-        let planned = match planned {
-            Ok(planned) => planned,
-            Err(refused) => {
-                self.refuse(entry, is_head, &refused, source).await?;
-                return Err(Failure::Refused(refused));
-            }
-        };
-        let answer = (planned.raw.id.clone(), planned.location.clone());
-        if is_head {
-            return Ok(answer);
-        }
-        let sender = Sender {
-            is_limited: planned.raw.kind == Kind::Click,
-            has_minted_id: planned.has_minted_id,
-            mended: planned.mended,
-            ..Sender::of_browser(
-                peer_of(parts),
-                &parts.headers,
-                self.border.facts().trusted(),
-            )
-        };
-        let incoming = Incoming {
-            raw: Ok(planned.raw),
-            sender,
-            source: source(),
-            arrival_ms: None,
-            landing_url: planned.location,
-        };
-        self.border
-            .admit_batch(entry, Way::Collector, vec![incoming])
-            .await?;
-        Ok(answer)
-    }
-
-    async fn refuse(
-        &self,
-        entry: Entry,
-        is_head: bool,
-        refused: &Refused,
-        source: impl FnOnce() -> Source,
-    ) -> Result<(), Failure> {
-        if refused.refusal.reason == Reason::UnknownAd && !entry.is_current() {
-            return Err(Unavailable::Stale.into());
-        }
-        if is_head {
-            return Ok(());
-        }
-        if refused.is_about_nothing() {
-            count_refused(Way::Collector, std::iter::once(refused.refusal.reason));
-            return Ok(());
-        }
-        Ok(self
-            .border
-            .refuse(entry, Way::Collector, refused.refusal.clone(), source())
-            .await?)
-    }
-}
-
-/// What a record keeps of a request: its path and query, and a form below it.
-fn payload_of(parts: &Parts, form: &Bytes) -> Bytes {
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or(parts.uri.path(), |target| target.as_str());
-    if form.is_empty() {
-        return Bytes::copy_from_slice(target.as_bytes());
-    }
-    Bytes::from([target.as_bytes(), b"\n", form].concat())
-}
-
-/// The other end of the connection.
-pub fn peer_of(parts: &Parts) -> IpAddr {
-    parts
-        .extensions
-        .get::<ConnectInfo<SocketAddr>>()
-        .map_or(UNKNOWN, |ConnectInfo(peer)| peer.ip())
 }
 
 /// A new event id: UUIDv7 of the arrival, so that its time packs away in a frame.
-pub fn mint_id(now_ms: i64) -> Id {
+fn mint_id(now_ms: i64) -> Id {
     let random: [u8; 10] = rand::random();
     let ms = u64::try_from(now_ms).unwrap_or_default();
-    let text = uuid::Builder::from_unix_timestamp_millis(ms, &random)
-        .into_uuid()
-        .to_string();
-    Id::new(&text).expect("a UUID's text is an id")
+    let uuid = uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid();
+    Id::from_uuid(uuid.as_bytes())
 }
 
 #[cfg(test)]

@@ -12,18 +12,20 @@ use adtally_streams::parse::RawEvent;
 use adtally_streams::refusal::Refusal;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use crate::border::facts::Sender;
 use crate::border::{Border, Incoming, Outcome};
 use crate::collector::peer_of;
 use crate::http::auth::{Access, access_of};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, quote};
 use crate::quarantine::{Source, Way};
 use crate::read_body::read_body;
 use split::{BadBody, split};
@@ -32,6 +34,13 @@ use split::{BadBody, split};
 pub const PATH: &str = "/api/v1/events";
 /// The largest body, in bytes; a larger one is 413.
 pub const BODY_MAX_BYTES: usize = 8 << 20;
+
+/// Bodies up to this are read where they arrive, in bytes: a fraction of a millisecond. Larger ones go aside.
+const AT_ONCE_MAX_BYTES: usize = 32 << 10;
+/// Larger bodies that are read and kept at once; more wait their turn.
+const ASIDE_MAX_BODIES: usize = 32;
+
+static ASIDE: Semaphore = Semaphore::const_new(ASIDE_MAX_BODIES);
 
 /// An event that was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -81,6 +90,7 @@ async fn method_not_allowed(method: Method) -> Problem {
         (status = 401, description = "No key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key may not post these events", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "More than 8 MiB or 10,000 events", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is compressed", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Nothing was taken; send it again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -94,39 +104,89 @@ pub async fn post_events(
         &parts.headers,
         Some(peer_of(&parts)),
     )?;
+    refuse_encoded(&parts.headers)?;
     let body = read_body(&parts.headers, body, BODY_MAX_BYTES).await?;
-    let items = split(&body, is_ndjson(&parts)).map_err(|error| match error {
+    let is_large = body.len() > AT_ONCE_MAX_BYTES;
+    let taking = take_in(border, access, body, is_ndjson(&parts));
+    let posted = if is_large {
+        aside(taking).await?
+    } else {
+        taking.await?
+    };
+    let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((StatusCode::ACCEPTED, headers, Json(posted)).into_response())
+}
+
+/// Carries on in a thread of its own, so that whoever clicks meanwhile need not wait behind a large body.
+async fn aside(
+    taking: impl Future<Output = Result<Posted, Problem>> + Send + 'static,
+) -> Result<Posted, Problem> {
+    let ended = |_| Problem::unavailable("this request could not be answered; send it again");
+    let place = ASIDE.acquire().await.map_err(ended)?;
+    let runtime = tokio::runtime::Handle::current();
+    let taken = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        runtime.block_on(taking)
+    });
+    taken
+        .await
+        .unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Problem::unavailable("adtally is stopping; send it again")),
+        })
+}
+
+/// Reads, admits and keeps the events of a body.
+async fn take_in(
+    border: Arc<Border>,
+    access: Access,
+    body: Bytes,
+    is_ndjson: bool,
+) -> Result<Posted, Problem> {
+    let items = split(&body, is_ndjson).map_err(|error| match error {
         BadBody::TooMany => Problem::too_large(error.to_string()),
         BadBody::NotJson(_) => Problem::bad_request(error.to_string()),
     })?;
-    let read: Vec<_> = items
+    let subject: Arc<str> = Arc::from(format!("http:POST {PATH}"));
+    let batch: Vec<Incoming> = items
         .into_iter()
-        .map(|item| (RawEvent::from_json_object(item), body.slice_ref(item)))
+        .map(|item| Incoming {
+            raw: RawEvent::from_json_object(item),
+            sender: Sender::default(),
+            source: Source::Message {
+                subject: subject.clone(),
+                stored: None,
+                payload: body.slice_ref(item),
+            },
+            arrival_ms: None,
+            landing_url: None,
+        })
         .collect();
-    if let Some(index) = first_forbidden(&access, read.iter().map(|(raw, _)| raw)) {
+    if let Some(index) = first_forbidden(&access, batch.iter().map(|incoming| &incoming.raw)) {
         return Err(Problem::forbidden(format!(
             "an advertiser's key posts conversions of its own advertiser only, and event {index} is not one"
         )));
     }
     let entry = border.enter().await.map_err(|error| error.problem())?;
-    let subject: Arc<str> = Arc::from(format!("http:POST {PATH}"));
-    let batch = read.into_iter().map(|(raw, payload)| Incoming {
-        raw,
-        sender: Sender::default(),
-        source: Source {
-            subject: subject.clone(),
-            stored: None,
-            payload,
-        },
-        arrival_ms: None,
-        landing_url: None,
-    });
     let outcomes = border
-        .admit_batch(entry, Way::Post, batch.collect())
+        .admit_batch(entry, Way::Post, batch)
         .await
         .map_err(|error| error.problem())?;
-    let headers = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((StatusCode::ACCEPTED, headers, Json(posted(outcomes))).into_response())
+    Ok(posted(outcomes))
+}
+
+/// 415 for a body that is compressed: it would be read as if it were not, and refused in words that help nobody.
+fn refuse_encoded(headers: &HeaderMap) -> Result<(), Problem> {
+    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut encodings =
+        encodings.filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let Some(encoding) = encodings.next() else {
+        return Ok(());
+    };
+    let encoding = quote(&String::from_utf8_lossy(encoding.as_bytes()));
+    Err(Problem::unsupported_media_type(format!(
+        "the body is encoded as {encoding}, and bodies are read as they are: send it without Content-Encoding"
+    )))
 }
 
 /// Whether the media type says that every line is an event.
@@ -224,6 +284,20 @@ mod tests {
             let first = first_forbidden(access, read(&items).iter());
             assert_eq!(first, forbidden, "{items:?}");
         }
+    }
+
+    #[test]
+    fn a_compressed_body_is_told_what_to_do() {
+        for (value, expected) in [
+            ("gzip", Some(415)),
+            ("br, gzip", Some(415)),
+            ("Identity", None),
+        ] {
+            let headers = [(header::CONTENT_ENCODING, value.parse().unwrap())];
+            let refused = refuse_encoded(&headers.into_iter().collect()).err();
+            assert_eq!(refused.map(|p| p.status().as_u16()), expected, "{value}");
+        }
+        assert_eq!(refuse_encoded(&HeaderMap::new()), Ok(()));
     }
 
     #[test]

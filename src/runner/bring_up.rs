@@ -21,7 +21,7 @@ use crate::border::Border;
 use crate::border::facts::FactSource;
 use crate::border::keys::DayKeys;
 use crate::catalogue_feed::CatalogueHandle;
-use crate::collector::{self, Collector, Signer};
+use crate::collector::{self, Collector, Desk, Signer};
 use crate::config::{Config, Role};
 use crate::control;
 use crate::deployment;
@@ -92,7 +92,8 @@ impl BringUp {
 
     async fn bring_up(&self) -> anyhow::Result<()> {
         let jetstream = jetstream::new(self.client.clone());
-        self.serve(listen::starting(), None, None, None).await;
+        self.serve((listen::starting(), None), None, None, None)
+            .await;
         let known = shards_file::read(&self.config.data_dir);
         // With a broker that answers, the streams are there before anything reads them; without one, a collector
         // that has run here before goes on from its disk.
@@ -110,15 +111,15 @@ impl BringUp {
             facts: self.start_facts(&jetstream).await?,
             publisher: Publisher::new(self.client.clone()),
         };
-        let collector = match self.has(Role::Collector) {
+        let (collector, desk) = match self.has(Role::Collector) {
             true => self.start_collector(&shared).await?,
-            false => Router::new(),
+            false => (Router::new(), None),
         };
         let seen = self.watch_streams(shards).await;
         if !found {
             let catalogue = Some(shared.catalogue.clone());
-            let seen = Some(seen.clone());
-            self.serve(http::finish(collector.clone()), catalogue, None, seen)
+            let served = (http::finish(collector.clone()), desk.clone());
+            self.serve(served, catalogue, None, Some(seen.clone()))
                 .await;
             self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
         }
@@ -131,7 +132,8 @@ impl BringUp {
             false => None,
         };
         self.answer_questions(&shared, projector.clone()).await;
-        self.serve_all(&shared, collector, projector, seen).await;
+        self.serve_all(&shared, (collector, desk), projector, seen)
+            .await;
         Ok(())
     }
 
@@ -228,7 +230,7 @@ impl BringUp {
         Ok(border)
     }
 
-    async fn start_collector(&self, shared: &Shared) -> anyhow::Result<Router> {
+    async fn start_collector(&self, shared: &Shared) -> anyhow::Result<(Router, Option<Desk>)> {
         let border = self.open_outbox(shared, Owner::Collector).await?;
         let collector = Collector {
             border: border.clone(),
@@ -240,7 +242,9 @@ impl BringUp {
                 .map(|s| Signer::new(s.as_bytes())),
             max_age: self.config.collector.oldest_event.0,
         };
-        Ok(collector::router(collector).merge(post_events::router(border)))
+        let desk = Desk::open(collector);
+        let router = collector::router(desk.clone()).merge(post_events::router(border));
+        Ok((router, Some(desk)))
     }
 
     async fn start_intake(
@@ -305,11 +309,10 @@ impl BringUp {
     async fn serve_all(
         &self,
         shared: &Shared,
-        collector: Router,
+        (mut router, desk): (Router, Option<Desk>),
         projector: Option<ProjectorHandle>,
         seen: watch::Receiver<Seen>,
     ) {
-        let mut router = collector;
         if let (true, Some(projector)) = (self.has(Role::Api), &projector) {
             let state = AppState {
                 catalogue: shared.catalogue.clone(),
@@ -318,7 +321,7 @@ impl BringUp {
             router = router.merge(http::api_router(state));
         }
         self.serve(
-            http::finish(router),
+            (http::finish(router), desk),
             Some(shared.catalogue.clone()),
             projector,
             Some(seen),
@@ -329,7 +332,7 @@ impl BringUp {
     /// Serves `router` and the paths that every role has.
     async fn serve(
         &self,
-        router: Router,
+        (router, desk): (Router, Option<Desk>),
         catalogue: Option<CatalogueHandle>,
         projector: Option<ProjectorHandle>,
         streams: Option<watch::Receiver<Seen>>,
@@ -342,7 +345,7 @@ impl BringUp {
             outboxes: self.roles.lock().await.outbox_handles(),
         });
         let operations = http::operations_router(readiness, self.prometheus.clone());
-        self.listener.serve(router.merge(operations));
+        self.listener.serve(router.merge(operations), desk);
     }
 
     /// Keeps looking at the streams.

@@ -4,7 +4,7 @@ use adtally_streams::event::{Body, EdgeReason, Flags};
 use adtally_streams::refusal::Reason;
 
 use super::*;
-use crate::collector::{self, Collector, Signer};
+use crate::collector::{self, Collector, Desk, Signer};
 use crate::intake::Intake;
 use crate::post_events;
 
@@ -13,11 +13,11 @@ async fn the_collector_answers_after_the_event_is_durable() {
     let ground = Ground::new().await;
     let (border, outbox, _) = ground.border(Owner::Collector);
     let signer = Some(Signer::new(b"s3cret"));
-    let router = served(collector::router(Collector {
+    let router = served(collector::router(Desk::open(Collector {
         border,
         signer,
         max_age: Duration::from_secs(7 * 86_400),
-    }));
+    })));
     let click = ask(&router, "GET", "/click?ad_id=ad1&click_id=c1", "").await;
     assert_eq!(
         (click.status().as_u16(), &click.headers()["location"]),

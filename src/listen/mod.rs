@@ -3,60 +3,70 @@
 //! What it serves can be exchanged while it runs: before the catalogue and the streams are known it answers 503,
 //! so a load balancer and a person see a server that is starting, not a refused connection.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
+mod express;
+mod head;
+mod routed;
+
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::ConnectInfo;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use crate::collector::Desk;
 use crate::http::problem::Problem;
 
-/// The longest request line and headers together, in bytes; past it the answer is 431 or 414.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The most headers of one request; past it the answer is 431.
-const MAX_HEADERS: usize = 100;
 /// How long a connection may take to send its next request's head, idle time included; then it is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one request may take, its body included; then the answer is 408.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers that are under way.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of a body that nobody wants which are still read, so that its sender gets to read the answer.
-const DISCARD_MAX_BYTES: usize = 32 << 20;
-/// How long that may take.
-const DISCARD_WITHIN: Duration = Duration::from_secs(5);
 /// How long accepting pauses after the system refused it (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound listener and the router that it serves.
-#[derive(Debug)]
+/// What is served: a router, and before it the collector, where this process has one.
+#[derive(Clone)]
+struct Served(Arc<(Router, Option<Desk>)>);
+
+impl Served {
+    fn new(router: Router, desk: Option<Desk>) -> Self {
+        Self(Arc::new((guarded(router), desk)))
+    }
+
+    fn router(&self) -> Router {
+        self.0.0.clone()
+    }
+
+    fn desk(&self) -> Option<&Desk> {
+        self.0.1.as_ref()
+    }
+}
+
+/// A bound listener and what it serves.
 pub struct Listener {
     address: SocketAddr,
-    router: watch::Sender<Router>,
+    served: watch::Sender<Served>,
     stop: CancellationToken,
     /// The task that accepts, and one a connection.
     tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Listener {
@@ -66,7 +76,7 @@ impl Listener {
     pub async fn bind(address: SocketAddr, max_connections: usize) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
-        let (router, serving) = watch::channel(guarded(starting()));
+        let (served, serving) = watch::channel(Served::new(starting(), None));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
@@ -79,7 +89,7 @@ impl Listener {
         ));
         Ok(Self {
             address,
-            router,
+            served,
             stop,
             tasks,
         })
@@ -98,9 +108,9 @@ impl Listener {
         format!("http://{reachable}")
     }
 
-    /// Serves `router` from now on, on connections that are open already too.
-    pub fn serve(&self, router: Router) {
-        let _former = self.router.send_replace(guarded(router));
+    /// Serves `router` from now on, on connections that are open already too; the routes of `desk` must be in it.
+    pub fn serve(&self, router: Router, desk: Option<Desk>) {
+        let _former = self.served.send_replace(Served::new(router, desk));
     }
 
     /// Stops accepting, lets requests that are under way finish, and closes.
@@ -143,12 +153,15 @@ async fn explained(response: Response) -> Response {
     if response.status() != StatusCode::REQUEST_TIMEOUT {
         return response;
     }
+    too_late().into_response()
+}
+
+fn too_late() -> Problem {
     Problem::timed_out(format!(
         "the request was not complete and answered within {} s; whether it took effect is not known, so send it \
          again with the same ids",
         REQUEST_TIMEOUT.as_secs()
     ))
-    .into_response()
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
@@ -166,7 +179,7 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
 async fn accept(
     socket: TcpListener,
     permits: Arc<Semaphore>,
-    serving: watch::Receiver<Router>,
+    serving: watch::Receiver<Served>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -211,125 +224,32 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
-    serving: watch::Receiver<Router>,
+    serving: watch::Receiver<Served>,
     stop: CancellationToken,
 ) {
     let _permit = permit;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let router = serving.borrow().clone();
-        async move { Ok::<_, Infallible>(answer(router, request).await) }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let ended = match express::serve(&mut stream, peer, &serving, &stop).await {
+        Ok(express::Ended::Closed) => Ok(()),
+        Ok(express::Ended::Other(read)) => {
+            routed::serve(read.freeze(), stream, peer, serving, stop).await
         }
+        Err(error) => Err(error.to_string()),
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "an HTTP connection ended in an error");
     }
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Response {
-    let (back, mut left) = oneshot::channel();
-    let lend = |body| {
-        Body::new(Lent {
-            body: Some(body),
-            back: Some(back),
-        })
-    };
-    let response = match router.oneshot(request.map(lend)).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    };
-    // A client that is still sending would find its connection torn instead of reading why it was refused.
-    if let Ok(body) = left.try_recv() {
-        discard(body).await;
-    }
-    response
-}
-
-/// A request's body that comes back when whoever got it lets go of it before its end.
-struct Lent {
-    body: Option<Incoming>,
-    back: Option<oneshot::Sender<Incoming>>,
-}
-
-impl hyper::body::Body for Lent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body
-            .as_ref()
-            .is_none_or(hyper::body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map(hyper::body::Body::size_hint)
-            .unwrap_or_default()
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let (Some(body), Some(back)) = (self.body.take(), self.back.take())
-            && !hyper::body::Body::is_end_stream(&body)
-        {
-            // Nobody waits for it when the connection is gone.
-            let _ = back.send(body);
-        }
-    }
-}
-
-/// Reads the rest of a body and forgets it, within limits.
-async fn discard(mut body: Incoming) {
-    let mut room = DISCARD_MAX_BYTES;
-    let reading = async {
-        while let Some(Ok(frame)) =
-            poll_fn(|context| hyper::body::Body::poll_frame(Pin::new(&mut body), context)).await
-        {
-            room = room.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if room == 0 {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(DISCARD_WITHIN, reading).await.is_err() {
-        tracing::debug!("a refused body took too long and is cut");
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::extract::ConnectInfo;
     use axum::routing::get;
 
     use super::*;
@@ -353,7 +273,10 @@ mod tests {
         });
         let peer =
             get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() });
-        listener.serve(Router::new().route("/peer", peer).route("/panics", panics));
+        listener.serve(
+            Router::new().route("/peer", peer).route("/panics", panics),
+            None,
+        );
         assert_eq!(ask(&format!("{url}/peer")).await, (200, "127.0.0.1".into()));
         assert_eq!(ask(&format!("{url}/panics")).await.0, 503);
         assert_eq!(ask(&format!("{url}/peer")).await.0, 200);
@@ -384,7 +307,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(300)).await;
             "done"
         });
-        listener.serve(Router::new().route("/slow", slow));
+        listener.serve(Router::new().route("/slow", slow), None);
         let asking = tokio::spawn(async move { ask(&format!("{url}/slow")).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         listener.close().await;
@@ -397,7 +320,7 @@ mod tests {
             .await
             .unwrap();
         let refuses = axum::routing::post(|| async { Problem::too_large("less, please") });
-        listener.serve(Router::new().route("/", refuses));
+        listener.serve(Router::new().route("/", refuses), None);
         let body = vec![b'x'; 20 << 20];
         let answer = reqwest::Client::new()
             .post(listener.url())

@@ -1,0 +1,181 @@
+//! The express lane: the collector's plain GETs, read and answered without hyper and the router.
+//!
+//! Nearly all of a collector's requests are of one form, and what a general server does for them (a map of headers,
+//! layers, boxed futures) costs more than everything that adtally does. So a connection begins here, and stays for
+//! as long as it sends plain heads ([`super::head`]) for the collector's paths; at the first other one it goes over
+//! to hyper for good, with every byte that was read and not answered. The decision about an event is the same
+//! code on both ways ([`crate::collector::Desk::keep`]).
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::response::IntoResponse;
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::head::{self, Read};
+use super::{HEAD_TIMEOUT, REQUEST_TIMEOUT, Served, too_late};
+use crate::border::facts::Texts;
+use crate::collector::{Answer, Failure, unfit};
+
+/// Bytes for which there is room before a read.
+const READ_BYTES: usize = 2 * 1024;
+/// The largest body of a problem document, in bytes.
+const PROBLEM_MAX_BYTES: usize = 64 * 1024;
+
+/// How a connection's time here ended.
+pub(super) enum Ended {
+    /// It is to be closed.
+    Closed,
+    /// hyper goes on with it, from these bytes.
+    Other(BytesMut),
+}
+
+/// Serves a connection until it ends or sends something that is not plain.
+pub(super) async fn serve(
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    serving: &watch::Receiver<Served>,
+    stop: &CancellationToken,
+) -> io::Result<Ended> {
+    let mut lane = Lane {
+        stream,
+        read: BytesMut::with_capacity(READ_BYTES),
+        wire: Vec::new(),
+        date: Date::default(),
+    };
+    let mut texts = Texts::default();
+    let deadline = tokio::time::sleep(HEAD_TIMEOUT);
+    let stopped = stop.cancelled();
+    tokio::pin!(deadline, stopped);
+    loop {
+        let served = serving.borrow().clone();
+        let Some(desk) = served.desk() else {
+            return Ok(Ended::Other(lane.read));
+        };
+        let visit = |target, headers: &[httparse::Header<'_>]| {
+            desk.visit(target, headers, peer.ip(), &mut texts)
+        };
+        match head::read(&lane.read, visit) {
+            Read::Other => return Ok(Ended::Other(lane.read)),
+            Read::Partial => {
+                lane.read.reserve(READ_BYTES);
+                let read = tokio::select! {
+                    biased;
+                    read = lane.stream.read_buf(&mut lane.read) => read?,
+                    () = &mut deadline => return Ok(Ended::Closed),
+                    // hyper closes it, or answers what has begun to come.
+                    () = &mut stopped => return Ok(Ended::Other(lane.read)),
+                };
+                if read == 0 {
+                    return Ok(Ended::Closed);
+                }
+            }
+            Read::Plain(visit, length) => {
+                lane.read.advance(length);
+                deadline.as_mut().reset(Instant::now() + REQUEST_TIMEOUT);
+                let kept = tokio::select! {
+                    biased;
+                    kept = desk.keep(visit) => kept,
+                    () = &mut deadline => Err(Failure::Problem(too_late())),
+                };
+                let closes = stop.is_cancelled();
+                lane.put(kept, closes).await;
+                deadline.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
+                tokio::select! {
+                    biased;
+                    sent = lane.send() => sent?,
+                    () = &mut deadline => return Ok(Ended::Closed),
+                }
+                if closes {
+                    return Ok(Ended::Closed);
+                }
+            }
+        }
+    }
+}
+
+/// A connection and what it uses again for every request.
+struct Lane<'c> {
+    stream: &'c mut TcpStream,
+    read: BytesMut,
+    wire: Vec<u8>,
+    date: Date,
+}
+
+impl Lane<'_> {
+    /// Puts the answer on the wire, which is empty before it.
+    async fn put(&mut self, kept: Result<Answer, Failure>, closes: bool) {
+        self.wire.clear();
+        let failure = match kept {
+            Ok(answer) if answer.write(&mut self.wire) => {
+                let content = answer.content();
+                return self.finish(content, closes);
+            }
+            Ok(answer) => unfit(&answer),
+            Err(failure) => failure,
+        };
+        self.put_problem(failure.into_response(), closes).await;
+    }
+
+    async fn put_problem(&mut self, response: Response<Body>, closes: bool) {
+        let (parts, body) = response.into_parts();
+        // A problem's body is there already: nothing is waited for.
+        let body = axum::body::to_bytes(body, PROBLEM_MAX_BYTES).await;
+        let reason = parts.status.canonical_reason().unwrap_or_default();
+        let status = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_str());
+        self.wire.extend_from_slice(status.as_bytes());
+        for (name, value) in &parts.headers {
+            let parts: [&[u8]; 4] = [name.as_ref(), b": ", value.as_bytes(), b"\r\n"];
+            self.wire.extend(parts.concat());
+        }
+        self.finish(Some(&body.unwrap_or_default()), closes);
+    }
+
+    /// Ends the headers with what is the connection's, and adds the content.
+    fn finish(&mut self, content: Option<&[u8]>, closes: bool) {
+        let wire = &mut self.wire;
+        if let Some(content) = content {
+            // Writing to a Vec cannot fail.
+            let _ = write!(wire, "content-length: {}\r\n", content.len());
+        }
+        if closes {
+            wire.extend_from_slice(b"connection: close\r\n");
+        }
+        wire.extend_from_slice(b"date: ");
+        wire.extend_from_slice(self.date.now().as_bytes());
+        wire.extend_from_slice(b"\r\n\r\n");
+        wire.extend_from_slice(content.unwrap_or_default());
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.wire).await
+    }
+}
+
+/// The date as HTTP writes it, written once a second.
+#[derive(Debug, Default)]
+struct Date {
+    second: u64,
+    text: String,
+}
+
+impl Date {
+    fn now(&mut self) -> &str {
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH);
+        let second = since.unwrap_or(Duration::ZERO).as_secs();
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
+            self.text = httpdate::fmt_http_date(now);
+        }
+        &self.text
+    }
+}
