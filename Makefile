@@ -12,14 +12,14 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills fuzz clean-cache
+.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills faults fuzz clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  ARGS=... is handed to adtally by demo and bench."
+	@echo "  ARGS=... is handed on by demo, bench, exact, kills and faults."
 	@echo "  CARGO_TARGET_DIR=... and ADTALLY_CACHE=... say where the artifacts and the cache lie."
 
 setup: ## brings nats-server, libclang and a quickly built RocksDB into the cache folder
@@ -65,10 +65,14 @@ clean-cache: ## removes the cache folder: RocksDB, nats-server, libclang, test c
 	rm -rf "$(ADTALLY_CACHE)"
 
 # Longer than a test may take; the last figures stand in the README.
-oracle := "$$ADTALLY_TEST_PYTHON" tests/oracle/exact.py --adtally $(adtally) --nats-server "$$ADTALLY_NATS_SERVER"
+oracle := "$$ADTALLY_TEST_PYTHON" tests/oracle
+oracle_programs := --adtally $(adtally) --nats-server "$$ADTALLY_NATS_SERVER"
 
 exact: setup-tests build ## sends a million mixed events by every way in and compares every cell
-	@$(env) $(oracle) --events 1000000 --seed 1 --restart $(ARGS)
+	@$(env) $(oracle)/exact.py $(oracle_programs) --events 1000000 --seed 1 --restart $(ARGS)
 
-kills: setup-tests build ## kills adtally and nats-server at random under traffic, and compares every cell
-	@$(env) $(oracle) --events 40000 --batch 1000 --seed 2 --kills 24 $(ARGS)
+kills: setup-tests build ## kills every process at each fail point and at random, 200 times, and compares every cell
+	@$(env) $(oracle)/kills.py $(oracle_programs) --seed 2 --kills 200 $(ARGS)
+
+faults: setup-tests build ## disks full, cloned, lost and flipped, a wrong clock, another stream: ARGS names the scenarios
+	@$(env) $(oracle)/faults.py $(oracle_programs) --seed 3 $(ARGS)

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::border::facts::Sender;
 use crate::border::{Border, Incoming, Unavailable};
+use crate::fail_points::{Point, pass};
 use crate::outbox::OutboxHandle;
 use crate::quarantine::{Source, Way};
 use crate::stream_info::stream_state;
@@ -170,6 +171,7 @@ impl Intake {
             .filter_map(|incoming| incoming.arrival_ms)
             .min()
             .unwrap_or_default();
+        pass(Point::IntakeReceived);
         let give_up = Instant::now() + BATCH_WITHIN;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -181,12 +183,14 @@ impl Intake {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        pass(Point::IntakeDurable);
         for message in &messages {
             // An acknowledgement that does not arrive means that the message comes again, and is dropped by its id.
             if let Err(error) = message.ack().await {
                 return Err(Ended::Broker(error.to_string()));
             }
         }
+        pass(Point::IntakeAcknowledged);
         metrics::counter!("adtally_intake_batches_total").increment(1);
         Ok(())
     }

@@ -40,6 +40,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Admissions that went on with the catalogue as known, because the broker did not say how far CATALOG is",
     ),
     (
+        "adtally_clock_steps_total",
+        Counter,
+        "Steps of this machine's clock by 5 s or more while the process ran; the log says when and how far",
+    ),
+    (
         "adtally_day_key_failures_total",
         Counter,
         "Times that no day key came from the broker; events of that day go without an address hash meanwhile",

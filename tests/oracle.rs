@@ -1,5 +1,6 @@
-//! The count from outside: `tests/oracle/exact.py` sends, counts for itself, and compares every cell; `cluster.py`
-//! does so with each role in a process of its own on three servers, of which it loses one after the other.
+//! The count from outside: `tests/oracle/exact.py` sends, counts for itself, and compares every cell; `kills.py` does
+//! so while every process is killed at each of its steps, `faults.py` while disks and clocks fail, and `cluster.py`
+//! with each role in a process of its own on three servers, of which it loses one after the other.
 
 use std::path::Path;
 use std::process::Command;
@@ -52,14 +53,22 @@ fn every_cell_of_every_grouping_is_what_was_sent() {
 }
 
 #[test]
-fn killed_at_random_nothing_answered_is_lost_or_counted_twice() {
-    let report = oracle(
-        "exact.py",
-        &[
-            "--events", "10000", "--batch", "1000", "--seed", "11", "--kills", "6",
-        ],
-    );
+fn killed_at_its_steps_and_at_random_nothing_answered_is_lost_or_counted_twice() {
+    let report = oracle("kills.py", &["--kills", "12", "--seed", "11"]);
     assert_eq!(report["differences"], 0);
+    assert_eq!(report["kills"], 12, "{report}");
+}
+
+#[test]
+fn a_cloned_outbox_counts_once() {
+    let report = oracle("faults.py", &["outbox-cloned"]);
+    assert_eq!(report["differences"], 0, "{report}");
+}
+
+#[test]
+fn a_lost_outbox_is_named_to_the_last_event() {
+    let report = oracle("faults.py", &["outbox-lost"]);
+    assert_eq!(report["differences"], 0, "{report}");
 }
 
 #[test]

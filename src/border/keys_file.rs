@@ -12,6 +12,7 @@ use std::path::Path;
 use chrono::{Duration, NaiveDate};
 
 use super::keys::DayKey;
+use crate::fail_points::{Point, pass_or_fail};
 
 /// The name of a UTC day, in the file and in the bucket: `2024-02-09`.
 pub fn day_name(day: i64) -> String {
@@ -69,6 +70,7 @@ pub fn write(path: &Path, keys: &BTreeMap<i64, DayKey>) -> io::Result<()> {
         .open(&new)?;
     file.write_all(lines.as_bytes())?;
     file.sync_all()?;
+    pass_or_fail(Point::DayKeyWritten)?;
     fs::rename(&new, path)?;
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),

@@ -25,6 +25,7 @@ use adtally_streams::parse::RawEvent;
 use adtally_streams::refusal::{Reason, Refusal};
 
 use crate::catalogue_feed::{CatalogueHandle, Freshness};
+use crate::fail_points::{Point, pass};
 use crate::http::problem::Problem;
 use crate::outbox::{Arrival, Item, OutboxError, OutboxHandle};
 use crate::quarantine::{Source, Way, count_accepted, count_refused};
@@ -218,6 +219,9 @@ impl Border {
         }
         let kinds = kinds_of(&items);
         self.outbox.accept(items).await?;
+        if way != Way::Nats {
+            pass(Point::CollectorAnswering);
+        }
         drop(entry);
         count_accepted(way, kinds);
         let refused = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());

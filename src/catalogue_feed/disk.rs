@@ -12,6 +12,7 @@ use adtally_streams::catalogue::Catalogue;
 use tokio_util::sync::CancellationToken;
 
 use super::Inner;
+use crate::fail_points::{Point, pass, pass_or_fail};
 
 /// How often a changed catalogue is written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -54,11 +55,13 @@ pub(super) fn write(file: &Path, created: &str, catalogue: &Catalogue) -> io::Re
     out.write_all(b"\n")?;
     out.write_all(&catalogue.to_snapshot())?;
     out.sync_all()?;
+    pass_or_fail(Point::CatalogueWritten)?;
     fs::rename(&new, file)?;
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => Ok(()),
+    if let Some(parent) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
+        File::open(parent)?.sync_all()?;
     }
+    pass(Point::CatalogueCopied);
+    Ok(())
 }
 
 /// Writes the catalogue after it has changed, and once more at the end.

@@ -14,6 +14,7 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 
 use super::{CatalogueHandle, Freshness};
+use crate::fail_points::{Point, pass};
 
 /// Tries against other writers before giving up.
 const MAX_TRIES: usize = 16;
@@ -69,6 +70,7 @@ impl CatalogueHandle {
             }
             match self.write(revision, &wanted).await? {
                 Written::Through(last) => {
+                    pass(Point::CataloguePublished);
                     if !self.wait_for(last, APPLY_TIMEOUT).await {
                         return Err(PublishError::unavailable(
                             "it is written, but not applied here yet",

@@ -1,12 +1,13 @@
 //! `adtally serve`: runs the roles until a signal or a failure ends them.
 
-use super::Exit;
+use super::{Exit, Usage};
 use crate::config::Config;
 use crate::runner::Runner;
-use crate::{signals, telemetry};
+use crate::{fail_points, signals, telemetry};
 
 /// Runs `adtally serve`.
 pub async fn run(config: &Config) -> anyhow::Result<Exit> {
+    fail_points::arm_from_environment().map_err(|bad| Usage(bad.to_string()))?;
     let stop = signals::stop_on_signal();
     let runner = tokio::select! {
         runner = Runner::start(config) => runner?,

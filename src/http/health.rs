@@ -10,6 +10,9 @@ pub const MAX_LAG_MESSAGES: u64 = 1_000;
 pub const STREAM_FULL_PERCENT: u64 = 95;
 /// The fill of an outbox, in percent of its capacity, from which on the process is not ready.
 pub const OUTBOX_FULL_PERCENT: u64 = 95;
+/// How long the oldest event of an outbox may wait for the broker's acknowledgement, in seconds, while the process
+/// counts as ready. A broker whose disk is full answers nothing at all, so nothing else would tell.
+pub const OUTBOX_WAITS_SECONDS: u64 = 15;
 
 /// How far one shard is behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct Facts {
     pub outboxes: Vec<FillFacts>,
     /// By outbox: lanes whose stream takes no more, where there are any.
     pub refused_lanes: Vec<(String, u64)>,
+    /// By outbox: for how many seconds its oldest event has been waiting for the broker's acknowledgement.
+    pub waiting_seconds: Vec<(String, u64)>,
 }
 
 /// Gathers facts when it is asked; must not block.
@@ -108,6 +113,13 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             "an EVENTS stream is at its max_bytes and takes no more: {lanes} lanes of the outbox {outbox} wait"
         ));
     }
+    for (outbox, seconds) in &facts.waiting_seconds {
+        if *seconds > OUTBOX_WAITS_SECONDS {
+            out.push(format!(
+                "the broker has not acknowledged an event that has been in the outbox {outbox} for {seconds} s: it may be away, or its disk full; see its log"
+            ));
+        }
+    }
     out
 }
 
@@ -143,6 +155,7 @@ mod tests {
                 max_bytes: 0,
             }],
             refused_lanes: Vec::new(),
+            waiting_seconds: vec![("collector".into(), OUTBOX_WAITS_SECONDS)],
         }
     }
 
@@ -154,7 +167,7 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),
                 "takes no more",
@@ -173,6 +186,7 @@ mod tests {
             ),
             (|f| f.streams[0].bytes = 950, "EVENTS_3"),
             (|f| f.outboxes[0].max_bytes = 7, "collector"),
+            (|f| f.waiting_seconds[0].1 += 1, "not acknowledged"),
         ];
         for (change, word) in cases {
             let mut facts = ready();

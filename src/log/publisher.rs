@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::LogError;
 use super::reader::message_at;
+use crate::fail_points::{Point, pass};
 
 /// How long an acknowledgement may take before its message counts as unknown. A broker that fsyncs every message
 /// for many publishers may take a second; one that has been killed answers never.
@@ -163,7 +164,10 @@ impl Publisher {
                 .send_publish(subject.to_owned(), message)
                 .await
             {
-                Ok(ack) => ack.await,
+                Ok(ack) => {
+                    pass(Point::ShipperSent);
+                    ack.await
+                }
                 Err(error) => Err(error),
             }
         };

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::shared::Shared;
 use super::{Item, OutboxError};
+use crate::fail_points::{Point, pass};
 
 /// Bytes of rows that may queue for the writer; more wait their turn.
 pub(super) const QUEUE_MAX_BYTES: usize = 32 << 20;
@@ -106,6 +107,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, items: Vec<Item>) -> Result<(),
         answer,
         permits: (one, room),
     })?;
+    pass(Point::OutboxQueued);
     // From here on the writer answers for the bytes.
     reservation.bytes = 0;
     answered.await.map_err(|_| OutboxError::Closed)

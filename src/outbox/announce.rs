@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::disk::EpochRecord;
 use super::epoch::EpochLanes;
 use super::shared::{Shared, now_ms};
+use crate::fail_points::{Point, pass};
 use crate::log::publisher::Outcome;
 
 /// A shard that has had no frame for this long is told the watermark.
@@ -68,7 +69,10 @@ async fn tell(shared: &Shared, epoch: &EpochLanes, shard: u16, watermark: &Water
         .publish(watermark_subject(shard), None, payload)
         .await
     {
-        Outcome::Stored { .. } => true,
+        Outcome::Stored { .. } => {
+            pass(Point::EpochAnnounced);
+            true
+        }
         other => {
             tracing::debug!(
                 shard,
@@ -132,8 +136,10 @@ pub(super) async fn drained(
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
+    pass(Point::EpochToldDrained);
     let (disk, epoch) = (Arc::clone(shared), Arc::clone(epoch));
     let kept = tokio::task::spawn_blocking(move || mark_drained(&disk, &epoch)).await;
+    pass(Point::EpochDrained);
     match kept {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {

@@ -263,6 +263,11 @@ impl Disk {
             .map_err(|e| self.failed(e))
     }
 
+    /// Syncs the write-ahead log: what was written without a sync is durable afterwards.
+    pub fn sync(&self) -> Result<(), OutboxError> {
+        self.db.flush_wal(true).map_err(|e| self.failed(e))
+    }
+
     /// Walks the runs of a lane from the one that holds `from`, until `each` says false.
     fn walk(
         &self,

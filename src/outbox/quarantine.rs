@@ -13,6 +13,7 @@ use super::OutboxError;
 use super::epoch::EpochLanes;
 use super::shared::Shared;
 use super::shipper::{deliver, pause};
+use crate::fail_points::{Point, pass};
 
 /// Records that may be under way at once.
 const IN_FLIGHT_MAX: usize = 32;
@@ -66,6 +67,7 @@ struct Record {
 
 async fn fly(shared: Arc<Shared>, epoch: Arc<EpochLanes>, record: Record) {
     if deliver(&shared, record.message, |stored, ours| stored == ours).await {
+        pass(Point::QuarantineAcknowledged);
         metrics::counter!("adtally_quarantined_total").increment(1);
         shared.landed(
             &epoch,
@@ -142,6 +144,8 @@ fn take(shared: &Shared, epoch: &EpochLanes, at_most: usize) -> Result<Vec<Recor
     for record in &records {
         state.cut(1, record.row_bytes);
     }
+    drop(state);
+    pass(Point::QuarantineCut);
     Ok(records)
 }
 

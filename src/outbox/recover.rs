@@ -16,6 +16,7 @@ use super::epoch::EpochLanes;
 use super::retain::{Retained, Segment};
 use super::shared::{Parts, Shared, now_ms};
 use super::{OutboxError, OutboxOptions};
+use crate::fail_points::{Point, pass};
 use crate::log::publisher::Broker;
 
 /// An opened outbox before anything runs.
@@ -81,12 +82,14 @@ fn producer_id(name: &str) -> Result<Id, OutboxError> {
 
 fn new_epoch(disk: &Disk, shards: u16) -> Result<Epoch, OutboxError> {
     let epoch = Epoch(rand::random());
+    pass(Point::EpochChosen);
     disk.put_epoch(&EpochRecord {
         epoch,
         shards,
         opened_ms: now_ms(),
         drained: false,
     })?;
+    pass(Point::EpochRecorded);
     Ok(epoch)
 }
 

@@ -9,6 +9,7 @@ use adtally_streams::id::Epoch;
 
 use super::disk::LaneKey;
 use super::shared::{Shared, now_ms};
+use crate::fail_points::{Point, pass};
 
 /// How often evictions are looked for, and the disk is looked at.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
@@ -105,8 +106,9 @@ fn evict_due(shared: &Shared) {
         let due = retained.evict(now_ms(), max_age_ms, shared.limits.sent_max_bytes);
         drop(retained);
         let Some(segment) = due else { break };
-        if let Err(error) = shared.disk.evict(segment.epoch, segment.lane, segment.end) {
-            tracing::warn!(%error, "sent events were not deleted from the outbox");
+        match shared.disk.evict(segment.epoch, segment.lane, segment.end) {
+            Ok(()) => pass(Point::OutboxEvicted),
+            Err(error) => tracing::warn!(%error, "sent events were not deleted from the outbox"),
         }
     }
     if let Err(error) = forget_empty(shared) {
@@ -119,6 +121,7 @@ fn forget_empty(shared: &Shared) -> Result<(), super::OutboxError> {
         let done = record.drained && record.epoch != shared.current.epoch;
         if done && !shared.disk.has_runs(record.epoch)? {
             shared.disk.forget_epoch(record.epoch)?;
+            pass(Point::EpochForgotten);
         }
     }
     Ok(())

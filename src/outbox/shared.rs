@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::lane::{InFlight, through_ms};
@@ -24,6 +24,9 @@ use crate::log::publisher::Broker;
 
 /// Bytes of frames that may be in memory at once, over all lanes; more lanes wait their turn.
 pub(super) const FLIGHT_MAX_BYTES: usize = 64 << 20;
+
+/// How long the oldest event may wait for its acknowledgement before the log says so.
+const WAITS_LONG: Duration = Duration::from_secs(15);
 
 /// Milliseconds of the Unix epoch by this machine's clock.
 pub(super) fn now_ms() -> i64 {
@@ -81,6 +84,8 @@ pub(super) struct Shared {
     /// The disk is below its reserve.
     disk_full: AtomicBool,
     disk_closed: AtomicBool,
+    /// It has been said that the broker acknowledges nothing.
+    waits_long: AtomicBool,
     counts: Counts,
 }
 
@@ -137,6 +142,7 @@ impl Shared {
             acks: Mutex::default(),
             disk_full: AtomicBool::new(false),
             disk_closed: AtomicBool::new(false),
+            waits_long: AtomicBool::new(false),
             counts: Counts::default(),
         };
         (Arc::new(shared), receiver)
@@ -357,12 +363,30 @@ impl Shared {
         let age_ms = status
             .oldest_unacked_ms
             .map_or(0, |ms| (now_ms() - ms).max(0));
+        self.say_if_waiting(age_ms, status.unsent_events);
         gauge!("adtally_outbox_unsent_events", "owner" => owner).set(status.unsent_events as f64);
         gauge!("adtally_outbox_unsent_bytes", "owner" => owner).set(status.unsent_bytes as f64);
         gauge!("adtally_outbox_capacity_bytes", "owner" => owner).set(status.capacity_bytes as f64);
         gauge!("adtally_outbox_sent_bytes", "owner" => owner).set(status.sent_bytes as f64);
         gauge!("adtally_outbox_oldest_unacked_seconds", "owner" => owner).set(age_ms as f64 / 1e3);
         gauge!("adtally_outbox_full_lanes", "owner" => owner).set(status.full_lanes as f64);
+    }
+
+    /// Says once that the broker acknowledges nothing, and once that it does again: whoever reads the log sees no
+    /// other sign of a broker whose disk is full.
+    fn say_if_waiting(&self, age_ms: i64, events: u64) {
+        let waits = age_ms >= WAITS_LONG.as_millis() as i64;
+        let owner = self.owner.name();
+        match (self.waits_long.swap(waits, Ordering::Relaxed), waits) {
+            (false, true) => tracing::warn!(
+                outbox = owner,
+                seconds = age_ms / 1_000,
+                events,
+                "the broker does not acknowledge what the outbox sends: it may be away, or its disk full; events wait on disk until it does"
+            ),
+            (true, false) => tracing::info!(outbox = owner, "the broker acknowledges again"),
+            _ => {}
+        }
     }
 
     /// Closes the database, once.

@@ -16,6 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::epoch::EpochLanes;
 use super::shared::Shared;
 use super::{OutboxError, announce, quarantine, retain};
+use crate::fail_points::{Point, pass};
 use crate::log::publisher::Outcome;
 
 /// The pause after the disk could not be read.
@@ -231,6 +232,7 @@ fn pack(
     if epoch.epoch == shared.current.epoch {
         shared.told(shard);
     }
+    pass(Point::ShipperCut);
     Ok((cut.first, cut.rows.len() as u64, cut.row_bytes, message))
 }
 
@@ -240,8 +242,10 @@ async fn fly(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, frame: Fr
     if !deliver(&shared, frame.message, same_frame).await {
         return;
     }
+    pass(Point::ShipperAcknowledged);
     shared.framed(frame.events, bytes);
     shared.landed(&epoch, lane, frame.first, frame.row_bytes);
+    pass(Point::ShipperNoted);
 }
 
 /// Counts a lane as full while it lives.

@@ -12,6 +12,7 @@ use rocksdb::WriteBatch;
 
 use super::accept::Request;
 use super::shared::Shared;
+use crate::fail_points::{Point, is_armed, pass, pass_or_fail};
 
 /// How often acknowledged positions are written.
 const ACKS_EVERY: Duration = Duration::from_millis(500);
@@ -88,10 +89,13 @@ impl Writer {
         self.group.close(&mut |lane, first, run| {
             disk.put_run(&mut batch, current.epoch, current.key(lane), first, run);
         });
-        if self.acks_written.elapsed() >= ACKS_EVERY {
-            self.add_acks(&mut batch);
-        }
+        let marks = self.acks_written.elapsed() >= ACKS_EVERY && self.add_acks(&mut batch);
+        pass(Point::OutboxBatched);
         self.write(batch, true);
+        pass(Point::OutboxSynced);
+        if marks {
+            pass(Point::OutboxMarked);
+        }
         self.shared.written(events as u64);
         self.publish();
         for request in group {
@@ -107,6 +111,7 @@ impl Writer {
             // A caller that has gone away is no reason to do anything.
             let _ = answer.send(());
         }
+        pass(Point::OutboxAnswered);
     }
 
     fn add(&mut self, batch: &mut WriteBatch, request: &Request) {
@@ -131,26 +136,42 @@ impl Writer {
         }
     }
 
-    fn add_acks(&mut self, batch: &mut WriteBatch) {
-        for ((epoch, lane), acked) in self.shared.take_acks() {
+    /// Adds the acknowledged positions that have changed; whether there are any.
+    fn add_acks(&mut self, batch: &mut WriteBatch) -> bool {
+        let acks = self.shared.take_acks();
+        let any = !acks.is_empty();
+        for ((epoch, lane), acked) in acks {
             self.shared.disk.put_acked(batch, epoch, lane, acked);
         }
         self.acks_written = Instant::now();
+        any
     }
 
     /// Writes the acknowledged positions by themselves, which nobody waits for.
     fn write_acks(&mut self) {
         let mut batch = WriteBatch::default();
-        self.add_acks(&mut batch);
-        if !batch.is_empty() {
+        if self.add_acks(&mut batch) {
             self.write(batch, false);
+            pass(Point::OutboxMarked);
         }
     }
 
     fn write(&self, batch: WriteBatch, sync: bool) {
-        if let Err(error) = self.shared.disk.write(batch, sync) {
+        let written = if sync && is_armed(Point::OutboxWritten) {
+            self.write_in_two_steps(batch)
+        } else {
+            self.shared.disk.write(batch, sync).map_err(Into::into)
+        };
+        if let Err(error) = written {
             tracing::error!(%error, "a write of the outbox failed, so what it held may be lost: the process ends without answering it");
             std::process::exit(EXIT_IO);
         }
+    }
+
+    /// What `write` does in one call of RocksDB, so that there is something between writing and syncing.
+    fn write_in_two_steps(&self, batch: WriteBatch) -> anyhow::Result<()> {
+        self.shared.disk.write(batch, false)?;
+        pass_or_fail(Point::OutboxWritten)?;
+        Ok(self.shared.disk.sync()?)
     }
 }

@@ -15,6 +15,7 @@ use async_nats::jetstream;
 use tokio::sync::{mpsc, watch};
 
 use super::{Progress, ProjectorError, check, reports, telemetry};
+use crate::fail_points::{Point, pass};
 use crate::log::LogError;
 use crate::log::reader::{LogMessage, ReaderProgress, ShardReader};
 use crate::store::Shard;
@@ -68,7 +69,9 @@ impl Folder {
                 shard: shard.number(),
                 source,
             })?;
+        pass(Point::FoldBuilt);
         shard.write(&folded.changes)?;
+        pass(Point::FoldWritten);
         let log_time_ms = self.fold.position().log_time_ms;
         let day = ids::log_day(log_time_ms);
         if day != self.log_day {
@@ -212,6 +215,7 @@ impl Run {
             gathered.clear();
             let progress = folder.progress();
             self.progress.send_replace(progress);
+            pass(Point::FoldShown);
             let lag = reader
                 .progress()
                 .last_sequence()

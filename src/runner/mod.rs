@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock_watch;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment;
@@ -108,6 +109,7 @@ impl Runner {
                 prometheus.run_upkeep();
             }
         });
+        tokio::spawn(clock_watch::watch(stop.clone()));
         let drain_within = config.drain_timeout.0;
         Ok(Self {
             dir,

@@ -55,6 +55,15 @@ fn facts(sources: &Sources, seen: Seen) -> Facts {
             .map(|(name, outbox)| ((*name).to_owned(), outbox.status().full_lanes))
             .filter(|(_, lanes)| *lanes > 0)
             .collect(),
+        waiting_seconds: sources
+            .outboxes
+            .iter()
+            .filter_map(|(name, outbox)| {
+                let since_ms = outbox.status().oldest_unacked_ms?;
+                let waits_ms = chrono::Utc::now().timestamp_millis() - since_ms;
+                Some(((*name).to_owned(), u64::try_from(waits_ms).ok()? / 1_000))
+            })
+            .collect(),
     }
 }
 

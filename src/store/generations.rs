@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use crate::fail_points::{Point, pass, pass_or_fail};
 
 /// The file in a shard's folder that names the generation in use.
 const CURRENT: &str = "CURRENT";
@@ -54,8 +55,11 @@ pub fn set_current(folder: &Path, name: &str) -> Result<(), StoreError> {
         let mut file = File::create(&new)?;
         writeln!(file, "{name}")?;
         file.sync_all()?;
+        pass_or_fail(Point::GenerationWritten)?;
         fs::rename(&new, &path)?;
-        File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all()?;
+        pass(Point::GenerationNamed);
+        Ok(())
     };
     write().map_err(StoreError::io(&path))
 }

@@ -16,6 +16,7 @@ use rocksdb::{
 use rocksdb::{Options, WriteBatch, WriteOptions};
 
 use super::{Memory, ShardSnapshot, StoreError};
+use crate::fail_points::{Point, pass};
 
 pub(super) type Db = DBWithThreadMode<MultiThreaded>;
 
@@ -234,6 +235,7 @@ impl Shard {
             .create_cf(&name, &options)
             .map_err(self.rocks("make a family of ids"))?;
         days.insert(day);
+        pass(Point::FoldDayMade);
         Ok(())
     }
 
@@ -290,6 +292,7 @@ impl Shard {
                 &FlushOptions::default(),
             )
             .map_err(self.rocks("flush"));
+        pass(Point::FoldFlushed);
         self.db.cancel_all_background_work(true);
         flushed
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Limits, Memory, Shard, StoreError, generations};
+use crate::fail_points::{Point, pass};
 
 /// The open generations of all shards.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ impl Shards {
                 &memory,
             )?));
             if current.is_none() {
+                pass(Point::GenerationMade);
                 generations::set_current(&folder, name)?;
             }
         }

@@ -26,8 +26,8 @@ from urllib.parse import urlencode
 
 from catalogue import Catalogue, document
 from compare import GROUPINGS, Comparison, spans_of
+from count import conversions_recorded, drive, quarantined
 from deployment import Node
-from exact import conversions_recorded, drive, quarantined
 from networks import Loopback, Namespaces, NoNamespaces
 from servers import NODES, Servers
 from tally import Tally
@@ -126,13 +126,9 @@ class Deployment:
 
     async def flow(self, traffic, stop):
         """Sends batches until told to stop; the last one is answered before this ends."""
-
-        class Args:
-            batch = BATCH
-
         while not stop.is_set():
             traffic.events = BATCH
-            self.bads += await drive(self.wires, traffic, Args)
+            self.bads += await drive(self.wires, traffic, BATCH)
             await asyncio.sleep(PAUSE_S)
 
     async def probe(self, target, stop, answers):

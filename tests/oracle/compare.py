@@ -119,13 +119,13 @@ class Comparison:
         if bad := differs(metrics_of(sums), answer["totals"]):
             self.differences.append(f"{path}: totals: {'; '.join(bad)}")
 
-    async def all(self, minute_groupings=GROUPINGS):
+    async def all(self, minute_groupings=GROUPINGS, groupings=GROUPINGS):
         """Every campaign, granularity and grouping, over the days on which anything happened."""
         for campaign in sorted({k[0] for k in self.tally.cells}):
             minutes = sorted({k[5] for k in self.tally.cells if k[0] == campaign})
             spans = spans_of(minutes)
             whole = (spans[0][0], spans[-1][1])
-            for grouping in GROUPINGS:
+            for grouping in groupings:
                 for granularity in ("day", "total"):
                     await self.one(campaign, granularity, grouping, *whole)
                 for span in spans:

@@ -174,6 +174,11 @@ impl Server {
         wait_for("the server to stop", || self.process.try_wait().unwrap()).code()
     }
 
+    /// How it has ended, once it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let _ = self.process.kill();

@@ -1,0 +1,346 @@
+#!/usr/bin/env python3
+"""Kills every process with SIGKILL, at each fail point in turn and at random, under mixed traffic by every way in.
+
+Usage: kills.py --adtally BIN --nats-server BIN [--kills N] [--seed S] [--folder DIR]
+
+Two collectors, an intake, a projector and an API, each a process of its own, and one nats-server. What was answered
+must be counted once; what was not, at most once, and exactly once after it was sent again. A document that a PUT has
+answered must count for the next click. Ends with one line of JSON and exit status 0, or 1 where anything differs or
+a fail point was never met.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalogue import document
+from count import Session
+from deployment import Deployment
+from traffic import Send
+from wire import RETRY, Http
+
+ROLES = {"collector": "collector", "collector-2": "collector", "intake": "intake", "projector": "projector", "api": "api"}
+# So little is kept of what is sent that deleting it is met too.
+ENV = {name: {"ADTALLY_OUTBOX_KEEP_SENT": "16KiB"} for name in ("collector-2", "intake")}
+# Processes that may be in the middle of dying at once.
+TURNS_AT_ONCE = 2
+# Deaths of one process in one turn: one at random, then at fail points.
+CHAIN = 4
+# How long an armed process may take to meet its point; then it is killed where it stands.
+MEETS_WITHIN_S = 25
+
+OPENING = ["epoch.chosen", "epoch.recorded", "epoch.announced", "epoch.told-drained", "epoch.drained"]
+WRITING = ["outbox.queued", "outbox.batched", "outbox.written", "outbox.synced", "outbox.answered", "outbox.marked"]
+SHIPPING = ["shipper.cut", "shipper.sent", "shipper.acknowledged", "shipper.noted"]
+FOLDING = ["fold.built", "fold.written", "fold.shown"]
+# Met only in a folder that lacks something; what is removed is made again from the log or the broker.
+ANEW = {
+    "generation.made": "shards",
+    "generation.written": "shards",
+    "generation.named": "shards",
+    "fold.day-made": "shards",
+    "day-keys.written": "day-keys",
+}
+# Met only by a clean end.
+AT_THE_END = {"fold.flushed"}
+# Passed once or a few times after a start; others are met at a random one of their first passings.
+ONCE = {*OPENING, *ANEW, *AT_THE_END, "epoch.forgotten", "catalogue.written", "catalogue.copied"}
+POINTS = {
+    "collector": [*OPENING, *WRITING, "collector.answering", *SHIPPING, "quarantine.cut", "quarantine.acknowledged",
+                  "catalogue.written", "catalogue.copied", "day-keys.written"],
+    "collector-2": [*OPENING, "epoch.forgotten", *WRITING, "outbox.evicted", "collector.answering", *SHIPPING],
+    "intake": [*OPENING, "epoch.forgotten", *WRITING, "outbox.evicted", "intake.received", "intake.durable",
+               "intake.acknowledged", *SHIPPING, "quarantine.cut", "quarantine.acknowledged"],
+    "projector": [*FOLDING, "fold.flushed", *(p for p in ANEW if p != "day-keys.written")],
+    "api": [*FOLDING, "catalogue.written", "catalogue.copied", "catalogue.published"],
+}
+# Where a process stands still while nats-server is killed under it.
+UNDER = {
+    "collector": ["epoch.recorded", "epoch.told-drained", "outbox.synced", "shipper.cut", "shipper.sent", "shipper.acknowledged", "quarantine.acknowledged"],
+    "intake": ["intake.received", "intake.durable", "intake.acknowledged", "shipper.sent"],
+    "projector": ["fold.built", "fold.written"],
+    "api": ["catalogue.published"],
+}
+BROKER = "nats-server"
+AT_RANDOM = "at random"
+
+
+@dataclass(frozen=True)
+class Death:
+    """What dies, and where: at a fail point of its own, at one of another process, or at random."""
+
+    process: str
+    point: str | None = None
+    under: str | None = None
+
+
+def plan(kills, rng):
+    """Turns: each a list of deaths, all of one process. Every point before any is met a second time."""
+    queues = {name: [] for name in ROLES}
+    for _ in range(1 + kills // sum(map(len, POINTS.values()))):
+        for name, points in POINTS.items():
+            queues[name] += rng.sample(points, len(points))
+    broker = [Death(BROKER, point, name) for name, points in UNDER.items() for point in points]
+    rng.shuffle(broker)
+    turns, planned, weights = [], 0, {name: len(points) for name, points in POINTS.items()}
+    while planned < kills:
+        # A fifth of the turns is the broker's.
+        if rng.random() < 0.2:
+            turn = [Death(broker[0].under), broker[0], Death(BROKER)]
+            broker.append(broker.pop(0))
+        else:
+            name = max(queues, key=lambda n: len(queues[n]) / weights[n])
+            points, queues[name] = queues[name][: CHAIN - 1], queues[name][CHAIN - 1 :]
+            turn = [Death(name), *(Death(name, point) for point in points)]
+        turn = turn[: kills - planned]
+        turns.append(turn)
+        planned += len(turn)
+    return turns
+
+
+class Killer:
+    """Takes the turns, a few at once and never two of one process."""
+
+    def __init__(self, deployment, kills, seed):
+        self.deployment, self.seed = deployment, seed
+        self.turns = plan(kills, random.Random(seed))
+        self.done, self.missed, self.errors = Counter(), [], []
+        self.lock = threading.Lock()
+        self.busy = set()
+
+    def run(self):
+        """Until every turn is taken; raises what went wrong."""
+        threads = [threading.Thread(target=self.work, args=(n,)) for n in range(TURNS_AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.errors:
+            raise self.errors[0]
+
+    def work(self, number):
+        """Takes turns until there are none, or something is wrong."""
+        rng = random.Random(f"{self.seed}-{number}")
+        while not self.errors:
+            with self.lock:
+                turn = next((t for t in self.turns if not self.processes(t) & self.busy), None)
+                if turn:
+                    self.turns.remove(turn)
+                    self.busy |= self.processes(turn)
+                elif not self.turns:
+                    return
+            if not turn:
+                time.sleep(0.05)
+                continue
+            try:
+                self.take(turn, rng)
+            except Exception as e:  # the run must end with the reason, not hang
+                self.errors.append(e)
+            with self.lock:
+                self.busy -= self.processes(turn)
+            time.sleep(rng.uniform(0.1, 0.6))
+
+    @staticmethod
+    def processes(turn):
+        """Whom a turn needs for itself."""
+        return {d.process for d in turn} | {d.under for d in turn if d.under}
+
+    def take(self, turn, rng):
+        """One turn; its process runs and is ready at the end."""
+        for death in turn:
+            if death.process != BROKER:
+                # What is left dead here is started again below, or by the broker's death under it.
+                self.kill_node(self.deployment.nodes[death.process], death, rng)
+            elif death.under:
+                self.kill_broker_under(self.deployment.nodes[death.under], death, rng)
+            else:
+                time.sleep(rng.uniform(0.2, 1.2))
+                self.deployment.broker.kill()
+                self.count(death)
+                time.sleep(rng.uniform(0, 0.5))
+                self.deployment.broker.start()
+        node = self.deployment.nodes[turn[0].process]
+        if node.process.poll() is not None:
+            node.start()
+
+    def kill_node(self, node, death, rng):
+        """Leaves the process dead: killed where it stands, or started armed and dead by itself."""
+        if not death.point:
+            time.sleep(rng.uniform(0.2, 1.2))
+            assert node.kill(), f"{death.process} had ended by itself: {node.tail()}"
+            self.count(death)
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+            if death.point in ANEW:
+                remove(node.folder / ANEW[death.point])
+            at = 1 if death.point in ONCE else rng.randint(1, 6)
+            node.start(wait=death.point in AT_THE_END, fail_points=f"{death.point}=kill@{at}")
+            if death.point in AT_THE_END:
+                node.process.terminate()
+            if self.wait(lambda: node.process.poll() is not None):
+                assert node.process.returncode == -9, f"{death.process} at {death.point} ended with {node.process.returncode}: {node.tail()}"
+                self.count(death)
+            else:
+                node.kill()
+                self.count(Death(death.process))
+                self.missed.append(f"{death.process} {death.point}")
+
+    def kill_broker_under(self, node, death, rng):
+        """The broker is killed while the process, which is dead before, stands still at a point."""
+        at = 1 if death.point in ONCE else rng.randint(1, 6)
+        node.start(wait=False, fail_points=f"{death.point}=stop@{at}")
+        met = self.wait(lambda: node.process.poll() is not None or node.is_frozen())
+        assert node.process.poll() is None, f"{death.under} ended with {node.process.returncode}: {node.tail()}"
+        self.deployment.broker.kill()
+        self.count(death if met else Death(BROKER))
+        if not met:
+            self.missed.append(f"{BROKER} under {death.under} {death.point}")
+        before = rng.random() < 0.5
+        if before:
+            node.thaw()
+        time.sleep(rng.uniform(0, 0.4))
+        self.deployment.broker.start()
+        if not before:
+            node.thaw()
+
+    @staticmethod
+    def wait(holds):
+        """Whether it comes true in time."""
+        began = time.monotonic()
+        while time.monotonic() - began < MEETS_WITHIN_S:
+            if holds():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def count(self, death):
+        """One more death; a process that the points have been tried in is named with them."""
+        where = f"{death.under} at {death.point}" if death.under else death.point or AT_RANDOM
+        with self.lock:
+            self.done[(death.process, where)] += 1
+
+    def report(self):
+        """Deaths by process and by step."""
+        by_process, by_step = Counter(), Counter()
+        for (process, where), n in self.done.items():
+            by_process[process] += n
+            by_step[where] += n
+        return {
+            "kills": sum(by_process.values()),
+            "by_process": dict(by_process),
+            "by_step": dict(sorted(by_step.items())),
+            "pairs_of_process_and_step": len(self.done),
+            "never_met": self.missed,
+        }
+
+
+def remove(path):
+    """Removes a file or folder that is made again by itself."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Editor:
+    """Writes the catalogue while everything dies: an ad that a PUT has answered takes the next click."""
+
+    def __init__(self, session):
+        self.session, self.written = session, 0
+
+    async def run(self, stop):
+        """One ad after another until told to stop."""
+        while not stop.is_set():
+            await self.one(f"late-{self.written}")
+            self.written += 1
+            await asyncio.sleep(0.5)
+
+    async def one(self, ad_id):
+        """Writes an ad and clicks on it."""
+        ad = {"ad_id": ad_id, "campaign_id": "adv-utc-cpc", "landing_url": "https://shop.example/{ad_id}", "status": "active"}
+        body, api = json.dumps(ad).encode(), self.session.deployment.asked
+        while True:
+            try:
+                conn = Http("127.0.0.1", api.port)
+                status, _, content = await conn.request("PUT", f"/api/v1/catalog/ads/{ad_id}", {"Content-Type": "application/json"}, body, timeout=15)
+                conn.close()
+            except RETRY:
+                status = 503
+            if status in (200, 201):
+                break
+            if status != 503:
+                self.session.differences.append(f"PUT {ad_id}: {status} {content[:200]!r}")
+                return
+            await asyncio.sleep(0.1)
+        self.session.tally.catalogue.ads[ad_id] = ad
+        now_ms = int(time.time() * 1000)
+        event = {"kind": "click", "id": f"on-{ad_id}", "ad_id": ad_id, "ts": now_ms - now_ms % 3 + 1, "region": "", "device_class": "desktop", "user_id": "editor"}
+        await self.session.wires.get(Send("get", event, self.written % len(self.session.wires.targets), twin=True))
+
+
+async def run(args, folder):
+    """One run; returns the report."""
+    started = time.time()
+    deployment = Deployment(args, folder, ROLES, ENV)
+    try:
+        deployment.start(document())
+        session = Session(deployment, args.seed, faults=True)
+        await session.open()
+        await session.send(1_000)
+        killer, editor, stop = Killer(deployment, args.kills, args.seed), Editor(session), asyncio.Event()
+        editing = asyncio.create_task(editor.run(stop))
+        killing = time.time()
+        await session.during(killer.run)
+        stop.set()
+        await editing
+        killing_s = time.time() - killing
+        report = await session.finish()
+        # The other fold was killed too, and must say the same.
+        projector = deployment.nodes["projector"]
+        projector.stop()
+        projector.roles = "projector,api"
+        projector.start()
+        deployment.asked, first = projector, session.differences
+        session.differences, session.bads = [], []
+        again = await session.finish([()], [()])
+        await session.close()
+        return {
+            **killer.report(),
+            **report,
+            "documents_written": editor.written,
+            "cells_compared": report["cells_compared"] + again["cells_compared"],
+            "differences": len(first) + again["differences"] + len(killer.missed),
+            "seed": args.seed,
+            "killing_s": round(killing_s, 1),
+            "total_s": round(time.time() - started, 1),
+        }
+    finally:
+        deployment.stop()
+
+
+def main():
+    """Parses, runs, prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adtally", required=True)
+    parser.add_argument("--nats-server", required=True)
+    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="adtally-kills-") as scratch:
+        report = asyncio.run(run(args, Path(args.folder or scratch)))
+    print(json.dumps(report))
+    return 1 if report["differences"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
