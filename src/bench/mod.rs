@@ -9,9 +9,12 @@ mod frames;
 mod freshness;
 mod fsync;
 mod posting;
+mod posts;
+mod redirects;
 mod shipping;
 mod usage;
 mod whole;
+mod wrk;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -86,6 +89,12 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     }
     if options.wants("shipping") {
         figures.extend(shipping::run(&folder.join("shipping")).await?);
+    }
+    if options.wants("redirects") {
+        figures.extend(redirects::run(&folder.join("redirects"), config, options.time).await?);
+    }
+    if options.wants("posts") {
+        figures.extend(posts::run(&folder.join("posts"), config, options.time).await?);
     }
     if options.wants("whole") {
         figures.extend(whole::run(&folder.join("whole"), config, options.time).await?);

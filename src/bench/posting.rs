@@ -20,7 +20,7 @@ pub const ADVERTISER: &str = "bench";
 /// Its campaigns and their ads.
 const CAMPAIGNS: usize = 64;
 const ADS: usize = 512;
-/// Events of a POST.
+/// Events of a POST, where nothing else is asked for.
 pub const BATCH: usize = 500;
 /// One of so many is a click: ten impressions to a click.
 const CLICK_EVERY: usize = 11;
@@ -32,7 +32,7 @@ const BODIES: u64 = 8;
 const UUID_TEXT: usize = 36;
 
 /// The name of an ad.
-fn ad_id(n: usize) -> String {
+pub fn ad_id(n: usize) -> String {
     format!("bench-ad-{n}")
 }
 
@@ -65,6 +65,15 @@ pub async fn publish_catalogue(jetstream: &jetstream::Context) -> anyhow::Result
     Ok(())
 }
 
+/// How the events of a body stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON array.
+    Array,
+    /// NDJSON.
+    Lines,
+}
+
 /// A request with the places where ids stand.
 #[derive(Clone)]
 struct Template {
@@ -73,11 +82,11 @@ struct Template {
 }
 
 impl Template {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, batch: usize, form: Form) -> Self {
         let mut rng = Rng::new(seed);
         let popularity = Zipf::new(ADS);
         let hole = "0".repeat(UUID_TEXT);
-        let events: Vec<Value> = (0..BATCH)
+        let events: Vec<Value> = (0..batch)
             .map(|n| {
                 let ad = popularity.draw(&mut rng);
                 let (kind, id) = match n % CLICK_EVERY {
@@ -97,8 +106,16 @@ impl Template {
                 })
             })
             .collect();
-        let body = Value::Array(events).to_string();
-        let head = "Content-Type: application/json\r\n";
+        let (body, head) = match form {
+            Form::Array => (
+                Value::Array(events).to_string(),
+                "Content-Type: application/json\r\n",
+            ),
+            Form::Lines => (
+                events.iter().map(|event| format!("{event}\n")).collect(),
+                "Content-Type: application/x-ndjson\r\n",
+            ),
+        };
         let bytes = request("POST", "/api/v1/events", "bench", head, body.as_bytes());
         let hole = hole.as_bytes();
         let ids = (0..bytes.len().saturating_sub(UUID_TEXT))
@@ -154,13 +171,26 @@ impl Posting {
         rate: Option<f64>,
         time: Duration,
     ) -> anyhow::Result<Answered> {
+        self.post_batches(address, (BATCH, Form::Array), rate, time)
+            .await
+    }
+
+    /// The same with batches of another size or form.
+    pub async fn post_batches(
+        &self,
+        address: SocketAddr,
+        (batch, form): (usize, Form),
+        rate: Option<f64>,
+        time: Duration,
+    ) -> anyhow::Result<Answered> {
         let runtime = self.runtime.as_ref().context("the load's thread runs")?;
         let (began, posts) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let mut posting = tokio::task::JoinSet::new();
         for connection in 0..CONNECTIONS as u64 {
             let posts = Arc::clone(&posts);
-            let pace = rate.map(|rate| Duration::from_secs_f64(BATCH as f64 / rate));
-            let client = client(address, connection, posts, began, pace, time);
+            let pace = rate.map(|rate| Duration::from_secs_f64(batch as f64 / rate));
+            let template = Template::new(connection % BODIES, batch, form);
+            let client = client(address, (connection, template), posts, began, pace, time);
             posting.spawn_on(client, runtime.handle());
         }
         let mut events = 0;
@@ -186,14 +216,14 @@ impl Drop for Posting {
 /// One connection's posts; `pace` is the time between two posts of all connections.
 async fn client(
     address: SocketAddr,
-    number: u64,
+    (number, mut template): (u64, Template),
     posts: Arc<AtomicU64>,
     began: Instant,
     pace: Option<Duration>,
     time: Duration,
 ) -> anyhow::Result<u64> {
     let mut connection = Connection::open(address, None).await?;
-    let mut template = Template::new(number % BODIES);
+    let batch = template.ids.len();
     let now_ns = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
     let mut rng = Rng::new(now_ns as u64 ^ (number << 56));
     let mut events = 0;
@@ -211,12 +241,12 @@ async fn client(
         let answer = connection.exchange(&template.bytes).await?;
         let said = String::from_utf8_lossy(&answer.body);
         anyhow::ensure!(
-            answer.status == 202 && said.starts_with(&format!("{{\"accepted\":{BATCH},")),
+            answer.status == 202 && said.starts_with(&format!("{{\"accepted\":{batch},")),
             "a POST was answered {}: {}",
             answer.status,
             said.chars().take(300).collect::<String>()
         );
-        events += BATCH as u64;
+        events += batch as u64;
     }
     Ok(events)
 }
@@ -227,7 +257,7 @@ mod tests {
 
     #[test]
     fn every_event_of_a_body_gets_an_id_of_its_own() {
-        let mut template = Template::new(1);
+        let mut template = Template::new(1, BATCH, Form::Array);
         assert_eq!(template.ids.len(), BATCH);
         template.fill(1_772_323_200_000, &mut Rng::new(1));
         let ids: std::collections::HashSet<&[u8]> = template

@@ -297,7 +297,7 @@ pub struct Bench {
     /// Seconds for each figure
     #[arg(long, default_value = "10", value_name = "SECONDS")]
     pub seconds: u64,
-    /// Only figures of a group: fold, shipping, whole, clicks, freshness or frames
+    /// Only figures of a group: fold, shipping, whole, clicks, redirects, posts, freshness or frames
     #[arg(long, value_name = "GROUP")]
     pub only: Option<String>,
 }
