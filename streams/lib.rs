@@ -29,6 +29,7 @@ mod golden_tests;
 mod hostile_tests;
 pub mod id;
 mod id_column;
+pub mod items;
 pub mod landing;
 pub mod lane;
 pub mod lanes;

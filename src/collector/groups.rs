@@ -22,8 +22,9 @@ use crate::border::{Decided, Entry, Incoming, Unavailable};
 use crate::http::problem::Problem;
 use crate::quarantine::{Way, count_refused};
 
-/// Groups under way at once: one that the disk is writing and one that is ready for it. More would be smaller.
-const GROUPS_AT_ONCE: usize = 2;
+/// Groups under way at once: one commit takes all that are decided while the disk writes the one before. With fewer,
+/// visits would wait here that the next commit could take; with more, groups would be of a few visits each.
+const GROUPS_AT_ONCE: usize = 8;
 /// Visits of one group; more wait for the next one.
 const GROUP_MAX_VISITS: usize = 4_096;
 /// Visits that may wait for a group; whoever comes then waits to wait, and his connection with him.
@@ -176,7 +177,11 @@ impl Collector {
 
     /// Plans every visit under one reading of the catalogue. Whatever leaves no trace is told here.
     fn sort(&self, entry: &Entry, group: Vec<Waiting>) -> Sorted {
-        let mut sorted = Sorted::default();
+        let mut sorted = Sorted {
+            batch: Vec::with_capacity(group.len()),
+            batch_told: Vec::with_capacity(group.len()),
+            ..Sorted::default()
+        };
         let catalogue = self.border.catalogue().read();
         for Waiting { visit, told } in group {
             match self.plan(&visit, entry.arrival_ms(), &catalogue) {

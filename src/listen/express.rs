@@ -8,6 +8,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -17,7 +18,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::head::{self, Read};
@@ -52,9 +53,9 @@ pub(super) async fn serve(
         date: Date::default(),
     };
     let mut texts = Texts::default();
-    let deadline = tokio::time::sleep(HEAD_TIMEOUT);
+    let mut deadline = Deadline::new(HEAD_TIMEOUT);
     let stopped = stop.cancelled();
-    tokio::pin!(deadline, stopped);
+    tokio::pin!(stopped);
     loop {
         let served = serving.borrow().clone();
         let Some(desk) = served.desk() else {
@@ -70,7 +71,7 @@ pub(super) async fn serve(
                 let read = tokio::select! {
                     biased;
                     read = lane.stream.read_buf(&mut lane.read) => read?,
-                    () = &mut deadline => return Ok(Ended::Closed),
+                    () = deadline.passed() => return Ok(Ended::Closed),
                     // hyper closes it, or answers what has begun to come.
                     () = &mut stopped => return Ok(Ended::Other(lane.read)),
                 };
@@ -80,24 +81,56 @@ pub(super) async fn serve(
             }
             Read::Plain(visit, length) => {
                 lane.read.advance(length);
-                deadline.as_mut().reset(Instant::now() + REQUEST_TIMEOUT);
+                deadline.set(REQUEST_TIMEOUT);
                 let kept = tokio::select! {
                     biased;
                     kept = desk.keep(visit) => kept,
-                    () = &mut deadline => Err(Failure::Problem(too_late())),
+                    () = deadline.passed() => Err(Failure::Problem(too_late())),
                 };
                 let closes = stop.is_cancelled();
                 lane.put(kept, closes).await;
-                deadline.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
+                deadline.set(HEAD_TIMEOUT);
                 tokio::select! {
                     biased;
                     sent = lane.send() => sent?,
-                    () = &mut deadline => return Ok(Ended::Closed),
+                    () = deadline.passed() => return Ok(Ended::Closed),
                 }
                 if closes {
                     return Ok(Ended::Closed);
                 }
             }
+        }
+    }
+}
+
+/// A time limit that is set anew with every request and hardly ever passes. The runtime's timer is left alone until
+/// it rings, and only then it is seen whether the limit has been moved meanwhile.
+struct Deadline {
+    due: Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn new(within: Duration) -> Self {
+        let due = Instant::now() + within;
+        Self {
+            due,
+            alarm: Box::pin(tokio::time::sleep_until(due)),
+        }
+    }
+
+    /// Moves the limit; it never moves back, since both limits are as long.
+    fn set(&mut self, within: Duration) {
+        self.due = Instant::now() + within;
+    }
+
+    async fn passed(&mut self) {
+        loop {
+            self.alarm.as_mut().await;
+            if Instant::now() >= self.due {
+                return;
+            }
+            self.alarm.as_mut().reset(self.due);
         }
     }
 }
@@ -177,5 +210,19 @@ impl Date {
             self.text = httpdate::fmt_http_date(now);
         }
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_limit_that_was_moved_does_not_pass_before_its_new_time() {
+        let began = Instant::now();
+        let mut deadline = Deadline::new(Duration::from_millis(5));
+        deadline.set(Duration::from_millis(40));
+        deadline.passed().await;
+        assert!(began.elapsed() >= Duration::from_millis(40));
     }
 }

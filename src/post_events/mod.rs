@@ -3,11 +3,10 @@
 //! Invariant: 202 leaves after every accepted event is durable and every rejected one has its record. The request
 //! as a whole is refused only for what concerns it as a whole: its size, its form, its key.
 
-mod split;
-
 use std::sync::Arc;
 
 use adtally_streams::event::Kind;
+use adtally_streams::items::{BadBody, split};
 use adtally_streams::parse::RawEvent;
 use adtally_streams::refusal::Refusal;
 use axum::extract::{Request, State};
@@ -28,7 +27,6 @@ use crate::http::auth::{Access, access_of};
 use crate::http::problem::{Problem, quote};
 use crate::quarantine::{Source, Way};
 use crate::read_body::read_body;
-use split::{BadBody, split};
 
 /// The path.
 pub const PATH: &str = "/api/v1/events";
