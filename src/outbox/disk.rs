@@ -18,6 +18,11 @@ use super::OutboxError;
 
 /// Bytes of rows in memory before they are flushed to a table.
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// Tables of the newest level that are merged into the next one together. Each of them is looked into when a lane is
+/// read, which is what keeps their number down.
+const MERGE_FROM_TABLES: i32 = 12;
+/// Bytes of the level that they are merged into before there is another one: more than is kept of what was sent.
+const MERGED_LEVEL_BYTES: u64 = 2 << 30;
 /// Bytes of write-ahead log that recovery may have to read.
 const WAL_MAX_BYTES: u64 = 256 << 20;
 
@@ -108,6 +113,12 @@ fn family(name: &str, write_buffer: usize) -> ColumnFamilyDescriptor {
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_write_buffer_size(write_buffer);
+    // A run is written once, read once and deleted with its neighbours. Merging tables early would write everything
+    // several times over, on the disk and the cores that the log needs.
+    options.set_level_zero_file_num_compaction_trigger(MERGE_FROM_TABLES);
+    options.set_level_zero_slowdown_writes_trigger(3 * MERGE_FROM_TABLES);
+    options.set_level_zero_stop_writes_trigger(5 * MERGE_FROM_TABLES);
+    options.set_max_bytes_for_level_base(MERGED_LEVEL_BYTES);
     ColumnFamilyDescriptor::new(name, options)
 }
 

@@ -210,3 +210,43 @@ async fn killed_without_flush(dir: &Path, broker: &Arc<FakeBroker>) {
         std::fs::copy(file.path(), dir.join(file.file_name())).unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_program_left_is_shipped_under_its_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Arc::new(FakeBroker::default());
+    let (epoch, lane) = (Epoch(0xea), LaneKey::events(1, Kind::Click));
+    let disk = Disk::open(dir.path()).unwrap();
+    disk.put_epoch(&EpochRecord {
+        epoch,
+        shards: super::SHARDS,
+        opened_ms: 5,
+        drained: false,
+    })
+    .unwrap();
+    // Its rows were MessagePack maps.
+    let rows: Vec<Vec<u8>> = (0..3)
+        .map(|n| rmp_serde::to_vec_named(&event(&format!("old{n}"), Kind::Click, 7)).unwrap())
+        .collect();
+    put(
+        &disk,
+        epoch,
+        lane,
+        0,
+        &rows.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+    );
+    disk.close();
+    drop(disk);
+    let outbox = open(dir.path(), OutboxLimits::default(), &broker).await;
+    assert!(outbox.drain(SOON).await.drained);
+    let log = broker.read();
+    let found: Vec<_> = log
+        .once
+        .iter()
+        .map(|((epoch, kind, shard, counter), (event, _))| {
+            (*epoch, *kind, *shard, *counter, event.id.to_string())
+        })
+        .collect();
+    let of = |n: u64| (epoch, Kind::Click, 1, n, format!("old{n}"));
+    assert_eq!(found, [of(0), of(1), of(2)]);
+}
