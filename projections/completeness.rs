@@ -10,6 +10,10 @@ use adtally_streams::watermark::Watermark;
 use crate::codec::{Damaged, Reader, put_bytes, put_u64, put_varint};
 use crate::ledger::Intervals;
 
+/// How long an epoch that has said that it is done must have been silent, in milliseconds of log time, before what it
+/// announced and never sent counts as lost. A live one is heard every few seconds.
+pub const SETTLED_AFTER_MS: i64 = 30_000;
+
 /// One epoch of a producer, as a shard's log tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Producer {
@@ -21,8 +25,21 @@ pub struct Producer {
     pub watermark: Watermark,
     /// Log time of its first message, Unix milliseconds.
     pub first_seen_ms: i64,
-    /// Log time of its last message.
+    /// Log time of its last message, Unix milliseconds.
     pub last_seen_ms: i64,
+    /// By [`Kind`]: events that were read and could not be counted; each frame with such ones has a record.
+    pub refused: [u64; Kind::ALL.len()],
+    /// An operator's word that nothing more will come.
+    pub retired: Option<Retirement>,
+}
+
+/// An operator's word that an epoch, whose machine or disk is gone for good, will never send again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    /// Its log time, Unix milliseconds.
+    pub at_ms: i64,
+    /// Why, in the operator's words.
+    pub reason: String,
 }
 
 /// Row in [`crate::family::Family::Completeness`].
@@ -44,6 +61,8 @@ impl Producer {
             watermark,
             first_seen_ms: log_time_ms,
             last_seen_ms: log_time_ms,
+            refused: Default::default(),
+            retired: None,
         }
     }
 
@@ -51,6 +70,22 @@ impl Producer {
     pub fn take(&mut self, watermark: &Watermark, log_time_ms: i64) {
         self.watermark.merge(watermark);
         self.last_seen_ms = self.last_seen_ms.max(log_time_ms);
+    }
+
+    /// Takes in that an operator has retired it. The first such word in the log counts.
+    pub fn retire(&mut self, reason: &str, log_time_ms: i64) {
+        self.retired.get_or_insert_with(|| Retirement {
+            at_ms: log_time_ms,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Whether what it announced and never sent will not come any more: it is retired, or it has said that it is
+    /// done and has been silent for [`SETTLED_AFTER_MS`] since. (A cloned disk says that of an epoch which its
+    /// original still writes, and then it is not silent.)
+    pub fn is_settled(&self, log_time_ms: i64) -> bool {
+        let silent_ms = log_time_ms.saturating_sub(self.last_seen_ms);
+        self.retired.is_some() || (self.watermark.drained && silent_ms >= SETTLED_AFTER_MS)
     }
 
     /// Appends the row's value.
@@ -67,6 +102,11 @@ impl Producer {
         out.push(u8::from(self.watermark.drained));
         put_u64(out, self.first_seen_ms as u64);
         put_u64(out, self.last_seen_ms as u64);
+        self.refused.iter().for_each(|n| put_varint(out, *n));
+        if let Some(retired) = &self.retired {
+            put_u64(out, retired.at_ms as u64);
+            put_bytes(out, retired.reason.as_bytes());
+        }
     }
 
     /// Reads a row.
@@ -87,13 +127,27 @@ impl Producer {
             *n = v.varint()?;
         }
         watermark.drained = v.u8()? != 0;
-        let row = Self {
+        let mut row = Self {
             producer,
             epoch,
             watermark,
             first_seen_ms: v.u64()? as i64,
             last_seen_ms: v.u64()? as i64,
+            refused: Default::default(),
+            retired: None,
         };
+        // A row that an earlier version wrote ends here.
+        if !v.rest().is_empty() {
+            for n in &mut row.refused {
+                *n = v.varint()?;
+            }
+        }
+        if !v.rest().is_empty() {
+            row.retired = Some(Retirement {
+                at_ms: v.u64()? as i64,
+                reason: v.text()?.to_owned(),
+            });
+        }
         v.end()?;
         Ok(row)
     }
@@ -135,15 +189,22 @@ impl Gap {
 
 /// What is missing of a lane, given what the ledger has of it.
 ///
-/// A frame that came after the watermark was cut is no gap; a frame that failed its checksum is one.
-pub fn gap(producer: &Producer, kind: Kind, applied: &Intervals) -> Gap {
+/// A frame that came after the watermark was cut is no gap; a frame that failed its checksum is one. Of an epoch
+/// that is settled at `log_time_ms`, what was on its way is lost.
+pub fn gap(producer: &Producer, kind: Kind, applied: &Intervals, log_time_ms: i64) -> Gap {
     let (acked, head) = (
         producer.watermark.acked[kind as usize],
         producer.watermark.heads[kind as usize],
     );
+    let head = head.max(acked);
+    let lost_below = if producer.is_settled(log_time_ms) {
+        head
+    } else {
+        acked
+    };
     Gap {
-        lost: applied.missing(0, acked),
-        outstanding: applied.missing(acked, head.max(acked)),
+        lost: applied.missing(0, lost_below),
+        outstanding: applied.missing(lost_below, head),
     }
 }
 
@@ -182,7 +243,7 @@ mod tests {
         let mut applied = Intervals::default();
         applied.insert(0, 2);
         applied.insert(3, 5);
-        let gap = missing(&producer(0, false), Kind::Impression, &applied);
+        let gap = missing(&producer(0, false), Kind::Impression, &applied, 60);
         assert_eq!(
             gap,
             Gap {
@@ -191,7 +252,8 @@ mod tests {
             }
         );
         assert_eq!(
-            missing(&producer(0, false), Kind::Click, &Intervals::default()).outstanding_events(),
+            missing(&producer(0, false), Kind::Click, &Intervals::default(), 60)
+                .outstanding_events(),
             2
         );
     }
@@ -220,6 +282,34 @@ mod tests {
         let (mut k, mut v) = (Vec::new(), Vec::new());
         key(&mut k, &p.producer, p.epoch);
         p.encode(&mut v);
-        assert_eq!(Producer::decode(&k, &v), Ok(p));
+        assert_eq!(Producer::decode(&k, &v), Ok(p.clone()));
+        let earlier_version = &v[..v.len() - 3];
+        assert_eq!(Producer::decode(&k, earlier_version), Ok(p.clone()));
+        p.refused = [0, 300, 1];
+        p.retire("the machine burned", 70);
+        p.retire("a second word", 80);
+        v.clear();
+        p.encode(&mut v);
+        assert_eq!(Producer::decode(&k, &v), Ok(p.clone()));
+        let first = Retirement {
+            at_ms: 70,
+            reason: "the machine burned".to_owned(),
+        };
+        assert_eq!(p.retired, Some(first));
+    }
+
+    #[test]
+    fn what_a_settled_epoch_had_on_its_way_is_lost() {
+        let mut applied = Intervals::default();
+        applied.insert(0, 4);
+        let lost = |p: &Producer, at_ms| missing(p, Kind::Impression, &applied, at_ms).lost;
+        let on_its_way = producer(0, false);
+        assert_eq!(lost(&on_its_way, 1_000_000), []);
+        let mut retired = on_its_way.clone();
+        retired.retire("gone", 70);
+        assert_eq!(lost(&retired, 70), [(4, 6)]);
+        let drained = producer(0, true);
+        assert_eq!(lost(&drained, 30_059), [], "it may be a clone's word");
+        assert_eq!(lost(&drained, 30_060), [(4, 6)]);
     }
 }

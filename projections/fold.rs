@@ -5,7 +5,7 @@
 //! and writes all that it answers at once with the position, or drops the [`Fold`] and opens another.
 
 use adtally_streams::event::Kind;
-use adtally_streams::frame::{FoldFrame, FoldMessage, decode_for_fold, frame_crc};
+use adtally_streams::frame::{FoldFrame, FoldMessage, Header, decode_for_fold, frame_crc};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
 use rustc_hash::FxHashMap;
@@ -55,6 +55,8 @@ pub enum Content {
         epoch: Epoch,
         /// How far.
         watermark: Watermark,
+        /// Why an operator retired it; none where it speaks for itself.
+        retired: Option<Box<str>>,
     },
     /// Nothing that can be read.
     Bad {
@@ -89,10 +91,12 @@ impl Entry {
                 producer,
                 epoch,
                 watermark,
+                retired,
             }) => Content::Announcement {
                 producer,
                 epoch,
                 watermark,
+                retired,
             },
             Err(error) => bad(error.name()),
         };
@@ -115,6 +119,7 @@ impl Entry {
                 producer,
                 epoch,
                 watermark,
+                ..
             } => Some((producer, *epoch, watermark)),
             Content::Bad { .. } => None,
         }
@@ -335,6 +340,13 @@ impl Fold {
                 .get_mut(&(producer.clone(), epoch))
                 .expect("survey and learn put every author of the batch here");
             row.row.take(watermark, stamped.log_time_ms);
+            if let Content::Announcement {
+                retired: Some(reason),
+                ..
+            } = &stamped.entry.content
+            {
+                row.row.retire(reason, stamped.log_time_ms);
+            }
             row.dirty = true;
         }
     }
@@ -357,6 +369,16 @@ impl Fold {
         .write(self.counts.bad_frames, &mut folded.changes);
         self.counts.bad_frames += 1;
         folded.bad_frames += 1;
+    }
+
+    /// Counts events of a frame as refused, beside their record.
+    pub(crate) fn refused(&mut self, header: &Header, events: u64) {
+        let row = self
+            .producers
+            .get_mut(&(header.producer.clone(), header.epoch))
+            .expect("survey and learn put every author of the batch here");
+        row.row.refused[header.kind as usize] += events;
+        row.dirty = true;
     }
 
     /// The ledger's row of a frame's lane.

@@ -223,6 +223,7 @@ impl Fold {
         let refused = batch.take(sifted, &missing);
         if refused > 0 {
             folded.totals[header.kind as usize].refused += refused as i64;
+            self.refused(header, refused);
             self.bad(
                 &stamped,
                 incidents::REFUSED_EVENTS,

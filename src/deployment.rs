@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use serde_json::Value;
 
 use crate::config::{Bytes, Config, Nats};
 use crate::control;
@@ -118,6 +119,11 @@ impl Deployment {
         })
     }
 
+    /// The data folder, when it is this command that holds it.
+    pub fn own_folder(&self) -> Option<&std::path::Path> {
+        self.own.as_ref().map(|(_, dir)| dir.path())
+    }
+
     /// JetStream of its broker.
     pub fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client.clone())
@@ -128,7 +134,9 @@ impl Deployment {
         if self.http_url.is_some() {
             return self.http_url.clone();
         }
-        let info = control::ask(&self.client, control::Verb::Info).await.ok()?;
+        let info = control::ask(&self.client, control::Verb::Info, &Value::Null)
+            .await
+            .ok()?;
         info.get("http_url")
             .and_then(|url| url.as_str())
             .map(str::to_string)

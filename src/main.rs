@@ -36,6 +36,7 @@ mod signals;
 mod simulate;
 mod store;
 mod stream_info;
+mod stretch;
 mod table;
 mod telemetry;
 

@@ -85,6 +85,10 @@ pub(crate) struct Envelope<'a> {
         skip_serializing_if = "is_empty"
     )]
     pub(crate) raw: &'a [u8],
+    /// Why an operator declared that nothing more will come from the epoch; only in an announcement, and empty
+    /// where the producer speaks for itself.
+    #[serde(rename = "y", default, borrow, skip_serializing_if = "is_blank")]
+    pub(crate) reason: &'a str,
     /// CRC-32C of every byte before these four, most significant first.
     #[serde(rename = "s", borrow, serialize_with = "as_bytes")]
     pub(crate) checksum: &'a [u8],
@@ -96,6 +100,10 @@ fn is_zero<T: Default + PartialEq>(n: &T) -> bool {
 
 fn is_empty(bytes: &&[u8]) -> bool {
     bytes.is_empty()
+}
+
+fn is_blank(text: &&str) -> bool {
+    text.is_empty()
 }
 
 fn as_bytes<S: Serializer>(bytes: &&[u8], s: S) -> Result<S::Ok, S::Error> {
@@ -119,6 +127,7 @@ impl<'a> Envelope<'a> {
             cold_len: 0,
             cold: &[],
             raw: &[],
+            reason: "",
             checksum: &[0; CHECKSUM_BYTES],
         }
     }

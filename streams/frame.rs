@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+pub use crate::announcement::{encode_announcement, encode_retirement};
 use crate::event::{Body, Device, EdgeReason, Event, Flags, Kind, Placement};
 pub use crate::frame_error::FrameError;
 pub use crate::frame_reader::{decode_events, decode_for_fold, decode_header};
-pub use crate::frame_writer::{encode, encode_announcement, encode_rows};
+pub use crate::frame_writer::{encode, encode_rows};
 use crate::id::{Epoch, Id};
 use crate::money::{Currency, Micros};
 use crate::view::IdView;
@@ -148,6 +149,8 @@ pub enum FoldMessage {
         epoch: Epoch,
         /// What.
         watermark: Watermark,
+        /// Why an operator declared that nothing more will come; none where the producer speaks for itself.
+        retired: Option<Box<str>>,
     },
 }
 
@@ -173,5 +176,7 @@ pub enum EventMessage {
         epoch: Epoch,
         /// What.
         watermark: Watermark,
+        /// Why an operator declared that nothing more will come; none where the producer speaks for itself.
+        retired: Option<Box<str>>,
     },
 }

@@ -19,7 +19,7 @@ use crate::frame_events::read_events;
 use crate::id::{Epoch, Id};
 use crate::id_column::{event_id, read_ids};
 use crate::money::{Currency, Micros};
-use crate::names::FRAME_MAX_EVENTS_READ;
+use crate::names::{FRAME_MAX_EVENTS_READ, REASON_MAX_BYTES};
 use crate::watermark::Watermark;
 
 #[cfg(doc)]
@@ -43,7 +43,12 @@ thread_local! {
 /// What a message's map says before its parts are read.
 enum Opened<'a> {
     Frame(Header, Envelope<'a>),
-    Announcement(Id, Epoch, Watermark),
+    Announcement {
+        producer: Id,
+        epoch: Epoch,
+        watermark: Watermark,
+        retired: Option<Box<str>>,
+    },
 }
 
 fn open(bytes: &[u8]) -> Result<Opened<'_>, FrameError> {
@@ -52,7 +57,13 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, FrameError> {
     let epoch = Epoch(envelope.epoch);
     let watermark = read_watermark(envelope.watermark)?;
     if envelope.kind == ANNOUNCEMENT {
-        return Ok(Opened::Announcement(producer, epoch, watermark));
+        let reason = envelope.reason;
+        return Ok(Opened::Announcement {
+            producer,
+            epoch,
+            watermark,
+            retired: (!reason.is_empty()).then(|| kept_reason(reason)),
+        });
     }
     let kind = Kind::from_number(envelope.kind).ok_or(FrameError::UnknownKind(envelope.kind))?;
     let (first, count) = (envelope.first, envelope.count);
@@ -74,6 +85,11 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, FrameError> {
     ))
 }
 
+/// A reason as it is kept: cut to [`REASON_MAX_BYTES`], whatever its writer took for a limit.
+fn kept_reason(reason: &str) -> Box<str> {
+    reason[..reason.floor_char_boundary(REASON_MAX_BYTES)].into()
+}
+
 /// Reads a message's header and none of its events; none for an announcement.
 ///
 /// # Errors
@@ -81,7 +97,7 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, FrameError> {
 pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
     match open(bytes)? {
         Opened::Frame(header, _) => Ok(Some(header)),
-        Opened::Announcement(..) => Ok(None),
+        Opened::Announcement { .. } => Ok(None),
     }
 }
 
@@ -91,10 +107,16 @@ pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
 /// When the bytes are not a message that this program can read.
 pub fn decode_for_fold(bytes: &[u8]) -> Result<FoldMessage, FrameError> {
     match open(bytes)? {
-        Opened::Announcement(producer, epoch, watermark) => Ok(FoldMessage::Announcement {
+        Opened::Announcement {
             producer,
             epoch,
             watermark,
+            retired,
+        } => Ok(FoldMessage::Announcement {
+            producer,
+            epoch,
+            watermark,
+            retired,
         }),
         Opened::Frame(header, envelope) => SCRATCH.with_borrow_mut(|scratch| {
             let hot = unpack(&mut scratch.zstd, &mut scratch.hot, envelope.hot_part())?;
@@ -111,10 +133,16 @@ pub fn decode_for_fold(bytes: &[u8]) -> Result<FoldMessage, FrameError> {
 /// When the bytes are not a message that this program can read.
 pub fn decode_events(bytes: &[u8]) -> Result<EventMessage, FrameError> {
     match open(bytes)? {
-        Opened::Announcement(producer, epoch, watermark) => Ok(EventMessage::Announcement {
+        Opened::Announcement {
             producer,
             epoch,
             watermark,
+            retired,
+        } => Ok(EventMessage::Announcement {
+            producer,
+            epoch,
+            watermark,
+            retired,
         }),
         Opened::Frame(header, envelope) => SCRATCH.with_borrow_mut(|scratch| {
             let hot = unpack(&mut scratch.zstd, &mut scratch.hot, envelope.hot_part())?;

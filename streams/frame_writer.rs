@@ -7,14 +7,13 @@ use std::cell::RefCell;
 
 use zstd::bulk::Compressor;
 
-use crate::envelope::{ANNOUNCEMENT, COLD_PACKED, Envelope, HOT_PACKED, put_watermark};
+use crate::envelope::{COLD_PACKED, Envelope, HOT_PACKED, put_watermark};
 use crate::event::Event;
 use crate::event_row::{BadRow, Rows};
 use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES, Header};
 use crate::frame_columns::{Columns, Parts};
-use crate::id::{Epoch, Id};
+use crate::id::Id;
 use crate::names::FRAME_MAX_EVENTS_READ;
-use crate::watermark::Watermark;
 
 /// Below so many events a frame's parts stay as they are: zstd would add more than it takes.
 const PACK_FROM_EVENTS: usize = 4;
@@ -36,13 +35,6 @@ thread_local! {
         hot_packed: Vec::new(),
         cold_packed: Vec::new(),
     });
-}
-
-/// The message of an idle producer's watermark.
-pub fn encode_announcement(producer: &Id, epoch: Epoch, watermark: &Watermark) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(64);
-    put_watermark(&mut packed, watermark);
-    Envelope::new(ANNOUNCEMENT, producer.as_str(), epoch.0, &packed).seal()
 }
 
 /// The message of those events.

@@ -11,7 +11,7 @@ use crate::event::{
 };
 use crate::frame::{
     EventFrame, EventMessage, FoldMessage, Header, decode_events, decode_for_fold, encode,
-    encode_announcement,
+    encode_announcement, encode_retirement,
 };
 use crate::id::{Epoch, Id};
 use crate::money::Currency;
@@ -261,9 +261,31 @@ fn announcements_are_those_bytes() {
         FoldMessage::Announcement {
             producer,
             epoch,
-            watermark
+            watermark,
+            retired: None,
         }
     );
+}
+
+#[test]
+fn a_retirement_is_an_announcement_with_a_reason_and_no_counters() {
+    let (producer, epoch) = (id("collector-1"), Epoch(7));
+    let message = encode_retirement(&producer, epoch, "disk \u{1f4a5} lost");
+    let expected = Watermark {
+        through_ms: 0,
+        acked: [0; 3],
+        heads: [0; 3],
+        drained: true,
+    };
+    match decode_events(&message).unwrap() {
+        EventMessage::Announcement {
+            watermark, retired, ..
+        } => {
+            assert_eq!(watermark, expected);
+            assert_eq!(retired.as_deref(), Some("disk \u{1f4a5} lost"));
+        }
+        EventMessage::Frame(_) => panic!("a frame"),
+    }
 }
 
 /// What zstd makes of a part is zstd's affair and may change with its version; what it unpacks to may not.

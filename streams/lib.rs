@@ -3,6 +3,7 @@
 //! Pure code over plain data: no clock, no randomness, no IO.
 
 pub mod admit;
+mod announcement;
 pub mod catalogue;
 mod columns;
 pub mod commit;

@@ -24,6 +24,8 @@ pub const STATEMENTS_STREAM: &str = "STATEMENTS";
 pub const DAY_KEYS_BUCKET: &str = "ADTALLY_DAY_KEYS";
 /// NATS request subject on which a running `serve` answers the command line: `adtally.ctl.<verb>`.
 pub const CONTROL_PREFIX: &str = "adtally.ctl";
+/// Likewise, of what a running `serve` does at an operator's word: `adtally.act.<verb>`.
+pub const ACT_PREFIX: &str = "adtally.act";
 
 /// Shards when none are configured. Fixed once the streams exist.
 pub const DEFAULT_SHARDS: u16 = 8;
@@ -47,6 +49,8 @@ pub const LATE_AFTER_MS: i64 = 5 * 60_000;
 pub const MAX_FUTURE_MS: i64 = 5 * 60_000;
 /// Creative variants of an ad that are counted by name when the catalogue lists none.
 pub const MAX_CREATIVES_PER_AD: usize = 256;
+/// The most bytes of the reason that an operator gives for declaring a producer gone.
+pub const REASON_MAX_BYTES: usize = 256;
 /// What a dimension's value becomes when it is not one that is counted by name.
 pub const OTHER: &str = "other";
 

@@ -14,6 +14,7 @@ mod keys;
 mod openapi;
 mod operators;
 mod oracle;
+mod producers;
 mod queries;
 mod rooms;
 mod streams;

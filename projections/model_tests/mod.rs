@@ -129,7 +129,9 @@ fn assert_gaps(seed: u64, state: &Memory, told: &oracle::Counted) -> u64 {
             ledger::key(&mut key, producer.epoch, kind);
             let applied = state.get(Target::Family(Family::Ledger), &key);
             let applied = applied.map_or(Intervals::default(), |v| Intervals::decode(v).unwrap());
-            let gap = completeness::gap(&producer, kind, &applied);
+            // At its last message no epoch has been silent, so none is settled.
+            let at_ms = producer.last_seen_ms;
+            let gap = completeness::gap(&producer, kind, &applied, at_ms);
             let lane = (producer.epoch.0, kind);
             let (acked, head) = told.announced[&lane];
             let is_there = |counter: &u64| {

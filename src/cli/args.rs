@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::producers::args::Producers;
 use crate::config::units::Span;
 use crate::log::connect::NatsOptions;
 
@@ -243,13 +244,6 @@ pub struct CreateKey {
     /// A name for people
     #[arg(long, default_value = "", value_name = "NAME")]
     pub name: String,
-}
-
-/// `adtally producers`.
-#[derive(Debug, Subcommand)]
-pub enum Producers {
-    /// Every producer and epoch: how far it is, and what is missing
-    List,
 }
 
 /// `adtally events`.

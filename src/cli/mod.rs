@@ -19,7 +19,7 @@ mod streams;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command, Events, Producers};
+use args::{Cli, Command, Events};
 use output::Output;
 
 use crate::config::{Config, ConfigError};
@@ -76,7 +76,7 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Streams(command) => streams::run(command, config, output).await,
         Command::Catalog(command) => catalog::run(command, config, output).await,
         Command::Keys(command) => keys::run(command, config, output).await,
-        Command::Producers(Producers::List) => producers::run(config, output).await,
+        Command::Producers(command) => producers::run(command, config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
         Command::Events(Events::Conflicts(newest)) => {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::config::Config;
 use crate::control::{self, Verb};
@@ -25,7 +26,7 @@ pub async fn answer<T: DeserializeOwned>(
 }
 
 /// The data folder, when it is the one that is meant and nobody serves it.
-fn stopped(config: &Config) -> anyhow::Result<Option<DataDir>> {
+pub fn stopped(config: &Config) -> anyhow::Result<Option<DataDir>> {
     if deployment::nats_options(&config.nats).is_some() {
         return Ok(None);
     }
@@ -44,13 +45,17 @@ fn stopped(config: &Config) -> anyhow::Result<Option<DataDir>> {
 
 async fn ask<T: DeserializeOwned>(config: &Config, verb: Verb) -> anyhow::Result<T> {
     let deployment = Deployment::find(config, false).await?;
-    let answer = control::ask(&deployment.client, verb).await;
+    let answer = control::ask(&deployment.client, verb, &Value::Null).await;
     deployment.close().await;
     serde_json::from_value(answer?)
         .context("the running `serve` is of another version: its answer cannot be read")
 }
 
-fn read_folder<T>(dir: &DataDir, read: fn(&Shards) -> Result<T, StoreError>) -> anyhow::Result<T> {
+/// What `read` says of the state in a folder.
+pub fn read_folder<T>(
+    dir: &DataDir,
+    read: fn(&Shards) -> Result<T, StoreError>,
+) -> anyhow::Result<T> {
     let count = shards_on_disk(dir.path());
     if count == 0 {
         anyhow::bail!("no projector has ever run in {}", dir.path().display());
@@ -62,7 +67,7 @@ fn read_folder<T>(dir: &DataDir, read: fn(&Shards) -> Result<T, StoreError>) -> 
 }
 
 /// How many shards the folder holds the state of.
-fn shards_on_disk(data_dir: &Path) -> u16 {
+pub fn shards_on_disk(data_dir: &Path) -> u16 {
     let entries = std::fs::read_dir(data_dir.join("shards"))
         .into_iter()
         .flatten()

@@ -2,12 +2,14 @@
 //!
 //! The reader keeps the one thing that matters, the last sequence that it handed on, and builds a new consumer from
 //! there on any doubt: an error, a missing heartbeat, a reconnect, a gap in the consumer's own numbers. Stream
-//! sequences may skip, but never fall.
+//! sequences may skip, but never fall: a broker that comes back with less than was read, as nats-server does when it
+//! drops a damaged block, is not read any further, since it gives the sequences that it has lost to other messages.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use adtally_streams::frame::frame_crc;
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::LogError;
 use super::streams::{get_stream, info_of};
@@ -40,6 +43,10 @@ const REBUILD_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const REBUILD_MAX: Duration = Duration::from_secs(2);
 
+/// A stream must have changed for this long before it is believed: a leader that has just been deposed may say less
+/// than was read, and never for long.
+const CHANGED_FOR: Duration = Duration::from_secs(15);
+
 /// A message of a stream.
 #[derive(Debug)]
 pub struct LogMessage {
@@ -60,6 +67,7 @@ pub struct LogMessage {
 pub struct ShardReader {
     messages: mpsc::Receiver<LogMessage>,
     progress: ReaderProgress,
+    changed: Arc<OnceLock<String>>,
     task: JoinHandle<()>,
 }
 
@@ -91,16 +99,21 @@ impl ShardReader {
             sender,
             room: Arc::new(Semaphore::new(QUEUE_MAX_BYTES)),
             progress: progress.clone(),
+            last: None,
+            suspected: None,
+            changed: Arc::default(),
         };
+        let changed = Arc::clone(&reading.changed);
         let task = tokio::spawn(reading.run());
         Self {
             messages,
             progress,
+            changed,
             task,
         }
     }
 
-    /// The next message. None when the reader has been stopped.
+    /// The next message. None when the reader has been stopped, or has stopped because of [`ShardReader::changed`].
     pub async fn next(&mut self) -> Option<LogMessage> {
         self.messages.recv().await
     }
@@ -108,6 +121,11 @@ impl ShardReader {
     /// The next message if one is there already.
     pub fn try_next(&mut self) -> Option<LogMessage> {
         self.messages.try_recv().ok()
+    }
+
+    /// In what way the stream is not the one any more that was read; such a stream is not read any further.
+    pub fn changed(&self) -> Option<&str> {
+        self.changed.get().map(String::as_str)
     }
 
     /// How far it could read, for others to look at.
@@ -131,6 +149,12 @@ struct Reading {
     sender: mpsc::Sender<LogMessage>,
     room: Arc<Semaphore>,
     progress: ReaderProgress,
+    /// Sequence and checksum of the message that was handed on last.
+    last: Option<(u64, u32)>,
+    /// Since when the stream has been another one.
+    suspected: Option<Instant>,
+    /// Told once that is certain.
+    changed: Arc<OnceLock<String>>,
 }
 
 /// Why a consumer is given up.
@@ -174,6 +198,19 @@ impl Reading {
             return Ended::Again("not connected".to_owned());
         }
         let connects = self.connects();
+        match self.difference().await {
+            Err(why) => return Ended::Again(why),
+            Ok(None) => self.suspected = None,
+            Ok(Some(why)) => {
+                let since = *self.suspected.get_or_insert_with(Instant::now);
+                if since.elapsed() < CHANGED_FOR {
+                    return Ended::Again(why);
+                }
+                // The first word stays, and this is it.
+                let _ = self.changed.set(why);
+                return Ended::Stopped;
+            }
+        }
         let mut messages = match self.consume().await {
             Ok(messages) => messages,
             Err(why) => return Ended::Again(why),
@@ -216,11 +253,40 @@ impl Reading {
             if sequence < self.next {
                 return Ended::Again(format!("sequence {sequence} came again"));
             }
+            let crc = frame_crc(&message.payload);
             if !self.hand_on(sequence, broker_ms, message.message).await {
                 return Ended::Stopped;
             }
             self.next = sequence + 1;
+            self.last = Some((sequence, crc));
         }
+    }
+
+    /// How the stream differs from what has been read of it; none when it does not, or nothing has been read.
+    async fn difference(&self) -> Result<Option<String>, String> {
+        let Some((sequence, crc)) = self.last else {
+            return Ok(None);
+        };
+        let info = info_of(&self.jetstream, &self.stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        let end = info.state.last_sequence;
+        if end < sequence {
+            return Ok(Some(format!(
+                "{} ends at sequence {end}, and was read up to {sequence}",
+                self.stream
+            )));
+        }
+        let there = message_at(&self.jetstream, &self.stream, sequence)
+            .await
+            .map_err(|e| e.to_string())?;
+        let same = there.is_none_or(|message| frame_crc(&message.payload) == crc);
+        Ok((!same).then(|| {
+            format!(
+                "message {sequence} of {} is another one than was read",
+                self.stream
+            )
+        }))
     }
 
     async fn consume(&self) -> Result<pull::Stream, String> {

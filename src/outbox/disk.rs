@@ -142,6 +142,23 @@ impl Disk {
         })
     }
 
+    /// Opens a database that is there, without changing it: what its write-ahead log holds is read into memory.
+    pub fn open_read_only(dir: &Path) -> Result<Self, OutboxError> {
+        let families = [RUNS, ACKED, EPOCHS].map(|name| family(name, WRITE_BUFFER_BYTES));
+        let mut options = db_options();
+        options.create_if_missing(false);
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(
+            |source| OutboxError::Disk {
+                dir: dir.to_owned(),
+                source,
+            },
+        )?;
+        Ok(Self {
+            db,
+            dir: dir.to_owned(),
+        })
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -166,15 +183,24 @@ impl Disk {
         }
     }
 
-    /// The producer's id: the one kept here, else `fresh`, which is then kept.
-    pub fn producer(&self, fresh: &Id) -> Result<Id, OutboxError> {
+    /// The producer's id that is kept here, where there is one.
+    pub fn known_producer(&self) -> Result<Option<Id>, OutboxError> {
         let kept = self
             .db
             .get_cf(self.family(EPOCHS), PRODUCER_KEY)
             .map_err(|e| self.failed(e))?;
-        if let Some(text) = kept.as_deref().and_then(|t| std::str::from_utf8(t).ok()) {
-            return Id::new(text)
-                .map_err(|e| self.damaged(format!("the producer id {text:?}: {e}")));
+        let Some(text) = kept.as_deref().and_then(|t| std::str::from_utf8(t).ok()) else {
+            return Ok(None);
+        };
+        Id::new(text)
+            .map(Some)
+            .map_err(|e| self.damaged(format!("the producer id {text:?}: {e}")))
+    }
+
+    /// The producer's id: the one kept here, else `fresh`, which is then kept.
+    pub fn producer(&self, fresh: &Id) -> Result<Id, OutboxError> {
+        if let Some(known) = self.known_producer()? {
+            return Ok(known);
         }
         let mut batch = WriteBatch::default();
         batch.put_cf(self.family(EPOCHS), PRODUCER_KEY, fresh.as_str());
@@ -353,6 +379,28 @@ impl Disk {
                 info.ok_or_else(|| self.damaged(format!("a run at {first} that ends early")))?,
             );
             Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Which counters of the lane from `from` up to but without `until` are kept: half-open, ascending, not touching.
+    pub fn kept(
+        &self,
+        epoch: Epoch,
+        lane: LaneKey,
+        from: u64,
+        until: u64,
+    ) -> Result<Vec<(u64, u64)>, OutboxError> {
+        let mut found: Vec<(u64, u64)> = Vec::new();
+        self.walk(epoch, lane, from, |first, run| {
+            let (start, end) = (first.max(from), (first + run.count).min(until));
+            if start < end {
+                match found.last_mut() {
+                    Some((_, last)) if *last == start => *last = end,
+                    _ => found.push((start, end)),
+                }
+            }
+            Ok(end < until)
         })?;
         Ok(found)
     }

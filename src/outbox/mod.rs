@@ -9,6 +9,7 @@ mod accept;
 mod announce;
 mod disk;
 mod epoch;
+mod kept;
 mod quarantine;
 mod recover;
 mod retain;
@@ -28,8 +29,10 @@ use adtally_streams::id::{Epoch, Id};
 use adtally_streams::refusal::QuarantineRecord;
 
 pub use accept::Arrival;
+pub use kept::{KeptOutbox, ResendError, Resent};
 
 use crate::log::publisher::Broker;
+use crate::stretch::Stretch;
 use shared::Shared;
 
 /// Whose outbox it is. An intake's may take events with arrival times of its own choosing, so it announces nothing
@@ -302,5 +305,27 @@ impl OutboxHandle {
     /// What the outbox says of itself.
     pub fn status(&self) -> OutboxStatus {
         self.shared.status()
+    }
+
+    /// Epochs of earlier openings that it still ships.
+    pub fn recovering(&self) -> Vec<Epoch> {
+        self.shared.recovering().iter().map(|e| e.epoch).collect()
+    }
+
+    /// What of the stretches it still holds. Blocks.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when the disk cannot be read.
+    pub fn holds(&self, wanted: &[Stretch]) -> Result<Vec<Stretch>, OutboxError> {
+        kept::holds(&self.shared.disk, wanted)
+    }
+
+    /// Sends again what it holds of the stretches, whatever has become of it before.
+    ///
+    /// # Errors
+    /// [`ResendError`] when the disk cannot be read or the broker does not take it.
+    pub async fn resend(&self, wanted: &[Stretch]) -> Result<Resent, ResendError> {
+        let shared = &self.shared;
+        kept::resend(&shared.disk, &shared.producer, &*shared.broker, wanted).await
     }
 }

@@ -40,7 +40,7 @@ pub enum ProjectorError {
     },
     /// The stream ends before the position.
     #[error(
-        "{stream} ends at sequence {last}, and shard {shard} is folded up to {position}: the stream was restored from before then. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+        "{stream} ends at sequence {last}, and shard {shard} is folded up to {position}: the stream was restored from before then, or its broker has dropped a damaged end of it. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
     )]
     Shorter {
         /// The shard.
@@ -54,7 +54,7 @@ pub enum ProjectorError {
     },
     /// The message at the position is another one.
     #[error(
-        "message {position} of {stream} has checksum {found:08x}, and shard {shard} was folded from one of {folded:08x}: the stream was restored from elsewhere. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+        "message {position} of {stream} has checksum {found:08x}, and shard {shard} was folded from one of {folded:08x}: the stream was restored from elsewhere, or its broker has dropped a damaged end of it and gone on. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
     )]
     OtherMessage {
         /// The shard.

@@ -33,6 +33,7 @@ pub struct ProducerReport {
 /// [`StoreError`] when the state cannot be read.
 pub fn producers(snapshot: &ShardSnapshot<'_>) -> Result<Vec<ProducerReport>, StoreError> {
     let rows = decode_all(snapshot, Family::Completeness, Producer::decode)?;
+    let log_time_ms = snapshot.position().map_or(0, |p| p.log_time_ms);
     rows.into_iter()
         .map(|producer| {
             let mut report = ProducerReport {
@@ -47,7 +48,8 @@ pub fn producers(snapshot: &ShardSnapshot<'_>) -> Result<Vec<ProducerReport>, St
                 let applied = value.map_or(Ok(Intervals::default()), |v| Intervals::decode(&v));
                 let applied = applied.map_err(|error| snapshot.damaged(error))?;
                 report.applied[kind as usize] = applied.len();
-                report.gaps[kind as usize] = completeness::gap(&report.producer, kind, &applied);
+                report.gaps[kind as usize] =
+                    completeness::gap(&report.producer, kind, &applied, log_time_ms);
             }
             Ok(report)
         })

@@ -156,20 +156,25 @@ impl Run {
         }
     }
 
+    /// Folds on as long as the stream is the one that the state is of; when it is not any more, says how it differs.
     fn fold_on(&mut self) -> Result<(), ProjectorError> {
         let runtime = self.runtime.clone();
-        let Some(created_ns) = runtime.block_on(self.verify())? else {
-            return Ok(());
-        };
-        let mut folder = Folder::open(Arc::clone(&self.shard), created_ns)?;
-        self.progress.send_replace(folder.progress());
-        self.tell_state(&folder)?;
-        let stream = events_stream(self.shard.number());
-        let from = folder.sequence() + 1;
-        let reader =
-            runtime.block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
-        self.reading.send_replace(reader.progress());
-        self.read_on(reader, &mut folder, &runtime)
+        while let Some(created_ns) = runtime.block_on(self.verify())? {
+            let mut folder = Folder::open(Arc::clone(&self.shard), created_ns)?;
+            self.progress.send_replace(folder.progress());
+            self.tell_state(&folder)?;
+            let stream = events_stream(self.shard.number());
+            let from = folder.sequence() + 1;
+            let mut reader = runtime
+                .block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
+            self.reading.send_replace(reader.progress());
+            self.read_on(&mut reader, &mut folder, &runtime)?;
+            let Some(why) = reader.changed() else {
+                break;
+            };
+            tracing::error!(shard = self.shard.number(), %why, "the stream is not the one any more that was folded");
+        }
+        Ok(())
     }
 
     /// What the state holds already, in the log of the process.
@@ -194,7 +199,7 @@ impl Run {
 
     fn read_on(
         &mut self,
-        mut reader: ShardReader,
+        reader: &mut ShardReader,
         folder: &mut Folder,
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), ProjectorError> {
@@ -202,7 +207,7 @@ impl Run {
         telemetry.restore(&self.shard)?;
         let mut gathered = Gathered::default();
         let mut gaps_counted: Option<Instant> = None;
-        while let Some(first) = runtime.block_on(next(&mut reader, &mut self.stop)) {
+        while let Some(first) = runtime.block_on(next(reader, &mut self.stop)) {
             let began = Instant::now();
             gathered.take(first);
             while !gathered.is_full() && began.elapsed() < BATCH_MAX_TIME {

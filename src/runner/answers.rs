@@ -12,7 +12,9 @@ use crate::config::Config;
 use crate::control::{Answerer, Verb};
 use crate::incidents;
 use crate::listen::Listener;
+use crate::outbox::OutboxHandle;
 use crate::producers;
+use crate::producers::holders::{self, Question};
 use crate::projector::ProjectorHandle;
 use crate::store::{Shards, StoreError};
 
@@ -22,6 +24,7 @@ pub fn all(
     listener: &Listener,
     shards: u16,
     projector: Option<ProjectorHandle>,
+    outboxes: Vec<(&'static str, OutboxHandle)>,
 ) -> BTreeMap<Verb, Answerer> {
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -33,22 +36,58 @@ pub fn all(
     let mut answers: BTreeMap<Verb, Answerer> = BTreeMap::new();
     answers.insert(
         Verb::Info,
-        Arc::new(move || std::future::ready(Ok(info.clone())).boxed()),
+        Arc::new(move |_| std::future::ready(Ok(Some(info.clone()))).boxed()),
     );
     if let Some(projector) = projector {
         let handle = projector.clone();
         answers.insert(
             Verb::Positions,
-            Arc::new(move || {
+            Arc::new(move |_| {
                 let (positions, lag) = (handle.positions(), handle.lag());
-                std::future::ready(Ok(json!({"positions": positions, "lag": lag}))).boxed()
+                std::future::ready(Ok(Some(json!({"positions": positions, "lag": lag})))).boxed()
             }),
         );
         answers.insert(Verb::Producers, of_state(&projector, producers::list));
         answers.insert(Verb::Conflicts, of_state(&projector, incidents::conflicts));
         answers.insert(Verb::BadFrames, of_state(&projector, incidents::bad_frames));
     }
+    if !outboxes.is_empty() {
+        let outboxes = Arc::new(outboxes);
+        answers.insert(Verb::Outboxes, of_outboxes(outboxes.clone()));
+        answers.insert(Verb::Resend, resending(outboxes));
+    }
     answers
+}
+
+type Outboxes = Arc<Vec<(&'static str, OutboxHandle)>>;
+
+/// What the outboxes hold, read off the asynchronous threads.
+fn of_outboxes(outboxes: Outboxes) -> Answerer {
+    Arc::new(move |details| {
+        let outboxes = outboxes.clone();
+        async move {
+            let question: Question = serde_json::from_value(details)?;
+            let answer =
+                tokio::task::spawn_blocking(move || holders::answer(&outboxes, &question)).await;
+            let answer = answer.context("reading the outboxes")??;
+            Ok(Some(serde_json::to_value(answer)?))
+        }
+        .boxed()
+    })
+}
+
+fn resending(outboxes: Outboxes) -> Answerer {
+    Arc::new(move |details| {
+        let outboxes = outboxes.clone();
+        async move {
+            let question: Question = serde_json::from_value(details)?;
+            match holders::resend(&outboxes, &question).await? {
+                Some(resent) => Ok(Some(serde_json::to_value(resent)?)),
+                None => Ok(None),
+            }
+        }
+        .boxed()
+    })
 }
 
 /// An answer that is read from the shards, off the asynchronous threads.
@@ -57,11 +96,12 @@ fn of_state<T: Serialize + Send + 'static>(
     read: fn(&Shards) -> Result<T, StoreError>,
 ) -> Answerer {
     let shards = projector.shards().clone();
-    Arc::new(move || {
+    Arc::new(move |_| {
         let shards = shards.clone();
         async move {
             let answer = tokio::task::spawn_blocking(move || read(&shards)).await;
-            Ok(serde_json::to_value(answer.context("reading the state")??)?)
+            let answer = answer.context("reading the state")??;
+            Ok(Some(serde_json::to_value(answer)?))
         }
         .boxed()
     })

@@ -297,7 +297,14 @@ impl BringUp {
     }
 
     async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
-        let answerers = answers::all(&self.config, &self.listener, shared.shards, projector);
+        let outboxes = self.roles.lock().await.outbox_handles();
+        let answerers = answers::all(
+            &self.config,
+            &self.listener,
+            shared.shards,
+            projector,
+            outboxes,
+        );
         let serving = control::serve(self.client.clone(), answerers, self.stop.clone());
         self.roles
             .lock()

@@ -4,6 +4,9 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::{get, nats_server, wait_for};
 
 /// How many servers a test's broker has where the test does not say: `ADTALLY_TEST_SERVERS`, 1 or 3.
@@ -17,7 +20,7 @@ pub fn servers() -> usize {
 
 /// A broker that may be killed apart from adtally, as a whole or a server at a time.
 pub struct Broker {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     servers: Vec<One>,
 }
 
@@ -72,7 +75,7 @@ impl Broker {
         });
         let mut broker = Broker {
             servers: servers.collect(),
-            _folder: folder,
+            folder,
         };
         broker.run();
         broker
@@ -103,6 +106,21 @@ impl Broker {
     /// kill -9 of one, by its name: n1, n2, n3.
     pub fn kill_one(&mut self, name: &str) {
         self.named(name).kill();
+    }
+
+    /// SIGTERM to all: each writes its index, and takes what its blocks hold for granted at the next start.
+    pub fn stop(&mut self) {
+        self.servers.iter_mut().for_each(One::stop);
+    }
+
+    /// The files in which a broker of one server keeps a stream's messages.
+    pub fn blocks(&self, stream: &str) -> Vec<PathBuf> {
+        let streams = self.folder.path().join("n1/jetstream/$G/streams");
+        let files = std::fs::read_dir(streams.join(stream).join("msgs")).unwrap();
+        let blocks = files.map(|f| f.unwrap().path());
+        blocks
+            .filter(|f| f.extension().is_some_and(|e| e == "blk"))
+            .collect()
     }
 
     fn named(&mut self, name: &str) -> &mut One {
@@ -156,6 +174,13 @@ impl One {
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM);
             let _ = process.wait();
         }
     }
