@@ -137,11 +137,3 @@ fn encode(shared: &Shared, items: Vec<Item>) -> Result<Vec<Row>, OutboxError> {
     });
     encoded.collect()
 }
-<<<<<<< HEAD
-=======
-
-/// The stored form of an event.
-pub(super) fn event_row(event: &Event) -> Vec<u8> {
-    rmp_serde::to_vec_named(event)
-        .expect("an event of texts and numbers always has a MessagePack form")
-}
