@@ -140,6 +140,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Events that producers announced and the fold has not: outstanding are on their way, lost are not in the log; `adtally producers list` says whose",
     ),
     (
+        "adtally_stream_losses_total",
+        Counter,
+        "Times that a stream gave a sequence again: its broker lost what it had acknowledged; `adtally producers list` names it",
+    ),
+    (
         "adtally_message_id_taken_total",
         Counter,
         "Messages whose id the broker held for another one: a cloned disk",

@@ -39,6 +39,7 @@ pub mod names;
 pub mod packing;
 pub mod parse;
 mod payload;
+pub mod recovery;
 pub mod refusal;
 pub mod row;
 #[cfg(any(test, feature = "testing"))]

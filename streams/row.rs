@@ -6,6 +6,7 @@
 use crate::event::Event;
 use crate::event_row::put_row;
 use crate::lane::Lane;
+use crate::recovery::recovered_parts;
 
 /// Bytes before each row of a run: its length.
 pub const ROW_PREFIX_BYTES: usize = 4;
@@ -152,26 +153,13 @@ pub struct MissingRun {
     pub found: u64,
 }
 
-/// A lane of an earlier opening, as its runs from counter `acked` on and its acknowledged position say.
-///
-/// Only acknowledged runs are ever deleted, so a lane that begins past its position has been acknowledged so far,
-/// and the position was not yet written again.
+/// A lane of an earlier opening of which nothing is known to be lost: see [`recovered_parts`].
 ///
 /// # Errors
 /// [`MissingRun`] when a run in between is gone: the disk is damaged.
 pub fn recovered_lane(acked: u64, runs: &[RunInfo]) -> Result<Lane, MissingRun> {
-    let acked = runs.first().map_or(acked, |run| run.first.max(acked));
-    let mut lane = Lane::starting_at(acked);
-    for run in runs {
-        if run.first != lane.head() {
-            return Err(MissingRun {
-                expected: lane.head(),
-                found: run.first,
-            });
-        }
-        lane.accepted(run.count, run.bytes, run.oldest_ms);
-    }
-    Ok(lane)
+    let parts = recovered_parts(acked, runs, &[])?;
+    Ok(parts.into_iter().next().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adtally_streams::frame::encode_announcement;
-use adtally_streams::names::watermark_subject;
+use adtally_streams::names::{events_stream, watermark_subject};
 use adtally_streams::watermark::Watermark;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -29,8 +29,12 @@ const AT_ONCE: usize = 16;
 /// The pause before the end of an epoch is announced again where that was not acknowledged.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Tells idle shards the watermark until the outbox ends; all of them at once at the opening.
-pub(super) async fn keep_telling(shared: Arc<Shared>) {
+/// Tells idle shards the watermark until the outbox ends; all of them at once at the opening. The log is also reminded
+/// of the settled epochs at the opening, and when it has lost what it had acknowledged: then it may have lost, with the
+/// events, what was announced of them.
+pub(super) async fn keep_telling(shared: Arc<Shared>, settled: Vec<Arc<EpochLanes>>) {
+    let mut sequences = vec![0; usize::from(shared.current.shards)];
+    let mut remind = true;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -40,25 +44,72 @@ pub(super) async fn keep_telling(shared: Arc<Shared>) {
         }
         let idle_since = now_ms() - IDLE_AFTER.as_millis() as i64;
         let idle = (0..shared.current.shards).filter(|shard| shared.told_ms(*shard) <= idle_since);
-        let telling =
-            stream::iter(idle.collect::<Vec<_>>()).for_each_concurrent(AT_ONCE, |shard| {
+        let telling = stream::iter(idle.collect::<Vec<_>>())
+            .map(|shard| {
                 let shared = &shared;
                 async move {
                     let watermark = shared.watermark(shard);
-                    if tell(shared, &shared.current, shard, &watermark).await {
+                    let told = tell(shared, &shared.current, shard, &watermark).await;
+                    told.map(|sequence| {
                         shared.told(shard);
-                    }
+                        (shard, sequence)
+                    })
                 }
-            });
-        tokio::select! {
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(|told| async move { told })
+            .collect::<Vec<_>>();
+        let told = tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = telling => {}
+            told = telling => told,
+        };
+        for (shard, sequence) in told {
+            let before = std::mem::replace(&mut sequences[usize::from(shard)], sequence);
+            if sequence <= before {
+                metrics::counter!("adtally_stream_losses_total").increment(1);
+                tracing::error!(
+                    stream = events_stream(shard),
+                    sequence,
+                    before,
+                    "the stream gives a sequence again: its broker has lost messages that it had acknowledged; `adtally producers list` names what is missing"
+                );
+                remind = true;
+            }
+        }
+        if remind && !sequences.contains(&0) {
+            remind = !remind_of(&shared, &settled).await;
         }
     }
 }
 
-/// Announces a watermark to a shard; whether the broker has it.
-async fn tell(shared: &Shared, epoch: &EpochLanes, shard: u16, watermark: &Watermark) -> bool {
+/// Says of every settled epoch again that nothing more will come, and how much came; whether all of it was said.
+async fn remind_of(shared: &Arc<Shared>, settled: &[Arc<EpochLanes>]) -> bool {
+    for epoch in settled {
+        let shards = (0..epoch.shards).map(|shard| async move {
+            let watermark = Watermark {
+                drained: true,
+                ..shared.watermark_of(epoch, shard)
+            };
+            tell(shared, epoch, shard, &watermark).await.is_some()
+        });
+        let telling = stream::iter(shards)
+            .buffer_unordered(AT_ONCE)
+            .all(|told| async move { told });
+        tokio::select! {
+            () = shared.stop.cancelled() => return false,
+            all = telling => if !all { return false },
+        }
+    }
+    true
+}
+
+/// Announces a watermark to a shard; its sequence there, when the broker has it.
+async fn tell(
+    shared: &Shared,
+    epoch: &EpochLanes,
+    shard: u16,
+    watermark: &Watermark,
+) -> Option<u64> {
     let payload = Bytes::from(encode_announcement(
         &shared.producer,
         epoch.epoch,
@@ -69,9 +120,9 @@ async fn tell(shared: &Shared, epoch: &EpochLanes, shard: u16, watermark: &Water
         .publish(watermark_subject(shard), None, payload)
         .await
     {
-        Outcome::Stored { .. } => {
+        Outcome::Stored { sequence, .. } => {
             pass(Point::EpochAnnounced);
-            true
+            Some(sequence)
         }
         other => {
             tracing::debug!(
@@ -79,7 +130,7 @@ async fn tell(shared: &Shared, epoch: &EpochLanes, shard: u16, watermark: &Water
                 ?other,
                 "an announcement was not acknowledged; the next one says the same and more"
             );
-            false
+            None
         }
     }
 }
@@ -121,7 +172,10 @@ pub(super) async fn drained(
                     drained: true,
                     ..shared.watermark_of(epoch, shard)
                 };
-                (shard, tell(shared, epoch, shard, &watermark).await)
+                (
+                    shard,
+                    tell(shared, epoch, shard, &watermark).await.is_some(),
+                )
             })
             .buffer_unordered(AT_ONCE)
             .filter_map(|(shard, told)| async move { (!told).then_some(shard) })
@@ -161,6 +215,7 @@ fn mark_drained(shared: &Shared, epoch: &EpochLanes) -> Result<(), super::Outbox
         shards: epoch.shards,
         opened_ms: now_ms(),
         drained: false,
+        lost: Vec::new(),
     };
     shared.disk.put_epoch(&EpochRecord {
         drained: true,

@@ -26,14 +26,16 @@ const MERGED_LEVEL_BYTES: u64 = 2 << 30;
 /// Bytes of write-ahead log that recovery may have to read.
 const WAL_MAX_BYTES: u64 = 256 << 20;
 
-const RUNS: &str = "runs";
-const ACKED: &str = "acked";
-const EPOCHS: &str = "epochs";
+pub(super) const RUNS: &str = "runs";
+pub(super) const ACKED: &str = "acked";
+pub(super) const EPOCHS: &str = "epochs";
+/// In the order in which a new database numbers them.
+pub(super) const FAMILIES: [&str; 3] = [RUNS, ACKED, EPOCHS];
 /// Longer than an epoch, which is what the other keys of its family are.
-const PRODUCER_KEY: &[u8] = b"producer-id";
+pub(super) const PRODUCER_KEY: &[u8] = b"producer-id";
 
 /// A lane as keys name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LaneKey {
     shard: u16,
     kind: u8,
@@ -52,6 +54,47 @@ impl LaneKey {
             kind: kind as u8,
         }
     }
+
+    /// Its shard; none for refused events.
+    pub fn shard(self) -> Option<u16> {
+        (self != Self::QUARANTINE).then_some(self.shard)
+    }
+
+    /// Its kind; none for refused events.
+    pub fn kind(self) -> Option<Kind> {
+        Kind::from_number(self.kind)
+    }
+}
+
+impl std::fmt::Display for LaneKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind() {
+            Some(kind) => write!(f, "{kind} lane of shard {}", self.shard),
+            None => f.write_str("lane of refused events"),
+        }
+    }
+}
+
+/// Counters of a lane that are lost for good: a salvage could not read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LostRun {
+    shard: u16,
+    kind: u8,
+    /// The first one.
+    first: u64,
+    /// The first one past them.
+    end: u64,
+}
+
+impl LostRun {
+    pub fn of(lane: LaneKey, first: u64, end: u64) -> Self {
+        Self {
+            shard: lane.shard,
+            kind: lane.kind,
+            first,
+            end,
+        }
+    }
 }
 
 /// What is remembered of an opening.
@@ -63,6 +106,21 @@ pub(super) struct EpochRecord {
     /// The log has been told that nothing more will come from it.
     #[serde(default)]
     pub drained: bool,
+    /// What of it is lost for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRun>,
+}
+
+impl EpochRecord {
+    /// What of a lane is lost for good: half-open, ascending.
+    pub fn lost_of(&self, lane: LaneKey) -> Vec<(u64, u64)> {
+        let of_lane = |l: &&LostRun| (l.shard, l.kind) == (lane.shard, lane.kind);
+        self.lost
+            .iter()
+            .filter(of_lane)
+            .map(|l| (l.first, l.end))
+            .collect()
+    }
 }
 
 /// The RocksDB of an outbox. Its calls block.
@@ -91,12 +149,32 @@ fn first_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(11..19)?.try_into().ok()?))
 }
 
-fn db_options() -> Options {
+/// The lane of a position's key.
+pub(super) fn parse_lane_key(key: &[u8]) -> Option<(Epoch, LaneKey)> {
+    let (epoch, rest) = key.split_first_chunk()?;
+    let ([a, b, kind], []) = rest.split_first_chunk()? else {
+        return None;
+    };
+    let lane = LaneKey {
+        shard: u16::from_be_bytes([*a, *b]),
+        kind: *kind,
+    };
+    let is_lane = lane == LaneKey::QUARANTINE || lane.kind().is_some();
+    is_lane.then_some((Epoch(u64::from_be_bytes(*epoch)), lane))
+}
+
+/// The lane and the first counter of a run's key.
+pub(super) fn parse_run_key(key: &[u8]) -> Option<(Epoch, LaneKey, u64)> {
+    let first = first_of(key).filter(|_| key.len() == 19)?;
+    let (epoch, lane) = parse_lane_key(&key[..11])?;
+    Some((epoch, lane, first))
+}
+
+pub(super) fn db_options(mode: DBRecoveryMode) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn tail is what a kill leaves and was never answered; anything else that is damaged must be seen.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(mode);
     options.set_max_total_wal_size(WAL_MAX_BYTES);
     options.set_max_background_jobs(2);
     options.set_max_open_files(256);
@@ -130,7 +208,9 @@ impl Disk {
             family(ACKED, 1 << 20),
             family(EPOCHS, 1 << 20),
         ];
-        let db = DB::open_cf_descriptors(&db_options(), dir, families).map_err(|source| {
+        // A torn tail is what a kill leaves and was never answered; anything else that is damaged must be seen.
+        let options = db_options(DBRecoveryMode::TolerateCorruptedTailRecords);
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|source| {
             OutboxError::Disk {
                 dir: dir.to_owned(),
                 source,
@@ -144,19 +224,27 @@ impl Disk {
 
     /// Opens a database that is there, without changing it: what its write-ahead log holds is read into memory.
     pub fn open_read_only(dir: &Path) -> Result<Self, OutboxError> {
-        let families = [RUNS, ACKED, EPOCHS].map(|name| family(name, WRITE_BUFFER_BYTES));
-        let mut options = db_options();
-        options.create_if_missing(false);
-        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(
-            |source| OutboxError::Disk {
-                dir: dir.to_owned(),
-                source,
-            },
-        )?;
+        let mode = DBRecoveryMode::TolerateCorruptedTailRecords;
+        let db = Self::open_copy(dir, mode, &FAMILIES).map_err(|source| OutboxError::Disk {
+            dir: dir.to_owned(),
+            source,
+        })?;
         Ok(Self {
             db,
             dir: dir.to_owned(),
         })
+    }
+
+    /// The bare database, read-only, with those of its families.
+    pub fn open_copy(
+        dir: &Path,
+        mode: DBRecoveryMode,
+        families: &[&str],
+    ) -> Result<DB, rocksdb::Error> {
+        let mut options = db_options(mode);
+        options.create_if_missing(false);
+        let families = families.iter().map(|name| family(name, WRITE_BUFFER_BYTES));
+        DB::open_cf_descriptors_read_only(&options, dir, families, false)
     }
 
     pub fn dir(&self) -> &Path {
@@ -264,6 +352,11 @@ impl Disk {
         value: &[u8],
     ) {
         batch.put_cf(self.family(RUNS), run_key(epoch, lane, first), value);
+    }
+
+    /// A run as another outbox has stored it.
+    pub fn put_raw_run(&self, batch: &mut WriteBatch, key: &[u8], value: &[u8]) {
+        batch.put_cf(self.family(RUNS), key, value);
     }
 
     pub fn put_acked(&self, batch: &mut WriteBatch, epoch: Epoch, lane: LaneKey, acked: u64) {

@@ -65,6 +65,8 @@ impl LaneCell {
 pub(super) struct EpochLanes {
     pub epoch: Epoch,
     pub shards: u16,
+    /// Another part of the epoch follows, past what of it is lost: this one does not end it.
+    pub is_followed: bool,
     cells: Vec<LaneCell>,
 }
 
@@ -75,8 +77,23 @@ impl EpochLanes {
         Self {
             epoch,
             shards,
+            is_followed: false,
             cells: (0..count).map(lane).map(LaneCell::new).collect(),
         }
+    }
+
+    /// The same lanes, as a part that another one follows.
+    pub fn before_another(self) -> Self {
+        Self {
+            is_followed: true,
+            ..self
+        }
+    }
+
+    /// Bytes of rows that are in no frame yet.
+    pub fn waiting_bytes(&self) -> u64 {
+        let bytes = self.cells.iter().map(|c| c.lock().waiting_bytes() as u64);
+        bytes.sum()
     }
 
     fn lanes(&self) -> Lanes {

@@ -13,6 +13,7 @@ mod kept;
 mod quarantine;
 mod recover;
 mod retain;
+mod salvage;
 mod shared;
 mod shipper;
 mod writer;
@@ -30,6 +31,7 @@ use adtally_streams::refusal::QuarantineRecord;
 
 pub use accept::Arrival;
 pub use kept::{KeptOutbox, ResendError, Resent};
+pub use salvage::{SalvageOptions, Salvaged, SalvagedLane, salvage};
 
 use crate::log::publisher::Broker;
 use crate::stretch::Stretch;
@@ -147,7 +149,7 @@ pub enum OutboxError {
     },
     /// The folder cannot be opened or read.
     #[error(
-        "the outbox in {dir} cannot be used: {source}. Its unsent events are in there, so keep the folder: mend the disk or its permissions, or set the folder aside to begin an empty one"
+        "the outbox in {dir} cannot be used: {source}. Its unsent events are in there, so keep the folder: mend the disk or its permissions; `adtally producers salvage` says what can be read of it, and makes a new one of that"
     )]
     Disk {
         /// The folder.
@@ -157,7 +159,7 @@ pub enum OutboxError {
     },
     /// The folder holds something that this program did not write.
     #[error(
-        "the outbox in {dir} holds {what}: it was written by another version, or is damaged. Keep the folder, and set it aside to begin an empty one"
+        "the outbox in {dir} holds {what}: it was written by another version, or is damaged. Keep the folder; `adtally producers salvage` says what can be read of it, and makes a new one of that"
     )]
     Damaged {
         /// The folder.
@@ -235,7 +237,7 @@ impl Outbox {
     pub fn open(options: OutboxOptions, broker: Arc<dyn Broker>) -> Result<Outbox, OutboxError> {
         let opened = recover::open(options, broker)?;
         let writer = writer::spawn(Arc::clone(&opened.shared), opened.requests);
-        let tasks = shipper::spawn(&opened.shared, opened.recovered);
+        let tasks = shipper::spawn(&opened.shared, opened.recovered, opened.settled);
         Ok(Outbox {
             shared: opened.shared,
             tasks,

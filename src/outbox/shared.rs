@@ -256,9 +256,9 @@ impl Shared {
         }
     }
 
-    /// An earlier epoch is shipped.
-    pub fn recovered(&self, epoch: Epoch) {
-        locked(&self.recovering).retain(|e| e.epoch != epoch);
+    /// An earlier epoch, or a part of one, is shipped.
+    pub fn recovered(&self, epoch: &Arc<EpochLanes>) {
+        locked(&self.recovering).retain(|e| !Arc::ptr_eq(e, epoch));
         self.progress.notify_waiters();
     }
 

@@ -40,7 +40,11 @@ impl Tasks {
 }
 
 /// Starts to ship this opening's lanes and those of earlier ones.
-pub(super) fn spawn(shared: &Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) -> Tasks {
+pub(super) fn spawn(
+    shared: &Arc<Shared>,
+    recovered: Vec<Arc<EpochLanes>>,
+    settled: Vec<Arc<EpochLanes>>,
+) -> Tasks {
     let mut running = JoinSet::new();
     for lane in 0..shared.current.quarantine_lane() {
         running.spawn(ship_lane(
@@ -56,7 +60,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) -> Ta
         false,
     ));
     running.spawn(ship_recovered(Arc::clone(shared), recovered));
-    running.spawn(announce::keep_telling(Arc::clone(shared)));
+    running.spawn(announce::keep_telling(Arc::clone(shared), settled));
     running.spawn(retain::keep_house(Arc::clone(shared)));
     Tasks {
         shared: Arc::clone(shared),
@@ -101,8 +105,12 @@ async fn ship_recovered(shared: Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) {
         if shared.stop.is_cancelled() || epoch.unacked() > 0 {
             return;
         }
+        if epoch.is_followed {
+            shared.recovered(&epoch);
+            continue;
+        }
         if announce::drained(&shared, &epoch, None).await {
-            shared.recovered(epoch.epoch);
+            shared.recovered(&epoch);
             tracing::info!(epoch = %epoch.epoch, "an earlier epoch is shipped and announced as drained");
         }
     }

@@ -11,6 +11,8 @@ mod roles;
 mod shards_file;
 mod streams_watch;
 
+pub use shards_file::read as known_shards;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! What `adtally producers` takes.
 
+use std::path::PathBuf;
+
 use adtally_streams::event::Kind;
 use adtally_streams::id::{Epoch, Id};
 use clap::{Args, Subcommand};
@@ -13,6 +15,8 @@ pub enum Producers {
     Resend(Resend),
     /// Declare that a producer will never send again, so that completeness no longer waits for it
     Retire(Retire),
+    /// Read what can be read of a damaged outbox, and copy it to a new one; exit 1 when events are lost
+    Salvage(Salvage),
 }
 
 /// `adtally producers list`.
@@ -67,6 +71,20 @@ pub struct Retire {
     /// Even though it was heard of lately, or its outbox is there
     #[arg(long)]
     pub force: bool,
+}
+
+/// `adtally producers salvage`.
+#[derive(Debug, Default, Args)]
+pub struct Salvage {
+    /// The damaged outbox [default: those in the data folder that will not open]
+    #[arg(long, value_name = "PATH")]
+    pub outbox: Option<PathBuf>,
+    /// Folder of the new outbox; without it nothing is written, and only said what could be
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Put the new outbox in the place of the damaged one, which is kept beside it
+    #[arg(long, conflicts_with = "to")]
+    pub replace: bool,
 }
 
 fn parse_id(text: &str) -> Result<Id, String> {

@@ -4,6 +4,7 @@ pub mod args;
 mod list;
 mod resend;
 mod retire;
+mod salvage;
 mod scene;
 
 use args::Producers;
@@ -18,5 +19,8 @@ pub async fn run(command: &Producers, config: &Config, output: Output) -> anyhow
         Producers::List(args) => list::run(args, config, output).await,
         Producers::Resend(args) => resend::run(args, config, output).await,
         Producers::Retire(args) => retire::run(args, config, output).await,
+        Producers::Salvage(args) => {
+            tokio::task::block_in_place(|| salvage::run(args, config, output))
+        }
     }
 }

@@ -100,6 +100,14 @@ impl FakeBroker {
         );
     }
 
+    /// Damages the message whose id ends so; the id stays remembered.
+    pub fn spoil(&self, id_end: &str) {
+        let mut messages = self.messages.lock().unwrap();
+        let ends = |m: &&mut Stored| m.id.as_ref().is_some_and(|id| id.ends_with(id_end));
+        let message = messages.iter_mut().find(ends).unwrap();
+        message.payload = Bytes::from_static(b"somebody else's");
+    }
+
     pub fn messages(&self) -> Vec<Stored> {
         self.messages.lock().unwrap().clone()
     }

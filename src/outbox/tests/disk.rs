@@ -109,6 +109,7 @@ fn eviction_spares_every_run_that_is_not_wholly_below() {
         shards: 2,
         opened_ms: 5,
         drained: true,
+        lost: Vec::new(),
     })
     .unwrap();
     assert_eq!(disk.epochs().unwrap().len(), 1);

@@ -11,6 +11,7 @@ mod disk;
 mod failing_disk;
 mod figures;
 mod live;
+mod salvage;
 
 use std::path::Path;
 use std::sync::Arc;
