@@ -86,7 +86,7 @@ fn forget_state(dir: &Path) {
 
 #[test]
 fn a_flipped_byte_in_a_block_is_named_and_healed_from_the_outbox() {
-    let mut broker = Broker::start();
+    let mut broker = Broker::of(1, "");
     let folder = tempfile::TempDir::new().unwrap();
     let mut server = serve(&broker, folder.path(), "collector,intake,projector,api");
     server.apply_catalogue(&small_catalogue());
@@ -165,7 +165,7 @@ fn a_flipped_byte_in_a_block_is_named_and_healed_from_the_outbox() {
 
 #[test]
 fn what_no_outbox_holds_any_more_stays_named() {
-    let mut broker = Broker::start();
+    let mut broker = Broker::of(1, "");
     let folder = tempfile::TempDir::new().unwrap();
     let mut server = serve(&broker, folder.path(), "collector,projector,api");
     server.apply_catalogue(&small_catalogue());
@@ -208,7 +208,7 @@ fn max_message(broker: &Broker, stream: &str, bytes: i32) {
 
 #[test]
 fn a_producer_whose_disk_is_gone_is_retired_and_what_it_lost_stays_named() {
-    let broker = Broker::start();
+    let broker = Broker::of(1, "");
     let (edge, fold) = (
         tempfile::TempDir::new().unwrap(),
         tempfile::TempDir::new().unwrap(),

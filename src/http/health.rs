@@ -55,6 +55,8 @@ pub struct Facts {
     pub refused_lanes: Vec<(String, u64)>,
     /// By outbox: for how many seconds its oldest event has been waiting for the broker's acknowledgement.
     pub waiting_seconds: Vec<(String, u64)>,
+    /// Outboxes that take nothing, since their disks are nearly full.
+    pub full_disks: Vec<String>,
 }
 
 /// Gathers facts when it is asked; must not block.
@@ -120,6 +122,11 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             ));
         }
     }
+    for outbox in &facts.full_disks {
+        out.push(format!(
+            "the disk of the outbox {outbox} is nearly full, so it takes no more events: make room"
+        ));
+    }
     out
 }
 
@@ -156,6 +163,7 @@ mod tests {
             }],
             refused_lanes: Vec::new(),
             waiting_seconds: vec![("collector".into(), OUTBOX_WAITS_SECONDS)],
+            full_disks: Vec::new(),
         }
     }
 
@@ -167,7 +175,8 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 11] = [
+            (|f| f.full_disks.push("intake".into()), "make room"),
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),
                 "takes no more",

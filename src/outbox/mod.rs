@@ -193,6 +193,8 @@ pub struct OutboxStatus {
     pub recovering_epochs: usize,
     /// Lanes whose stream takes no more at present.
     pub full_lanes: u64,
+    /// Its disk is below its reserve, so it takes nothing.
+    pub disk_full: bool,
     /// Whether [`OutboxHandle::accept`] refuses at present.
     pub refusing: bool,
     /// Writes with fsync since the opening.

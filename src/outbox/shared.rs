@@ -341,6 +341,7 @@ impl Shared {
             oldest_unacked_ms: self.oldest_unacked_ms(),
             recovering_epochs: locked(&self.recovering).len(),
             full_lanes: self.counts.full_lanes.load(Ordering::Relaxed),
+            disk_full: self.disk_full.load(Ordering::Relaxed),
             refusing: closed
                 || self.disk_full.load(Ordering::Relaxed)
                 || unsent_bytes >= self.limits.unsent_max_bytes,
@@ -355,8 +356,19 @@ impl Shared {
     /// Looks at the disk and publishes the gauges.
     pub fn observe(&self) {
         if let Some(free) = self.disk.free_bytes() {
-            self.disk_full
-                .store(free < self.limits.disk_reserve_bytes, Ordering::Relaxed);
+            let full = free < self.limits.disk_reserve_bytes;
+            match (self.disk_full.swap(full, Ordering::Relaxed), full) {
+                (false, true) => tracing::warn!(
+                    dir = %self.disk.dir().display(),
+                    free_bytes = free,
+                    reserve_bytes = self.limits.disk_reserve_bytes,
+                    "the disk of the outbox is nearly full, so it takes no more events: make room"
+                ),
+                (true, false) => {
+                    tracing::info!(free_bytes = free, "the disk of the outbox has room again");
+                }
+                _ => {}
+            }
         }
         let status = self.status();
         let owner = self.owner.name();

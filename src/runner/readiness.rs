@@ -64,6 +64,12 @@ fn facts(sources: &Sources, seen: Seen) -> Facts {
                 Some(((*name).to_owned(), u64::try_from(waits_ms).ok()? / 1_000))
             })
             .collect(),
+        full_disks: sources
+            .outboxes
+            .iter()
+            .filter(|(_, outbox)| outbox.status().disk_full)
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
     }
 }
 

@@ -51,6 +51,8 @@ async fn unsent(dir: &Path, flushed: bool) -> Epoch {
     };
     if flushed {
         outbox.drain(std::time::Duration::from_millis(50)).await;
+        // Closed, so that the write-ahead log that the tables have made needless is gone.
+        drop(handle);
         copy(live.path());
     } else {
         copy(live.path());
