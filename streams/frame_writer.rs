@@ -12,7 +12,6 @@ use crate::event::Event;
 use crate::event_row::{BadRow, Rows};
 use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES, Header};
 use crate::frame_columns::{Columns, Parts};
-use crate::id::Id;
 use crate::names::FRAME_MAX_EVENTS_READ;
 
 /// Below so many events a frame's parts stay as they are: zstd would add more than it takes.

@@ -7,7 +7,9 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::support::http::{ask, wait_totals};
-use crate::support::{ADTALLY, Broker, Options, Server, block_on, ok, small_catalogue, wait_for};
+use crate::support::{
+    ADTALLY, Broker, Folder, Options, Server, block_on, ok, small_catalogue, wait_for,
+};
 
 /// A command against a broker, as operators type it.
 fn command(broker: &Broker, args: &[&str]) -> Output {
@@ -29,7 +31,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-fn serve(broker: &Broker, dir: &Path, roles: &str) -> Server {
+fn serve(broker: &Broker, dir: &Folder, roles: &str) -> Server {
     let options = ["--server", &broker.url(), "--shards", "1", "--roles", roles]
         .into_iter()
         .fold(Options::default().data_dir(dir), |o, arg| o.arg(arg));
@@ -87,8 +89,8 @@ fn forget_state(dir: &Path) {
 #[test]
 fn a_flipped_byte_in_a_block_is_named_and_healed_from_the_outbox() {
     let mut broker = Broker::of(1, "");
-    let folder = tempfile::TempDir::new().unwrap();
-    let mut server = serve(&broker, folder.path(), "collector,intake,projector,api");
+    let folder = Folder::bare();
+    let mut server = serve(&broker, &folder, "collector,intake,projector,api");
     server.apply_catalogue(&small_catalogue());
     clicks(&server, "kept", 12);
     wait_totals(&server, "spring", &[("clicks", 12)]);
@@ -104,7 +106,7 @@ fn a_flipped_byte_in_a_block_is_named_and_healed_from_the_outbox() {
     assert_eq!(listed.status.code(), Some(1), "{}", text(&listed));
     assert_eq!(lost_events(&rows(&listed)), 1, "{}", text(&listed));
 
-    let mut server = serve(&broker, folder.path(), "collector,intake,projector,api");
+    let mut server = serve(&broker, &folder, "collector,intake,projector,api");
     wait_totals(&server, "spring", &[("clicks", 11)]);
     let listed = wait_for("the gap", || {
         let listed = command(&broker, &["producers", "list", "--json"]);
@@ -159,15 +161,15 @@ fn a_flipped_byte_in_a_block_is_named_and_healed_from_the_outbox() {
 
     // A replay counts what was sent again in the place of what was lost.
     forget_state(folder.path());
-    let server = serve(&broker, folder.path(), "projector,api");
+    let server = serve(&broker, &folder, "projector,api");
     wait_totals(&server, "spring", &[("clicks", 12)]);
 }
 
 #[test]
 fn what_no_outbox_holds_any_more_stays_named() {
     let mut broker = Broker::of(1, "");
-    let folder = tempfile::TempDir::new().unwrap();
-    let mut server = serve(&broker, folder.path(), "collector,projector,api");
+    let folder = Folder::bare();
+    let mut server = serve(&broker, &folder, "collector,projector,api");
     server.apply_catalogue(&small_catalogue());
     clicks(&server, "gone", 6);
     wait_totals(&server, "spring", &[("clicks", 6)]);
@@ -177,7 +179,7 @@ fn what_no_outbox_holds_any_more_stays_named() {
     broker.run();
     forget_state(folder.path());
     std::fs::remove_dir_all(folder.path().join("outbox-collector")).unwrap();
-    let server = serve(&broker, folder.path(), "collector,projector,api");
+    let server = serve(&broker, &folder, "collector,projector,api");
     wait_totals(&server, "spring", &[("clicks", 5)]);
     for _ in 0..2 {
         let resent = command(&broker, &["producers", "resend", "--json"]);
@@ -209,13 +211,10 @@ fn max_message(broker: &Broker, stream: &str, bytes: i32) {
 #[test]
 fn a_producer_whose_disk_is_gone_is_retired_and_what_it_lost_stays_named() {
     let broker = Broker::of(1, "");
-    let (edge, fold) = (
-        tempfile::TempDir::new().unwrap(),
-        tempfile::TempDir::new().unwrap(),
-    );
-    let api = serve(&broker, fold.path(), "projector,api");
+    let (edge, fold) = (Folder::bare(), Folder::bare());
+    let api = serve(&broker, &fold, "projector,api");
     api.apply_catalogue(&small_catalogue());
-    let mut collector = serve(&broker, edge.path(), "collector");
+    let mut collector = serve(&broker, &edge, "collector");
     clicks(&collector, "sent", 3);
     wait_totals(&api, "spring", &[("clicks", 3)]);
     // Announcements still fit, frames do not: what is answered from here on is announced and never sent.
@@ -253,9 +252,9 @@ fn a_producer_whose_disk_is_gone_is_retired_and_what_it_lost_stays_named() {
     max_message(&broker, "EVENTS_0", -1);
 
     // Somebody else goes on, and completeness waits for the one that is gone.
-    let other = tempfile::TempDir::new().unwrap();
-    let other = serve(&broker, other.path(), "collector");
-    click(&other, "other");
+    let other = Folder::bare();
+    let other_server = serve(&broker, &other, "collector");
+    click(&other_server, "other");
     wait_totals(&api, "spring", &[("gross_clicks", 4)]);
     let through = || {
         let answer = api.json("/api/v1/analytics?campaign_id=spring");

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use adtally_streams::event_row::BadRow;
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::lane::Lane;
-use adtally_streams::packing::{Cut, Packing, frame_max_bytes};
+use adtally_streams::packing::{Outgoing, Packing, frame_max_bytes};
 use adtally_streams::watermark::Watermark;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -148,18 +149,24 @@ impl Resending<'_> {
     async fn stretch(&mut self, stretch: Stretch) -> Result<(), ResendError> {
         let mut at = stretch.first;
         while let Some(rest) = stretch.part(at, stretch.last.saturating_add(1)) {
-            let Some(cut) = tokio::task::block_in_place(|| self.cut(rest))? else {
+            let packed = tokio::task::block_in_place(|| self.pack(rest))?;
+            let Some((message, next)) = packed else {
                 break;
             };
-            at += cut.events.len() as u64;
-            self.frame(rest, cut).await?;
+            self.frame(rest, message).await?;
+            at = next;
         }
         self.resent.sent.extend(stretch.part(stretch.first, at));
         Ok(())
     }
 
-    /// The stretch from its beginning, as far as it fits a frame; none when it has been evicted meanwhile. Blocks.
-    fn cut(&self, stretch: Stretch) -> Result<Option<Cut>, OutboxError> {
+    /// A message of the stretch from its beginning, as far as it fits, and the counter after it; none when it has been
+    /// evicted meanwhile. Blocks.
+    fn pack(&self, stretch: Stretch) -> Result<Option<(Outgoing, u64)>, OutboxError> {
+        let damaged = |error: BadRow| OutboxError::Damaged {
+            dir: self.disk.dir().to_owned(),
+            what: format!("among {stretch}, {error}"),
+        };
         // A lane of which nothing but the stretch waits.
         let mut lane = Lane::starting_at(stretch.first);
         lane.accepted(stretch.events(), 0, 0);
@@ -167,26 +174,20 @@ impl Resending<'_> {
         let key = LaneKey::events(stretch.shard, stretch.kind);
         let (from, until) = (packing.from(), packing.until());
         self.disk.rows(stretch.epoch, key, from, until, |row| {
-            packing.take(row).map_err(|error| OutboxError::Damaged {
-                dir: self.disk.dir().to_owned(),
-                what: format!("among {stretch}, {error}"),
-            })
+            packing.take(row).map_err(damaged)
         })?;
-        Ok(packing.cut(&mut lane))
-    }
-
-    async fn frame(&mut self, stretch: Stretch, cut: Cut) -> Result<(), ResendError> {
         let watermark = Watermark {
             drained: self.is_drained(stretch.epoch),
             ..Watermark::default()
         };
-        let message = cut.message(
-            stretch.shard,
-            stretch.kind,
-            self.producer,
-            stretch.epoch,
-            watermark,
-        );
+        let (shard, kind) = (stretch.shard, stretch.kind);
+        let message = packing
+            .message(shard, kind, self.producer, stretch.epoch, watermark)
+            .map_err(damaged)?;
+        Ok(message.map(|message| (message, packing.next())))
+    }
+
+    async fn frame(&mut self, stretch: Stretch, message: Outgoing) -> Result<(), ResendError> {
         let (subject, payload) = (message.subject, Bytes::from(message.payload));
         let id = format!("{}-again-{:08x}", message.id, self.nonce);
         let mut why = String::new();

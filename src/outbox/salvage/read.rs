@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use adtally_streams::event_row::Rows;
 use adtally_streams::id::Epoch;
-use adtally_streams::row::{ROW_PREFIX_BYTES, Run, event_of_row, refused_parts};
+use adtally_streams::row::{Run, refused_parts};
 use rocksdb::{DB, DBRecoveryMode};
 
 use super::super::disk::{self, ACKED, Disk, EpochRecord, LaneKey, PRODUCER_KEY, RUNS};
@@ -232,16 +233,15 @@ impl Found {
 /// How many rows a run has, when every one of them can be read.
 fn whole_run(lane: LaneKey, value: &[u8]) -> Option<u64> {
     let mut run = Run::parse(value)?;
+    let mut events = Rows::default();
     for _ in 0..run.count {
         let row = run.next_row()?;
-        let readable = match lane == LaneKey::QUARANTINE {
-            true => refused_parts(row).is_some(),
-            false => event_of_row(row).is_ok(),
-        };
-        if !readable || row.len() + ROW_PREFIX_BYTES > value.len() {
-            return None;
+        match lane == LaneKey::QUARANTINE {
+            true => drop(refused_parts(row)?),
+            false => events.push(row).ok()?,
         }
     }
+    events.events().ok()?;
     Some(run.count)
 }
 
