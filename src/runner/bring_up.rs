@@ -80,9 +80,17 @@ impl BringUp {
             outcome = self.bring_up() => outcome,
             () = stop.cancelled() => return,
         };
-        self.phase.send_replace(match outcome {
+        let outcome = match outcome {
             Ok(()) => Phase::Running,
             Err(error) => Phase::Failed(format!("{error:#}")),
+        };
+        // What a role has said meanwhile stands: a shard may have failed before the last role was up.
+        self.phase.send_if_modified(|phase| {
+            let starts = *phase == Phase::Starting;
+            if starts {
+                *phase = outcome;
+            }
+            starts
         });
     }
 

@@ -17,7 +17,7 @@ use crate::simulate::report::grouped;
 /// Stretches of one lane that the text names; JSON names all.
 const MAX_STRETCHES: usize = 12;
 
-/// Runs `adtally producers salvage`; [`Exit::No`] when counters are lost.
+/// Runs `adtally producers salvage`; [`Exit::No`] when counters are lost, or may be.
 pub fn run(args: &Salvage, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let (outboxes, _held) = outboxes(args, config)?;
     if args.to.is_some() && outboxes.len() > 1 {
@@ -33,8 +33,11 @@ pub fn run(args: &Salvage, config: &Config, output: Output) -> anyhow::Result<Ex
         all.iter()
             .try_for_each(|salvaged| print(salvaged, args, output))?;
     }
-    let lost: u64 = all.iter().map(Salvaged::lost).sum();
-    Ok(if lost == 0 { Exit::Done } else { Exit::No })
+    let loses = |salvaged: &Salvaged| salvaged.lost() > 0 || salvaged.tail_unknown;
+    Ok(match all.iter().any(loses) {
+        true => Exit::No,
+        false => Exit::Done,
+    })
 }
 
 /// The outboxes that are meant, and the data folder, which nobody may serve meanwhile.
@@ -134,6 +137,9 @@ fn print(salvaged: &Salvaged, args: &Salvage, output: Output) -> anyhow::Result<
             "{} counters are lost, unless the log has them: `adtally producers list` says so after the start.",
             grouped(n)
         ))?,
+    }
+    if salvaged.tail_unknown {
+        output.line("What was written after a lane's last readable counter may be lost too. The log names it, as far as it was announced, half a minute after the start: `adtally producers list`.")?;
     }
     if salvaged.producer_is_new {
         output.line("The producer's name cannot be read, so the new outbox has a new one: retire the old one's open epochs (`adtally producers list`, `adtally producers retire`).")?;

@@ -44,6 +44,14 @@ impl Scene {
     /// # Errors
     /// When there is no deployment, or its broker cannot be reached.
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        // A folder that was used with a broker elsewhere holds no log, and an empty one would say that all is well.
+        if let Some(dir) = state::stopped(config)? {
+            anyhow::ensure!(
+                dir.path().join("nats").is_dir(),
+                "no nats-server of its own ever ran in {}: name the NATS of that deployment with --server",
+                dir.path().display()
+            );
+        }
         let deployment = Deployment::find(config, false).await?;
         let named = deployment::nats_options(&config.nats).is_some();
         let folder = if named && data_dir::exists(&config.data_dir) {

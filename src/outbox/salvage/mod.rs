@@ -97,6 +97,9 @@ pub struct Salvaged {
     pub epochs: Vec<SalvagedEpoch>,
     /// What is wrong.
     pub problems: Vec<String>,
+    /// What was written last may be unreadable, and then nothing here says how much that was: the log does, as far as
+    /// it was announced.
+    pub tail_unknown: bool,
     /// The new outbox.
     pub to: Option<PathBuf>,
     /// Where the damaged one lies since the new one took its place.
@@ -361,6 +364,7 @@ fn report(
         sent,
         epochs,
         problems: found.problems.clone(),
+        tail_unknown: found.tail_unknown,
         to: None,
         set_aside: None,
     })

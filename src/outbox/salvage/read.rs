@@ -35,6 +35,8 @@ pub(super) struct Found {
     /// By lane: first counter and count of every run.
     pub runs: BTreeMap<(Epoch, LaneKey), BTreeMap<u64, u64>>,
     pub problems: Vec<String>,
+    /// Part of the newest rows may be unreadable: a lane's last readable counter need not be its last.
+    pub tail_unknown: bool,
 }
 
 impl Found {
@@ -90,6 +92,7 @@ impl Found {
             return Ok(());
         }
         for lost in copy::files_of(&dir.join("lost")).unwrap_or_default() {
+            self.tail_unknown = true;
             let name = copy::same(&lost);
             self.problems.push(format!(
                 "table {} is damaged; what else can be read of it is read as it stands",
@@ -129,6 +132,12 @@ impl Found {
             format!("{:06}.log", WAL_NUMBERS_FROM + number).into()
         })
         .map_err(io_at(dir))?;
+        let strict = DBRecoveryMode::TolerateCorruptedTailRecords;
+        if let Err(error) = Disk::open_copy(dir, strict, &disk::FAMILIES) {
+            self.tail_unknown = true;
+            self.problems
+                .push(format!("its write-ahead log is damaged: {error}"));
+        }
         match Disk::open_copy(dir, DBRecoveryMode::SkipAnyCorruptedRecord, &disk::FAMILIES) {
             Ok(db) => self.read("its write-ahead log", &db, sink),
             Err(error) => {

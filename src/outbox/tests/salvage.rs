@@ -157,6 +157,7 @@ async fn a_flipped_bit_in_the_write_ahead_log_loses_a_stretch_and_not_what_follo
     let epoch = unsent(dir.path(), false).await;
     flip(&largest(dir.path(), "log"), 0.5);
     assert!(matches!(refused(dir.path()), OutboxError::Disk { .. }));
+    assert!(salvaged(dir.path(), None).tail_unknown);
     let lost = salvage_and_ship(dir.path(), epoch).await;
     assert!((1..100).contains(&lost), "{lost} lost of {EVENTS}");
 }
