@@ -5,16 +5,16 @@
 
 use std::path::{Path, PathBuf};
 
-use adtally_streams::event::Kind;
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::row::{Run, RunInfo};
 use rocksdb::{
     BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use serde::{Deserialize, Serialize};
 
 use super::OutboxError;
+pub(super) use super::disk_names::{EpochRecord, LaneKey, LostRun, parse_lane_key, parse_run_key};
+use super::disk_names::{epoch_range, first_of, lane_key, run_key};
 
 /// Bytes of rows in memory before they are flushed to a table.
 const WRITE_BUFFER_BYTES: usize = 32 << 20;
@@ -34,140 +34,11 @@ pub(super) const FAMILIES: [&str; 3] = [RUNS, ACKED, EPOCHS];
 /// Longer than an epoch, which is what the other keys of its family are.
 pub(super) const PRODUCER_KEY: &[u8] = b"producer-id";
 
-/// A lane as keys name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct LaneKey {
-    shard: u16,
-    kind: u8,
-}
-
-impl LaneKey {
-    /// The lane of refused events, which no shard has.
-    pub const QUARANTINE: LaneKey = LaneKey {
-        shard: u16::MAX,
-        kind: u8::MAX,
-    };
-
-    pub fn events(shard: u16, kind: Kind) -> Self {
-        Self {
-            shard,
-            kind: kind as u8,
-        }
-    }
-
-    /// Its shard; none for refused events.
-    pub fn shard(self) -> Option<u16> {
-        (self != Self::QUARANTINE).then_some(self.shard)
-    }
-
-    /// Its kind; none for refused events.
-    pub fn kind(self) -> Option<Kind> {
-        Kind::from_number(self.kind)
-    }
-}
-
-impl std::fmt::Display for LaneKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.kind() {
-            Some(kind) => write!(f, "{kind} lane of shard {}", self.shard),
-            None => f.write_str("lane of refused events"),
-        }
-    }
-}
-
-/// Counters of a lane that are lost for good: a salvage could not read them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LostRun {
-    shard: u16,
-    kind: u8,
-    /// The first one.
-    first: u64,
-    /// The first one past them.
-    end: u64,
-}
-
-impl LostRun {
-    pub fn of(lane: LaneKey, first: u64, end: u64) -> Self {
-        Self {
-            shard: lane.shard,
-            kind: lane.kind,
-            first,
-            end,
-        }
-    }
-}
-
-/// What is remembered of an opening.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct EpochRecord {
-    pub epoch: Epoch,
-    pub shards: u16,
-    pub opened_ms: i64,
-    /// The log has been told that nothing more will come from it.
-    #[serde(default)]
-    pub drained: bool,
-    /// What of it is lost for good.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lost: Vec<LostRun>,
-}
-
-impl EpochRecord {
-    /// What of a lane is lost for good: half-open, ascending.
-    pub fn lost_of(&self, lane: LaneKey) -> Vec<(u64, u64)> {
-        let of_lane = |l: &&LostRun| (l.shard, l.kind) == (lane.shard, lane.kind);
-        self.lost
-            .iter()
-            .filter(of_lane)
-            .map(|l| (l.first, l.end))
-            .collect()
-    }
-}
-
 /// The RocksDB of an outbox. Its calls block.
 #[derive(Debug)]
 pub(super) struct Disk {
     db: DB,
     dir: PathBuf,
-}
-
-fn lane_key(epoch: Epoch, lane: LaneKey) -> [u8; 11] {
-    let mut key = [0; 11];
-    key[..8].copy_from_slice(&epoch.0.to_be_bytes());
-    key[8..10].copy_from_slice(&lane.shard.to_be_bytes());
-    key[10] = lane.kind;
-    key
-}
-
-fn run_key(epoch: Epoch, lane: LaneKey, first: u64) -> [u8; 19] {
-    let mut key = [0; 19];
-    key[..11].copy_from_slice(&lane_key(epoch, lane));
-    key[11..].copy_from_slice(&first.to_be_bytes());
-    key
-}
-
-fn first_of(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.get(11..19)?.try_into().ok()?))
-}
-
-/// The lane of a position's key.
-pub(super) fn parse_lane_key(key: &[u8]) -> Option<(Epoch, LaneKey)> {
-    let (epoch, rest) = key.split_first_chunk()?;
-    let ([a, b, kind], []) = rest.split_first_chunk()? else {
-        return None;
-    };
-    let lane = LaneKey {
-        shard: u16::from_be_bytes([*a, *b]),
-        kind: *kind,
-    };
-    let is_lane = lane == LaneKey::QUARANTINE || lane.kind().is_some();
-    is_lane.then_some((Epoch(u64::from_be_bytes(*epoch)), lane))
-}
-
-/// The lane and the first counter of a run's key.
-pub(super) fn parse_run_key(key: &[u8]) -> Option<(Epoch, LaneKey, u64)> {
-    let first = first_of(key).filter(|_| key.len() == 19)?;
-    let (epoch, lane) = parse_lane_key(&key[..11])?;
-    Some((epoch, lane, first))
 }
 
 pub(super) fn db_options(mode: DBRecoveryMode) -> Options {
@@ -547,12 +418,4 @@ impl Disk {
         }
         self.db.cancel_all_background_work(true);
     }
-}
-
-fn epoch_range(epoch: Epoch) -> (Vec<u8>, Vec<u8>) {
-    let from = epoch.0.to_be_bytes().to_vec();
-    let mut to = from.clone();
-    // Longer than any key of the epoch.
-    to.extend_from_slice(&[0xff; 20]);
-    (from, to)
 }

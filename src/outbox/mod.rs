@@ -8,6 +8,7 @@
 mod accept;
 mod announce;
 mod disk;
+mod disk_names;
 mod epoch;
 mod kept;
 mod quarantine;

@@ -245,9 +245,10 @@ fn whole_run(lane: LaneKey, value: &[u8]) -> Option<u64> {
     let mut events = Rows::default();
     for _ in 0..run.count {
         let row = run.next_row()?;
-        match lane == LaneKey::QUARANTINE {
-            true => drop(refused_parts(row)?),
-            false => events.push(row).ok()?,
+        if lane == LaneKey::QUARANTINE {
+            refused_parts(row)?;
+        } else {
+            events.push(row).ok()?;
         }
     }
     events.events().ok()?;
