@@ -51,8 +51,6 @@ async fn unsent(dir: &Path, flushed: bool) -> Epoch {
     };
     if flushed {
         outbox.drain(std::time::Duration::from_millis(50)).await;
-        // Closed, so that the write-ahead log that the tables have made needless is gone.
-        drop(handle);
         copy(live.path());
     } else {
         copy(live.path());
@@ -166,6 +164,14 @@ async fn a_flipped_bit_in_the_write_ahead_log_loses_a_stretch_and_not_what_follo
 async fn a_flipped_bit_in_a_table_loses_a_block() {
     let dir = tempfile::tempdir().unwrap();
     let epoch = unsent(dir.path(), true).await;
+    // The tables hold everything, so the log is needless; it would give back what the table loses.
+    while let Some(log) = files(dir.path())
+        .into_iter()
+        .map(|(path, _)| path)
+        .find(|path| path.extension().is_some_and(|e| e == "log"))
+    {
+        std::fs::remove_file(log).unwrap();
+    }
     flip(&largest(dir.path(), "sst"), 0.4);
     assert!(matches!(refused(dir.path()), OutboxError::Disk { .. }));
     let lost = salvage_and_ship(dir.path(), epoch).await;
