@@ -113,10 +113,10 @@ proptest! {
         let message = encode_announcement(&producer, epoch, &watermark);
         prop_assert_eq!(
             decode_for_fold(&message).unwrap(),
-            FoldMessage::Announcement { producer: producer.clone(), epoch, watermark }
+            FoldMessage::Announcement { producer: producer.clone(), epoch, watermark, retired: None }
         );
         prop_assert_eq!(decode_header(&message).unwrap(), None);
-        prop_assert_eq!(decode_events(&message).unwrap(), EventMessage::Announcement { producer, epoch, watermark });
+        prop_assert_eq!(decode_events(&message).unwrap(), EventMessage::Announcement { producer, epoch, watermark, retired: None });
     }
 
     #[test]
