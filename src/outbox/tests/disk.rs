@@ -223,6 +223,7 @@ async fn what_an_earlier_program_left_is_shipped_under_its_epoch() {
         shards: super::SHARDS,
         opened_ms: 5,
         drained: false,
+        lost: Vec::new(),
     })
     .unwrap();
     // Its rows were MessagePack maps.
