@@ -12,7 +12,7 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests first-build build demo lint checks test bench exact kills faults fuzz clean-cache
+.PHONY: help setup setup-tests setup-bench first-build build demo lint checks test bench growth exact kills faults fuzz clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
@@ -27,6 +27,9 @@ setup: ## brings nats-server, libclang and a quickly built RocksDB into the cach
 
 setup-tests:
 	@tools/setup --tests
+
+setup-bench:
+	@tools/setup --bench
 
 # Said before the wait, not after it; cargo's own bar counts the crates.
 first-build:
@@ -50,7 +53,7 @@ checks:
 test: setup-tests first-build checks ## checks the format, runs clippy and all tests against real nats-servers
 	@$(env) cargo test --workspace --lib --bins --tests --locked
 
-bench: build ## runs the benchmarks
+bench: setup-bench build ## runs the benchmarks, DuckDB and ClickHouse beside them
 	@$(env) tools/bench $(ARGS)
 
 # Wants cargo-fuzz and a nightly compiler, which nothing else needs: fuzz/README.md says how to get them.
@@ -60,6 +63,9 @@ fuzz: ## fuzzes frames, raw events and URLs, a minute each
 		cargo +nightly fuzz run $$target --target-dir "$(CARGO_TARGET_DIR)/fuzz" -- \
 			-max_total_time=60 -max_len=65536 $$(test -f $$dict && echo -dict=$$dict) $(ARGS) || exit 1; \
 	done
+
+growth: build ## measures the fold at 1, 2 and 8 shards and 1, 10 and 100 million events (about 20 min)
+	@$(env) $(adtally) bench --only growth --shards 1,2,8 --events 1000000,10000000,100000000 $(ARGS)
 
 clean-cache: ## removes the cache folder: RocksDB, nats-server, libclang, test clients, CI artifacts
 	rm -rf "$(ADTALLY_CACHE)"

@@ -130,6 +130,18 @@ impl<'a> Reader<'a> {
         Err(self.damaged())
     }
 
+    /// Passes over `n` varints, whatever their values.
+    pub fn skip_varints(&mut self, n: u32) -> Result<(), Damaged> {
+        let mut left = n;
+        let mut at = 0;
+        while left > 0 {
+            left -= u32::from(*self.rest.get(at).ok_or(self.damaged())? < 0x80);
+            at += 1;
+        }
+        self.rest = &self.rest[at..];
+        Ok(())
+    }
+
     /// A varint that fits 32 bits.
     pub fn varint32(&mut self) -> Result<u32, Damaged> {
         u32::try_from(self.varint()?).map_err(|_| self.damaged())

@@ -7,7 +7,7 @@ use adtally_streams::event::{Device, Kind};
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use crate::cells::{Bucket, CellKey, Grain};
+use crate::cells::{self, Bucket, CellKey, Grain};
 use crate::codec::Damaged;
 use crate::completeness::Producer;
 use crate::conversions::{ConversionKey, ConversionSum};
@@ -86,9 +86,16 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
         .into_iter()
         .filter(|family| *family != Family::Symbols)
     {
-        let mut visit = |key: &[u8], value: &[u8]| match line(&table, family, key, value) {
-            Ok(line) => lines.extend(line),
-            Err(error) => damaged = Some(error),
+        let grain = Grain::ALL.into_iter().find(|g| g.family() == family);
+        let mut visit = |key: &[u8], value: &[u8]| {
+            let read = match grain {
+                Some(grain) => cells::each(grain, key, value, |cell, sums| {
+                    lines.push(cell_line(&table, cell, sums)?);
+                    Ok(())
+                }),
+                None => line(&table, family, key, value).map(|line| lines.extend(line)),
+            };
+            damaged = read.err().or(damaged.take());
         };
         source.scan(family, &mut visit).map_err(DumpError::Read)?;
     }
@@ -173,14 +180,14 @@ fn line(
     let campaign = |symbol| table.of(Space::Campaign, symbol);
     let ad = |symbol| table.of(Space::Ad, symbol);
     Ok(Some(match family {
-        Family::Symbols => return Ok(None),
+        // Names are in every line, and cells are not one a row.
+        Family::Symbols | Family::CellsMinute | Family::CellsHour | Family::CellsDay => {
+            return Ok(None);
+        }
         Family::Meta => match key {
             crate::position::POSITION_KEY => format!("position {:?}", Position::decode(value)?),
             _ => return Ok(None),
         },
-        Family::CellsMinute => cell(table, Grain::Minute, key, value)?,
-        Family::CellsHour => cell(table, Grain::Hour, key, value)?,
-        Family::CellsDay => cell(table, Grain::Day, key, value)?,
         Family::Ledger => {
             let (epoch, kind) = ledger::decode_key(key)?;
             format!(
@@ -256,8 +263,7 @@ fn line(
     }))
 }
 
-fn cell(table: &NameTable, grain: Grain, key: &[u8], value: &[u8]) -> Result<String, Damaged> {
-    let k = CellKey::decode(grain, key)?;
+fn cell_line(table: &NameTable, k: &CellKey, sums: &[u8]) -> Result<String, Damaged> {
     let bucket = match k.bucket {
         Bucket::Minute(minute) => format!("minute={minute}"),
         Bucket::Hour { start_s, offset_s } => format!("hour={start_s}{offset_s:+}"),
@@ -270,7 +276,7 @@ fn cell(table: &NameTable, grain: Grain, key: &[u8], value: &[u8]) -> Result<Str
         table.of(Space::Creative, k.creative),
         table.of(Space::Region, k.region),
         device(k.device),
-        Metrics::decode(value)?,
+        Metrics::decode(sums)?,
     ))
 }
 

@@ -3,7 +3,9 @@
 //! Invariant: the fold touches state only through [`Reads`], [`Values`] and [`Changes`], so that the same code
 //! runs on RocksDB, in a test's map and in a replay, and nothing in this crate does IO.
 
+use crate::cell_list::merge_lists;
 use crate::ids::IdRecord;
+use crate::metrics::merge_sums;
 
 /// The families of rows, each a column family of the shard's RocksDB. The id index is apart, since it has one
 /// family a log day: [`crate::ids::day_family`].
@@ -83,18 +85,38 @@ impl Family {
         }
     }
 
-    /// Whether the family's values are sums ([`crate::metrics::merge_sums`]) that are merged, never read first.
-    pub fn is_sum(self) -> bool {
-        matches!(
-            self,
-            Family::CellsMinute
-                | Family::CellsHour
-                | Family::CellsDay
-                | Family::Spend
-                | Family::FraudSums
-                | Family::Conversions
-                | Family::Totals
-        )
+    /// How the family's values are merged; none where they are put.
+    pub fn merge(self) -> Option<Merge> {
+        match self {
+            Family::CellsMinute | Family::CellsHour | Family::CellsDay => Some(Merge::Cells),
+            Family::Spend | Family::FraudSums | Family::Conversions | Family::Totals => {
+                Some(Merge::Sums)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How values are merged, without being read first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// Sums, by [`merge_sums`].
+    Sums,
+    /// Lists of cells, by [`merge_lists`].
+    Cells,
+}
+
+impl Merge {
+    /// The merged value; none when one of them is damaged.
+    pub fn apply<'a>(
+        self,
+        existing: Option<&'a [u8]>,
+        operands: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Vec<u8>> {
+        match self {
+            Merge::Sums => merge_sums(existing, operands),
+            Merge::Cells => merge_lists(existing, operands),
+        }
     }
 }
 
@@ -177,15 +199,20 @@ impl Reads {
     /// Puts the distinct keys of the id index into order, once for everybody who needs it; answers for every place
     /// in `ids` which of the distinct keys it holds.
     pub fn order_ids(&mut self) -> Vec<u32> {
-        // The first sixteen bytes decide nearly always, and compare without a look at the key itself.
+        let ids = &self.ids;
+        // Of the first sixteen bytes, the sixty-four from the first bit in which any two keys differ: they
+        // decide nearly always, and compare without a look at the keys.
         let prefix = |key: &[u8]| {
             let mut bytes = [0; 16];
             let n = key.len().min(16);
             bytes[..n].copy_from_slice(&key[..n]);
             u128::from_be_bytes(bytes)
         };
-        let ids = &self.ids;
-        let mut all: Vec<(u128, u32)> = ids.iter().map(prefix).zip(0..).collect();
+        let first = ids.iter().next().map_or(0, prefix);
+        let differing = ids.iter().fold(0, |bits, key| bits | (prefix(key) ^ first));
+        let alike = differing.leading_zeros().min(u64::BITS);
+        let head = |key: &[u8]| ((prefix(key) << alike) >> u64::BITS) as u64;
+        let mut all: Vec<(u64, u32)> = ids.iter().map(head).zip(0..).collect();
         all.sort_unstable_by(|a, b| {
             a.0.cmp(&b.0)
                 .then_with(|| ids.get(a.1 as usize).cmp(ids.get(b.1 as usize)))
@@ -244,7 +271,7 @@ impl Values {
 pub enum Op {
     /// Store the value.
     Put,
-    /// Add the sums to what is there.
+    /// Add the sums or cells to what is there, see [`Family::merge`].
     Merge,
     /// Remove the row.
     Delete,

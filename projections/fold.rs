@@ -11,7 +11,7 @@ use adtally_streams::watermark::Watermark;
 use rustc_hash::FxHashMap;
 
 use crate::applied::{Applied, Projection};
-use crate::cells::Cells;
+use crate::cell_sums::CellSums;
 use crate::codec::Damaged;
 use crate::completeness::{self, Producer};
 use crate::conversions::Conversions;
@@ -21,7 +21,6 @@ use crate::family::{Changes, Family, Reads, Values};
 use crate::incidents::{self, BadFrame, Counts};
 use crate::ledger::{self, Intervals};
 use crate::position::{POSITION_KEY, Position};
-use crate::spend::Spends;
 use crate::symbols::Names;
 use crate::totals::{self, Totals};
 use crate::verdicts::Verdicts;
@@ -108,6 +107,14 @@ impl Entry {
         }
     }
 
+    /// How many events it holds.
+    pub fn events(&self) -> usize {
+        match &self.content {
+            Content::Frame(frame) => frame.header.count as usize,
+            Content::Announcement { .. } | Content::Bad { .. } => 0,
+        }
+    }
+
     fn author(&self) -> Option<(&Id, Epoch, &Watermark)> {
         match &self.content {
             Content::Frame(frame) => Some((
@@ -153,8 +160,7 @@ pub enum FoldError<E> {
 /// A projection is a file and a line here.
 #[derive(Debug, Default)]
 struct Projections {
-    cells: Cells,
-    spends: Spends,
+    cells: CellSums,
     verdicts: Verdicts,
     directory: Directory,
     conversions: Conversions,
@@ -163,7 +169,6 @@ struct Projections {
 impl Projections {
     fn each(&mut self, mut f: impl FnMut(&mut dyn AnyProjection)) {
         f(&mut self.cells);
-        f(&mut self.spends);
         f(&mut self.verdicts);
         f(&mut self.directory);
         f(&mut self.conversions);
@@ -276,7 +281,7 @@ impl Fold {
             messages: entries.len() as u64,
             ..Folded::default()
         };
-        let mut batch = self.sift(&entries, &mut folded);
+        let mut batch = self.sift(&entries, &wanted, &mut folded);
         let mut values = get(&batch.reads)?;
         values.ids.resize(batch.reads.ids_order.len(), None);
         self.creatives

@@ -5,6 +5,8 @@
 pub mod applied;
 pub mod bounds;
 pub mod buckets;
+pub mod cell_list;
+mod cell_sums;
 pub mod cells;
 pub mod codec;
 pub mod completeness;

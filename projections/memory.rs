@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use crate::dump::Source;
 use crate::family::{Changes, Family, Op, Reads, Target, Values};
 use crate::ids::IdRecord;
-use crate::metrics::merge_sums;
 
 /// Rows of a shard's state.
 #[derive(Clone, Debug, Default)]
@@ -57,8 +56,13 @@ impl Memory {
                 }
                 Op::Merge => {
                     let existing = rows.get(change.key).map(Vec::as_slice);
-                    if let Some(sum) = merge_sums(existing, [change.value].into_iter()) {
-                        rows.insert(change.key.to_vec(), sum);
+                    let merge = match change.target {
+                        Target::Family(family) => family.merge(),
+                        Target::Ids(_) => None,
+                    };
+                    let merged = merge.and_then(|m| m.apply(existing, [change.value].into_iter()));
+                    if let Some(merged) = merged {
+                        rows.insert(change.key.to_vec(), merged);
                     }
                 }
             }

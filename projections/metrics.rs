@@ -50,10 +50,15 @@ pub fn merge_sums<'a>(
     for bytes in existing.into_iter().chain(operands) {
         add_sums(&mut fields, bytes).ok()?;
     }
-    let used = fields.iter().rposition(|n| *n != 0).map_or(0, |i| i + 1);
     let mut out = Vec::with_capacity(24);
-    encode_sums(&fields[..used], &mut out);
+    encode_used(&fields, &mut out);
     Some(out)
+}
+
+/// Appends a stored sum of all fields, of which the last ones are mostly not in use.
+pub(crate) fn encode_used(fields: &[i64; MAX_FIELDS], out: &mut Vec<u8>) {
+    let used = fields.iter().rposition(|n| *n != 0).map_or(0, |i| i + 1);
+    encode_sums(&fields[..used], out);
 }
 
 /// How many counters a cell has.

@@ -5,6 +5,10 @@
 
 use crate::codec::{Damaged, Reader};
 
+/// How a state's rows are written. A state of another number is not read, nor folded on: it is rebuilt from the
+/// log. 2: cells in lists by campaign, bucket and ad.
+pub const STATE_FORMAT: u8 = 2;
+
 /// The applied end of a shard's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -31,6 +35,7 @@ impl Position {
 
     /// Appends the row's value.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(STATE_FORMAT);
         out.extend_from_slice(&self.sequence.to_be_bytes());
         out.extend_from_slice(&self.stream_created_ns.to_be_bytes());
         out.extend_from_slice(&self.crc.to_be_bytes());
@@ -40,6 +45,11 @@ impl Position {
     /// Reads the row's value.
     pub fn decode(value: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(value, "position");
+        if r.u8()? != STATE_FORMAT {
+            return Err(Damaged {
+                what: "position of another version of adtally",
+            });
+        }
         let position = Self {
             sequence: r.u64()?,
             stream_created_ns: r.u64()? as i64,
@@ -53,3 +63,25 @@ impl Position {
 
 /// Row in [`crate::family::Family::Meta`].
 pub const POSITION_KEY: &[u8] = b"position";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_returns_and_that_of_another_format_is_refused() {
+        let position = Position {
+            sequence: 7,
+            stream_created_ns: -1,
+            crc: 9,
+            log_time_ms: 1_700_000_000_000,
+        };
+        let mut row = Vec::new();
+        position.encode(&mut row);
+        assert_eq!(Position::decode(&row), Ok(position));
+        // Format 1 began with the sequence.
+        let error = Position::decode(&row[1..]).unwrap_err();
+        assert!(error.to_string().contains("another version"), "{error}");
+    }
+}

@@ -37,15 +37,20 @@ pub(crate) struct Wanted<'e> {
     producers: Vec<(Id, Epoch, i64)>,
     names: Vec<(Space, &'e str)>,
     asked: FxHashSet<(Space, &'e str)>,
+    /// Symbols of the ad dictionaries' names in the order of frames, entries and [`ids_of`]: those in memory, so
+    /// that each name is looked for once.
+    known: Vec<Option<Symbol>>,
 }
 
 impl<'e> Wanted<'e> {
-    fn name(&mut self, fold: &Fold, space: Space, name: &'e str) {
-        if fold.names.known(space, name).is_none() && self.asked.insert((space, name)) {
+    fn name(&mut self, fold: &Fold, space: Space, name: &'e str) -> Option<Symbol> {
+        let known = fold.names.known(space, name);
+        if known.is_none() && self.asked.insert((space, name)) {
             self.reads
                 .want(Family::Symbols, |k| symbols::name_key(k, space, name));
             self.names.push((space, name));
         }
+        known
     }
 
     fn frame(&mut self, fold: &Fold, frame: &'e FoldFrame) {
@@ -56,30 +61,30 @@ impl<'e> Wanted<'e> {
             self.lanes.push((epoch, kind));
         }
         for entry in &frame.ads {
-            for (space, id) in names_of(entry) {
-                self.name(fold, space, id.as_str());
+            for (space, id) in ids_of(entry) {
+                let known = id.map_or(Some(NONE), |id| self.name(fold, space, id.as_str()));
+                self.known.push(known);
             }
         }
-        frame
-            .regions
-            .iter()
-            .for_each(|name| self.name(fold, Space::Region, name));
-        frame
-            .creatives
-            .iter()
-            .for_each(|name| self.name(fold, Space::Creative, name));
+        for name in &frame.regions {
+            self.name(fold, Space::Region, name);
+        }
+        for name in &frame.creatives {
+            self.name(fold, Space::Creative, name);
+        }
     }
 }
 
-fn names_of(entry: &AdEntry) -> impl Iterator<Item = (Space, &Id)> {
-    let of = |space, id| Option::map(id, |id| (space, id));
+/// Names of an entry of an ad dictionary.
+const NAMES_OF_AN_AD: usize = 3;
+
+/// Those names, none where there is none.
+fn ids_of(entry: &AdEntry) -> [(Space, Option<&Id>); NAMES_OF_AN_AD] {
     [
-        of(Space::Ad, entry.ad_id.as_ref()),
-        of(Space::Campaign, entry.campaign_id.as_ref()),
-        of(Space::Advertiser, entry.advertiser_id.as_ref()),
+        (Space::Ad, entry.ad_id.as_ref()),
+        (Space::Campaign, entry.campaign_id.as_ref()),
+        (Space::Advertiser, entry.advertiser_id.as_ref()),
     ]
-    .into_iter()
-    .flatten()
 }
 
 /// A frame of the batch with its place in the batch's lists.
@@ -97,6 +102,8 @@ pub(crate) struct Sifted<'e> {
 pub(crate) struct Batch<'e> {
     pub(crate) reads: Reads,
     pub(crate) creatives_asked: Vec<Symbol>,
+    /// Ads from this symbol on are of this batch.
+    first_new_ad: Symbol,
     frames: Vec<Sifted<'e>>,
     ads: Vec<AdSymbols>,
     regions: Vec<Symbol>,
@@ -167,13 +174,23 @@ impl Fold {
     }
 
     /// Passes every frame through the ledger, numbers its names, and says which ids must be looked up.
-    pub(crate) fn sift<'e>(&mut self, entries: &[Stamped<'e>], folded: &mut Folded) -> Batch<'e> {
-        let mut batch = Batch::default();
-        let first_new_ad = self.names.next(Space::Ad);
+    pub(crate) fn sift<'e>(
+        &mut self,
+        entries: &[Stamped<'e>],
+        wanted: &Wanted<'e>,
+        folded: &mut Folded,
+    ) -> Batch<'e> {
+        let mut batch = Batch {
+            first_new_ad: self.names.next(Space::Ad),
+            ..Batch::default()
+        };
+        let mut known = wanted.known.as_slice();
         for stamped in entries {
             self.note(stamped, folded);
             if let Content::Frame(frame) = &stamped.entry.content {
-                self.sift_frame(*stamped, frame, first_new_ad, &mut batch, folded);
+                let (mine, rest) = known.split_at(frame.ads.len() * NAMES_OF_AN_AD);
+                known = rest;
+                self.sift_frame(*stamped, frame, mine, &mut batch, folded);
             }
         }
         batch.order_ids();
@@ -184,7 +201,7 @@ impl Fold {
         &mut self,
         stamped: Stamped<'e>,
         frame: &'e FoldFrame,
-        first_new_ad: Symbol,
+        known: &[Option<Symbol>],
         batch: &mut Batch<'e>,
         folded: &mut Folded,
     ) {
@@ -204,9 +221,11 @@ impl Fold {
         lane.row.insert(first, end);
         lane.dirty = true;
         let ads = batch.ads.len()..batch.ads.len() + frame.ads.len();
+        let known = known.as_chunks::<NAMES_OF_AN_AD>().0;
+        let numbered = frame.ads.iter().zip(known);
         batch
             .ads
-            .extend(frame.ads.iter().map(|entry| self.number(entry)));
+            .extend(numbered.map(|(entry, known)| self.number(entry, *known)));
         let regions = batch.regions.len()..batch.regions.len() + frame.regions.len();
         for name in &frame.regions {
             batch
@@ -240,23 +259,25 @@ impl Fold {
             let ads = &batch.ads[batch.ads.len() - frame.ads.len()..];
             self.creatives.want(
                 ads,
-                first_new_ad,
+                batch.first_new_ad,
                 &mut batch.reads,
                 &mut batch.creatives_asked,
             );
         }
     }
 
-    fn number(&mut self, entry: &AdEntry) -> AdSymbols {
-        let mut number = |space, id: &Option<Id>| {
-            id.as_ref().map_or(NONE, |id| {
-                self.names.number(space, id.as_str()).unwrap_or(NONE)
-            })
-        };
+    /// Numbers the names of an entry, of which some are known.
+    fn number(&mut self, entry: &AdEntry, known: [Option<Symbol>; NAMES_OF_AN_AD]) -> AdSymbols {
+        let mut symbols = [NONE; NAMES_OF_AN_AD];
+        for ((symbol, known), (space, id)) in symbols.iter_mut().zip(known).zip(ids_of(entry)) {
+            let number = || id.and_then(|id| self.names.number(space, id.as_str()));
+            *symbol = known.or_else(number).unwrap_or(NONE);
+        }
+        let [ad, campaign, advertiser] = symbols;
         AdSymbols {
-            ad: number(Space::Ad, &entry.ad_id),
-            campaign: number(Space::Campaign, &entry.campaign_id),
-            advertiser: number(Space::Advertiser, &entry.advertiser_id),
+            ad,
+            campaign,
+            advertiser,
             currency: entry.currency,
             utc_offset_s: entry.utc_offset_s,
         }
@@ -333,7 +354,8 @@ impl<'e> Batch<'e> {
                 .ids
                 .get(self.reads.ids_order[place as usize] as usize)
         };
-        let mut new: Vec<(i32, u32, IdRecord)> = Vec::with_capacity(records.len());
+        let mut is_new = vec![false; records.len()];
+        let mut past: Vec<(u32, IdRecord)> = Vec::new();
         let mut out = Settled {
             frames: std::mem::take(&mut self.frames),
             events: Vec::with_capacity(self.events.len()),
@@ -350,14 +372,16 @@ impl<'e> Batch<'e> {
                 let record = &mut records[place as usize];
                 match record.filter(|hit| hit.holds_at(log_time_ms)) {
                     None => {
-                        let content_hash = sifted.frame.content_hash[at as usize];
                         let first = IdRecord {
                             log_time_ms,
                             sequence: entry.sequence,
-                            content_hash,
+                            content_hash: sifted.frame.content_hash[at as usize],
                         };
+                        // New for the second time: the batch spans more than the horizon.
+                        if std::mem::replace(&mut is_new[place as usize], true) {
+                            past.extend(record.map(|record| (place, record)));
+                        }
                         *record = Some(first);
-                        new.push((ids::log_day(log_time_ms), place, first));
                         out.events.push(at);
                     }
                     Some(hit) => taken(hit, sifted, at, key_of(place), counts, folded),
@@ -365,9 +389,12 @@ impl<'e> Batch<'e> {
             }
             sifted.events = start..out.events.len();
         }
-        // In the order of keys, which RocksDB takes several times faster.
-        new.sort_unstable_by_key(|(day, place, _)| (*day, *place));
-        for (day, place, record) in new {
+        // In the order of keys, as the places are, which RocksDB takes several times faster.
+        let newest = (0u32..).zip(&records).zip(is_new);
+        let newest =
+            newest.filter_map(|((place, record), new)| Some((place, (*record)?)).filter(|_| new));
+        for (place, record) in past.into_iter().chain(newest) {
+            let day = ids::log_day(record.log_time_ms);
             let key = |k: &mut Vec<u8>| k.extend_from_slice(key_of(place));
             folded
                 .changes

@@ -1,12 +1,8 @@
 //! Spend: what a campaign's events cost, by civil day of its advertiser and in all.
 //!
-//! Invariant: it is the sum of the campaign's cells over their dimensions; it exists so that budgets and pacing
-//! read one row. Gross is never decremented: an invalid event adds to what is not charged.
+//! Invariant: it is the sum of the campaign's cells over their dimensions, and is made from the cells of days; it
+//! exists so that budgets and pacing read one row. A campaign none of whose events cost anything has none. Gross is never decremented: an invalid event adds to what is not charged.
 
-use adtally_streams::event::Kind;
-use rustc_hash::FxHashMap;
-
-use crate::applied::{Applied, Projection};
 use crate::codec::{Damaged, Reader, put_i32, put_u32};
 use crate::family::{Changes, Family};
 use crate::metrics::add_sums;
@@ -68,39 +64,13 @@ pub fn decode_key(key: &[u8]) -> Result<(Symbol, Option<i32>), Damaged> {
     Ok((campaign, day))
 }
 
-/// The projection of impressions and clicks into spend.
-#[derive(Debug, Default)]
-pub struct Spends {
-    days: FxHashMap<(Symbol, i32), [i64; 2]>,
-}
-
-impl Projection for Spends {
-    fn apply(&mut self, frame: &Applied<'_>) {
-        if frame.kind() == Kind::Conversion {
-            return;
-        }
-        for event in frame.placed().filter(|e| e.cost_micros != 0) {
-            let day = (event.time_s + i64::from(event.ad.utc_offset_s)).div_euclid(86_400) as i32;
-            let sums = self.days.entry((event.ad.campaign, day)).or_default();
-            sums[0] = sums[0].saturating_add(event.cost_micros);
-            if event.verdict.is_some() {
-                sums[1] = sums[1].saturating_add(event.cost_micros);
-            }
-        }
-    }
-
-    fn finish(&mut self, out: &mut Changes) {
-        let mut days: Vec<_> = self.days.drain().collect();
-        days.sort_unstable();
-        for same in days.chunk_by(|a, b| a.0.0 == b.0.0) {
-            let campaign = same[0].0.0;
-            let total = same.iter().fold([0i64; 2], |t, (_, s)| {
-                [t[0].saturating_add(s[0]), t[1].saturating_add(s[1])]
-            });
-            out.add(Family::Spend, |k| total_key(k, campaign), &total);
-            for ((_, day), sums) in same {
-                out.add(Family::Spend, |k| day_key(k, campaign, *day), sums);
-            }
-        }
+/// Adds to a campaign's rows what its events of those days cost, gross and not charged. Days ascend.
+pub(crate) fn add(out: &mut Changes, campaign: Symbol, days: &[(i32, [i64; 2])]) {
+    let total = days.iter().fold([0i64; 2], |t, (_, s)| {
+        [t[0].saturating_add(s[0]), t[1].saturating_add(s[1])]
+    });
+    out.add(Family::Spend, |k| total_key(k, campaign), &total);
+    for (day, sums) in days {
+        out.add(Family::Spend, |k| day_key(k, campaign, *day), sums);
     }
 }

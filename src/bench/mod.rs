@@ -5,9 +5,11 @@
 
 mod clicks;
 mod events;
+mod fold;
 mod frames;
 mod freshness;
 mod fsync;
+mod growth;
 mod posting;
 mod posts;
 mod redirects;
@@ -20,13 +22,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adtally_streams::event::Kind;
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api_client::Api;
 use crate::config::Config;
-use crate::projector::figures::{self, Load};
 use crate::runner::Runner;
 use crate::simulate::sample::Sample;
 use crate::simulate::{Run, Way, resolve};
@@ -38,13 +38,9 @@ const CLIENTS: [usize; 2] = [64, 256];
 const FRESHNESS_RATE: f64 = 10_000.0;
 /// Events a second at which frames are measured.
 const FRAME_RATES: [f64; 3] = [100.0, 2_000.0, 50_000.0];
-/// Events of one measured fold.
-const FOLD_EVENTS: u64 = 1_000_000;
-/// Events of a frame of the measured fold: those that load makes, and full ones.
-const FOLD_FRAMES: [u32; 2] = [256, 1_024];
 
 /// One figure beside its yardstick.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured.
     pub name: String,
@@ -63,6 +59,10 @@ pub struct Options {
     pub time: Duration,
     /// Only the groups whose name contains this.
     pub only: Option<String>,
+    /// Events of each measured fold.
+    pub events: Vec<u64>,
+    /// Shards at which growth is measured, each with each number of events.
+    pub shards: Vec<u16>,
 }
 
 impl Options {
@@ -83,9 +83,15 @@ pub async fn run(options: &Options, config: &Config) -> anyhow::Result<Vec<Figur
 }
 
 async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Result<Vec<Figure>> {
+    // Takes minutes, so only by name.
+    if options.only.as_deref() == Some("growth") {
+        return growth::run(folder, &options.shards, &options.events).await;
+    }
     let mut figures = Vec::new();
     if options.wants("fold") {
-        figures.extend(fold(folder).await?);
+        for events in &options.events {
+            figures.extend(fold::run(folder, *events).await?);
+        }
     }
     if options.wants("shipping") {
         figures.extend(shipping::run(&folder.join("shipping")).await?);
@@ -231,43 +237,6 @@ fn frame_figure(reached: &frames::Reached) -> Figure {
         yardstick: format!("{:.0}/s asked for", reached.asked_per_s),
         ratio: Some(reached.per_s / reached.asked_per_s),
     }
-}
-
-async fn fold(folder: &Path) -> anyhow::Result<Vec<Figure>> {
-    let mut all = Vec::new();
-    for kind in [Kind::Impression, Kind::Click] {
-        for frame_events in FOLD_FRAMES {
-            telemetry::say(&format!(
-                "folding {FOLD_EVENTS} {kind}s in frames of {frame_events} ..."
-            ));
-            let load = Load {
-                kind,
-                events: FOLD_EVENTS,
-                frame_events,
-                seed: 1,
-            };
-            let place = folder.join(format!("fold-{kind}-{frame_events}"));
-            let reached =
-                tokio::task::spawn_blocking(move || figures::measure(&place, load)).await??;
-            all.push(Figure {
-                name: format!("fold: {kind}s, frames of {frame_events}"),
-                value: format!(
-                    "{:.2} M/s a core ({:.0}% decoding, {:.0}% reading, {:.0}% folding, {:.0}% writing), {:.1} rows an event in {} batches, {:.0} bytes an event",
-                    reached.folded_per_s() / 1e6,
-                    100.0 * reached.fold_decode_s / reached.fold_s,
-                    100.0 * reached.fold_read_s / reached.fold_s,
-                    100.0 * reached.fold_compute_s / reached.fold_s,
-                    100.0 * reached.fold_write_s / reached.fold_s,
-                    reached.rows as f64 / load.events as f64,
-                    reached.batches,
-                    reached.bytes as f64 / load.events as f64
-                ),
-                yardstick: format!("bare decode {:.2} M/s", reached.decoded_per_s() / 1e6),
-                ratio: Some(reached.ratio()),
-            });
-        }
-    }
-    Ok(all)
 }
 
 fn ms(time: Duration) -> f64 {

@@ -13,6 +13,8 @@ pub async fn run(args: &Bench, config: &Config, output: Output) -> anyhow::Resul
     let options = Options {
         time: Duration::from_secs(args.seconds.max(1)),
         only: args.only.clone(),
+        events: args.events.clone(),
+        shards: args.shards.clone(),
     };
     let figures = bench::run(&options, config).await?;
     output.rows(

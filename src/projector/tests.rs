@@ -123,6 +123,9 @@ fn a_measured_load_is_folded_whole() {
     };
     let figures = figures::measure(folder.path(), load).unwrap();
     assert!(figures.folded_per_s() > 0.0 && figures.rows > 5_000);
+    for grain in figures.stored.grains {
+        assert!(grain.events == 5_000 && grain.squares >= 5_000 && grain.cells <= 5_000);
+    }
     let shard = Shard::open(
         0,
         "g-figures",

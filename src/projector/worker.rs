@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adtally_projections::family::Reads;
 use adtally_projections::fold::{Content, Entry, Fold, Folded};
 use adtally_projections::ids;
 use adtally_streams::event::Kind;
@@ -36,7 +37,19 @@ const SHORTER_FOR: Duration = Duration::from_secs(15);
 /// How often gaps are counted.
 const GAPS_EVERY: Duration = Duration::from_secs(10);
 
+/// Where the time of a batch went, decoding apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Reading the state.
+    pub read: Duration,
+    /// Folding proper.
+    pub compute: Duration,
+    /// Writing the batch.
+    pub write: Duration,
+}
+
 /// The fold of a shard and the state that it writes.
+#[derive(Debug)]
 pub struct Folder {
     shard: Arc<Shard>,
     fold: Fold,
@@ -61,16 +74,30 @@ impl Folder {
 
     /// Folds a batch and writes it. After an error it must be opened again.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Folded, ProjectorError> {
+        self.apply_timed(entries).map(|(folded, _)| folded)
+    }
+
+    /// The same, and where the time went.
+    pub fn apply_timed(&mut self, entries: &[Entry]) -> Result<(Folded, Times), ProjectorError> {
         let shard = &self.shard;
-        let folded = self
-            .fold
-            .fold(entries, |reads| shard.read(reads))
-            .map_err(|source| ProjectorError::Fold {
-                shard: shard.number(),
-                source,
-            })?;
+        let mut times = Times::default();
+        let began = Instant::now();
+        let read = |reads: &Reads| {
+            let began = Instant::now();
+            let values = shard.read(reads);
+            times.read += began.elapsed();
+            values
+        };
+        let folded = self.fold.fold(entries, read);
+        let folded = folded.map_err(|source| ProjectorError::Fold {
+            shard: shard.number(),
+            source,
+        })?;
+        times.compute = began.elapsed() - times.read;
         pass(Point::FoldBuilt);
+        let began = Instant::now();
         shard.write(&folded.changes)?;
+        times.write = began.elapsed();
         pass(Point::FoldWritten);
         let log_time_ms = self.fold.position().log_time_ms;
         let day = ids::log_day(log_time_ms);
@@ -78,7 +105,7 @@ impl Folder {
             self.log_day = day;
             shard.drop_expired_ids(log_time_ms)?;
         }
-        Ok(folded)
+        Ok((folded, times))
     }
 
     /// How far it is, for others to see.
@@ -110,15 +137,14 @@ impl Gathered {
             &message.subject,
             &message.payload,
         );
-        match &entry.content {
-            Content::Frame(frame) => self.events += frame.header.count as usize,
-            Content::Announcement { .. } => {}
-            Content::Bad { name, subject } => tracing::warn!(
+        self.events += entry.events();
+        if let Content::Bad { name, subject } = &entry.content {
+            tracing::warn!(
                 sequence = entry.sequence,
                 %subject,
                 error = %name,
                 "a message cannot be read; it is recorded and passed over, and what it held is a gap"
-            ),
+            );
         }
         self.entries.push(entry);
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use adtally_projections::bounds::Bound;
 use adtally_projections::buckets::{BucketKey, Granularity};
-use adtally_projections::cells::{self, Bucket, CellKey, Grain};
+use adtally_projections::cells::{self, Bucket, Grain};
 use adtally_projections::partial::{
     Dimension, Filter, Filters, Merged, Names, ShardSums, Table, device_name,
 };
@@ -256,16 +256,18 @@ fn sum_range(
     shard
         .rows
         .scan(grain.family(), &from, &to, &mut |key, value| {
-            read += 1;
-            if read.is_multiple_of(CHECK_EVERY) {
-                cancel.check()?;
-            }
-            let cell = CellKey::decode(grain, key)?;
-            if filters.pass(&cell)
-                && let Some(bucket) = place(cell.bucket)
-            {
-                sums.add(bucket, &cell, value)?;
-            }
+            cells::each(grain, key, value, |cell, value| {
+                read += 1;
+                if read.is_multiple_of(CHECK_EVERY) {
+                    cancel.check()?;
+                }
+                if filters.pass(cell)
+                    && let Some(bucket) = place(cell.bucket)
+                {
+                    sums.add(bucket, cell, value)?;
+                }
+                Ok::<_, QueryError>(())
+            })?;
             Ok(ControlFlow::Continue(()))
         })?;
     Ok(read)

@@ -2,12 +2,11 @@
 //!
 //! Invariant: blocks and unflushed writes of all shards together stay within [`Limits`], whatever their number.
 
-use adtally_projections::family::Family;
+use adtally_projections::family::{Family, Merge};
 use adtally_projections::ids;
-use adtally_projections::metrics::merge_sums;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, Env, LogLevel, MergeOperands, Options,
-    WriteBufferManager,
+    BlockBasedOptions, Cache, DBCompactionStyle, DBCompressionType, Env, LogLevel, MergeOperands,
+    Options, UniversalCompactOptions, WriteBufferManager,
 };
 
 /// What all shards together may use.
@@ -41,6 +40,9 @@ const LOG_FILES: usize = 2;
 const LOG_FILE_BYTES: usize = 1 << 20;
 /// Bits of filter for each key of the id index: about one in a hundred absent ids is looked for on disk.
 const ID_FILTER_BITS: f64 = 10.0;
+
+/// Sorted runs of a day's ids that are merged into one; each is a filter to be asked.
+const ID_RUNS: i32 = 8;
 
 /// The memory and threads that all shards share.
 #[derive(Clone)]
@@ -114,8 +116,10 @@ impl Memory {
             }
             _ => self.small(),
         };
-        if family.is_sum() {
-            o.set_merge_operator_associative(c"adtally-sums", merge);
+        match family.merge() {
+            Some(Merge::Sums) => o.set_merge_operator_associative(c"adtally-sums", merge_sums),
+            Some(Merge::Cells) => o.set_merge_operator_associative(c"adtally-cells", merge_cells),
+            None => {}
         }
         o
     }
@@ -158,10 +162,21 @@ impl Memory {
         o.set_memtable_whole_key_filtering(true);
         o.set_memtable_prefix_bloom_ratio(0.05);
         o.set_compression_type(DBCompressionType::None);
+        // By levels, an id would be written again with every few files, and it is never changed, seldom read, and
+        // dropped with its day.
+        o.set_compaction_style(DBCompactionStyle::Universal);
+        let mut runs = UniversalCompactOptions::default();
+        runs.set_min_merge_width(ID_RUNS);
+        o.set_universal_compaction_options(&runs);
+        o.set_level_zero_file_num_compaction_trigger(ID_RUNS);
         o
     }
 }
 
-fn merge(_key: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
-    merge_sums(existing, operands.iter())
+fn merge_sums(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+    Merge::Sums.apply(existing, operands.iter())
+}
+
+fn merge_cells(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+    Merge::Cells.apply(existing, operands.iter())
 }

@@ -13,10 +13,13 @@ use adtally_projections::ids::{self, IdRecord};
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded,
 };
-use rocksdb::{Options, WriteBatch, WriteOptions};
+use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
+
+/// Ids that are looked up in one call: so few that what RocksDB notes of each stays in a processor's cache.
+const IDS_AT_ONCE: usize = 512;
 
 pub(super) type Db = DBWithThreadMode<MultiThreaded>;
 
@@ -156,22 +159,17 @@ impl Shard {
         let key = |at: &u32| reads.ids.get(reads.ids_order[*at as usize] as usize);
         for day in days {
             let handle = self.family(&ids::day_family(day))?;
-            // They are in order already, and RocksDB need not sort them for each day.
-            let found = self
-                .db
-                .batched_multi_get_cf(&handle, left.iter().map(key), true);
             let mut missed = Vec::with_capacity(left.len());
-            for (place, row) in left.iter().zip(found) {
-                match row.map_err(self.rocks("look ids up"))? {
-                    Some(value) => {
-                        let record =
-                            IdRecord::decode(&value).map_err(|source| StoreError::Damaged {
-                                path: self.path.clone(),
-                                source,
-                            })?;
-                        out[*place as usize] = Some(record);
+            for asked in left.chunks(IDS_AT_ONCE) {
+                // They are in order already, and RocksDB need not sort them for each day.
+                let found = self
+                    .db
+                    .batched_multi_get_cf(&handle, asked.iter().map(key), true);
+                for (place, row) in asked.iter().zip(found) {
+                    match row.map_err(self.rocks("look ids up"))? {
+                        Some(value) => out[*place as usize] = Some(self.id_record(&value)?),
+                        None => missed.push(*place),
                     }
-                    None => missed.push(*place),
                 }
             }
             left = missed;
@@ -180,6 +178,13 @@ impl Shard {
             }
         }
         Ok(out)
+    }
+
+    fn id_record(&self, value: &[u8]) -> Result<IdRecord, StoreError> {
+        IdRecord::decode(value).map_err(|source| StoreError::Damaged {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Writes a fold's changes, all of them or none.
@@ -272,11 +277,29 @@ impl Shard {
         ShardSnapshot::of(self)
     }
 
+    /// Flushes what is in memory and waits until nothing is left to be compacted.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot flush or compact.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.db
+            .wait_for_compact(&WaitForCompactOptions::default())
+            .map_err(self.rocks("compact"))
+    }
+
     /// Flushes what is in memory and ends RocksDB's work on this generation.
     ///
     /// # Errors
     /// [`StoreError`] when RocksDB cannot flush; the write-ahead log then still has everything.
     pub fn close(&self) -> Result<(), StoreError> {
+        let flushed = self.flush();
+        pass(Point::FoldFlushed);
+        self.db.cancel_all_background_work(true);
+        flushed
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
         let names = Family::ALL.iter().map(|family| family.name().to_owned());
         let names: Vec<String> = names
             .chain(self.id_days().into_iter().map(ids::day_family))
@@ -285,16 +308,12 @@ impl Shard {
             .iter()
             .filter_map(|name| self.db.cf_handle(name))
             .collect();
-        let flushed = self
-            .db
+        self.db
             .flush_cfs_opt(
                 &handles.iter().collect::<Vec<_>>(),
                 &FlushOptions::default(),
             )
-            .map_err(self.rocks("flush"));
-        pass(Point::FoldFlushed);
-        self.db.cancel_all_background_work(true);
-        flushed
+            .map_err(self.rocks("flush"))
     }
 }
 

@@ -1,4 +1,4 @@
-"""What only the tests want: clients that were not written with adtally. Each is optional, and said when absent."""
+"""What only tests and benchmarks want, and was not written with adtally. Each is optional, and said when absent."""
 
 import hashlib
 import os
@@ -8,8 +8,10 @@ import sys
 
 from common import PROJECT, output, say
 
-EXPORTS = ("export ADTALLY_NATS_CLI=", "export ADTALLY_TEST_PYTHON=")
-REQUIREMENTS = os.path.join(PROJECT, "tools", "test-requirements.txt")
+EXPORTS = {
+    "--tests": ("export ADTALLY_NATS_CLI=", "export ADTALLY_TEST_PYTHON="),
+    "--bench": ("export ADTALLY_BENCH_PYTHON=",),
+}
 
 
 def nats_cli(cache):
@@ -25,8 +27,23 @@ def nats_cli(cache):
 
 
 def python_client(cache):
-    """A virtual environment with a NATS client and MessagePack for Python, pinned by hashes."""
-    with open(REQUIREMENTS, "rb") as file:
+    """A NATS client and MessagePack for Python, pinned by hashes."""
+    python = environment(cache, "Python client", "test-requirements.txt", "import msgpack, nats",
+                         "so the tests that use it are skipped")
+    return {"ADTALLY_TEST_PYTHON": python} if python else {}
+
+
+def bench_yardsticks(cache):
+    """DuckDB and ClickHouse as Python packages, pinned by hashes; about 250 MB to download."""
+    python = environment(cache, "DuckDB and ClickHouse", "bench-requirements.txt", "import chdb, duckdb",
+                         "so the fold is measured without them")
+    return {"ADTALLY_BENCH_PYTHON": python} if python else {}
+
+
+def environment(cache, name, requirements, check, otherwise):
+    """Returns the interpreter of a virtual environment with just what is listed; None when it cannot be had."""
+    listed = os.path.join(PROJECT, "tools", requirements)
+    with open(listed, "rb") as file:
         # Another Python or another pin is another environment.
         key = hashlib.sha256(file.read() + sys.version.encode()).hexdigest()[:12]
     home = os.path.join(cache, "python-" + key)
@@ -35,16 +52,16 @@ def python_client(cache):
     if not os.path.exists(ready):
         # A virtual environment does not survive a rename, so it is made in place and marked when it is whole.
         shutil.rmtree(home, ignore_errors=True)
-        say("Python client: installing")
+        say("%s: installing" % name)
         commands = ([sys.executable, "-m", "venv", home],
                     [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
-                     "--require-hashes", "--requirement", REQUIREMENTS])
+                     "--no-deps", "--require-hashes", "--requirement", listed])
         if any(subprocess.run(command).returncode for command in commands):
-            say("Python client: could not be installed, so the tests that use it are skipped")
-            return {}
-        if output(python, "-c", "import msgpack, nats") is None:
-            say("Python client: does not run here, so the tests that use it are skipped")
-            return {}
+            say("%s: could not be installed, %s" % (name, otherwise))
+            return None
+        if output(python, "-c", check) is None:
+            say("%s: does not run here, %s" % (name, otherwise))
+            return None
         open(ready, "w").close()
-    say("Python client: %s" % python)
-    return {"ADTALLY_TEST_PYTHON": python}
+    say("%s: %s" % (name, python))
+    return python
