@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 from urllib.parse import quote
 
-from tally import DIMENSIONS, differs, metrics_of
+from tally import COUNTS, DIMENSIONS, differs, metrics_of
 from wire import Http
 
 GROUPINGS = [g for n in range(len(DIMENSIONS) + 1) for g in itertools.combinations(DIMENSIONS, n)]
@@ -113,7 +113,7 @@ class Comparison:
                     self.differences.append(f"{path}: row {key} should not be there: {got[key]}")
             elif bad := differs(expected[key], got[key]):
                 self.differences.append(f"{path}: row {key}: {'; '.join(bad)}")
-        sums = [0] * 6
+        sums = [0] * len(COUNTS)
         for _, _, counts in self.tally.of(campaign, start_ms, end_ms):
             sums = [a + b for a, b in zip(sums, counts)]
         if bad := differs(metrics_of(sums), answer["totals"]):

@@ -144,7 +144,8 @@ class Broker:
         self.config = self.folder / "nats.conf"
         self.config.write_text(
             config
-            or f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/store", sync_interval: always }}\n'
+            # What the streams may hold together is not to depend on what is free on this machine's disk.
+            or f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/store", sync_interval: always, max_file_store: 1TB }}\n'
         )
         self.url = f"nats://127.0.0.1:{self.port}"
         self.process = None

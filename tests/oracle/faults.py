@@ -219,8 +219,6 @@ async def broker_disk_full(args, folder):
     small = {f"ADTALLY_STREAMS_{name}_MAX_BYTES": "64MiB" for name in ("EVENTS", "INTAKE", "QUARANTINE")}
     try:
         made = Night(args, folder, env={name: small for name in ROLES})
-        config = made.broker.config.read_text().replace("sync_interval: always", "sync_interval: always, max_file_store: 1TB")
-        made.broker.config.write_text(config)
         try:
             made.deployment.start(document())
             await made.session.open()

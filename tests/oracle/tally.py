@@ -19,6 +19,8 @@ COUNTS = (
     "general_invalid_clicks",
     "cost_micros",
     "late_events",
+    # Events that may be late or not: sent several times, and nobody knows which time it was taken.
+    "late_or_not",
 )
 
 
@@ -33,8 +35,11 @@ class Tally:
         self.distinct = defaultdict(int)
         self.sorted = None
 
-    def add(self, event, arrival_ms):
-        """Counts an event as the contract says; an id that was counted before is nothing new."""
+    def add(self, event, arrival_ms, first_ms=None):
+        """Counts an event as the contract says; an id that was counted before is nothing new.
+
+        It arrived at `arrival_ms`, or as early as `first_ms` where an earlier delivery of it was left unanswered.
+        """
         kind = event["kind"]
         if event["id"] is not None:
             identity = (kind, event.get("ad_id") or event["advertiser_id"], event["id"])
@@ -78,8 +83,10 @@ class Tally:
                 row[1] += cost
         if not reason:
             cell[4] += cost
-        if arrival_ms - event["ts"] > LATE_MS:
-            cell[5] += 1
+        late_at_last = arrival_ms - event["ts"] > LATE_MS
+        late_at_first = (first_ms or arrival_ms) - event["ts"] > LATE_MS
+        cell[5] += late_at_first
+        cell[6] += late_at_last and not late_at_first
 
     @staticmethod
     def price(event, ad, campaign):
@@ -171,7 +178,7 @@ def ratio(numerator, denominator):
 
 def metrics_of(counts):
     """The contract's metrics out of the counts."""
-    impressions, invalid_impressions, gross, general, cost, late = counts
+    impressions, invalid_impressions, gross, general, cost, late, late_or_not = counts
     clicks = gross - general
     return {
         "impressions": impressions,
@@ -189,7 +196,7 @@ def metrics_of(counts):
         "conversions": None,
         "conversions_value_micros": None,
         "cost_per_conversion_micros": None,
-        "late_events": late,
+        "late_events": late if not late_or_not else range(late, late + late_or_not + 1),
     }
 
 
@@ -199,6 +206,9 @@ def differs(expected, got):
     for name, value in expected.items():
         if name not in got:
             bad.append(f"{name} missing")
+        elif isinstance(value, range):
+            if got[name] not in value:
+                bad.append(f"{name}: expected {value.start} to {value.stop - 1}, got {got[name]}")
         elif isinstance(value, float):
             if got[name] is None or abs(got[name] - value) > 1e-9:
                 bad.append(f"{name}: expected {value}, got {got[name]}")

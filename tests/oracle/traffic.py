@@ -31,6 +31,11 @@ class Send:
     target: int = 0  # which collector
     twin: bool = False  # sent again on purpose: goes out after the first was acknowledged
     answered: bool = False
+    first_ms: int | None = None  # when it was sent for the first time
+
+    def begin(self):
+        """It is sent now, for the first time or again."""
+        self.first_ms = self.first_ms or int(time.time() * 1000)
 
 
 @dataclass

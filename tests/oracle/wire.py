@@ -145,6 +145,7 @@ class Wires:
         """A browser's request."""
         path, params, headers = query_of(send.event)
         headers["X-Forwarded-For"] = address_of(send.event)
+        send.begin()
         want = {"impression": 200, "click": 302, "conversion": 204}[send.event["kind"]]
 
         async def attempt():
@@ -171,6 +172,8 @@ class Wires:
     async def post(self, sends, bads, target):
         """One batch over POST, each item judged by itself."""
         items = [json.dumps(object_of(s.event, True)).encode() for s in sends] + [b.payload for b in bads]
+        for send in sends:
+            send.begin()
         body = b"[" + b",".join(items) + b"]" if len(items) % 2 else b"\n".join(items)
         headers = {"Content-Type": "application/json" if len(items) % 2 else "application/x-ndjson"}
 
@@ -199,6 +202,7 @@ class Wires:
     async def publish(self, send, packer):
         """One event over NATS; the message id is made anew for a twin, as after the broker's window."""
         event = send.event
+        send.begin()
         key = event.get("ad_id") or event["advertiser_id"]
         message_id = f"{event['kind']}:{event['id']}" + (f":twin{send.target}" if send.twin else "")
         payload = object_of(event, False)
@@ -226,6 +230,7 @@ class Wires:
         """One try of a browser's request: its status, 0 where no whole answer came, and the headers. Counted when it was answered well."""
         path, params, headers = query_of(send.event)
         headers["X-Forwarded-For"] = address_of(send.event)
+        send.begin()
         try:
             status, got, _ = await self.http(send.target, "GET", f"{path}?{urlencode(params)}", headers)
         except RETRY:
@@ -238,4 +243,4 @@ class Wires:
     def count(self, send):
         """Tells the tally of an answered send."""
         send.answered = True
-        self.tally.add(send.event, int(time.time() * 1000))
+        self.tally.add(send.event, int(time.time() * 1000), send.first_ms)
