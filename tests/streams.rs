@@ -4,7 +4,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Folder, Options, Server, block_on, cli, ok, small_catalogue, wait_for};
+use crate::support::{
+    Broker, Folder, Options, Server, block_on, cli, ok, small_catalogue, wait_for,
+};
 
 #[test]
 fn check_says_what_differs_and_apply_makes_what_is_missing() {
@@ -29,6 +31,25 @@ fn check_says_what_differs_and_apply_makes_what_is_missing() {
         text.contains("QUARANTINE") && text.contains("max_bytes") && text.contains("123456"),
         "{text}"
     );
+}
+
+#[test]
+fn a_broker_with_little_room_gives_every_shard_as_much() {
+    // INTAKE and QUARANTINE take 1 GiB each, and eight EVENTS streams of 4 GiB do not fit into what is left: six of
+    // them do, so whoever takes in order leaves nothing for the last.
+    let broker = Broker::of_room("27GB");
+    let server = Server::start(Options::default().arg("--server").arg(broker.url()));
+    let sizes = block_on(async {
+        let js = async_nats::jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+        let mut sizes = Vec::new();
+        for shard in 0..8 {
+            let stream = js.get_stream(format!("EVENTS_{shard}")).await.unwrap();
+            sizes.push(stream.cached_info().config.max_bytes);
+        }
+        sizes
+    });
+    assert_eq!(sizes, [2_i64 << 30; 8]);
+    drop(server);
 }
 
 #[test]

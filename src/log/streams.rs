@@ -279,10 +279,20 @@ pub async fn ensure(
                 if may_shrink {
                     config.max_bytes = config.max_bytes.min(cap);
                 }
-                let made = create(jetstream, &config, may_shrink).await?;
-                if may_shrink {
-                    cap = made.max_bytes;
-                }
+                let made = loop {
+                    match create(jetstream, &config).await {
+                        Err(StreamsError::NoRoom { .. })
+                            if may_shrink && config.max_bytes / 2 >= EVENTS_MIN_BYTES =>
+                        {
+                            config.max_bytes /= 2;
+                            cap = config.max_bytes;
+                            tracing::warn!(stream = %config.name, max_bytes = cap, "the broker has little room; the EVENTS streams get a smaller maximum");
+                            // Those that were made just now would else have taken the room of the others.
+                            shrink(jetstream, &ensured.created, cap).await?;
+                        }
+                        made => break made?,
+                    }
+                };
                 ensured.created.push(config.name.clone());
                 config.max_bytes = made.max_bytes;
                 made
@@ -308,12 +318,24 @@ pub async fn ensure(
     })
 }
 
-async fn create(
-    jetstream: &Context,
-    config: &Config,
-    may_shrink: bool,
-) -> Result<Config, StreamsError> {
-    let mut config = config.clone();
+/// Gives EVENTS streams that nobody has written to yet that maximum.
+async fn shrink(jetstream: &Context, names: &[String], cap: i64) -> Result<(), StreamsError> {
+    for name in names.iter().filter(|n| shard_of_name(n).is_some()) {
+        let mut config = info_of(jetstream, name).await?.config;
+        if config.max_bytes > cap {
+            config.max_bytes = cap;
+            let asked = || format!("to give {name} a smaller maximum");
+            jetstream
+                .update_stream(config)
+                .await
+                .map_err(|e| LogError::refused(asked(), e))?;
+        }
+    }
+    Ok(())
+}
+
+async fn create(jetstream: &Context, config: &Config) -> Result<Config, StreamsError> {
+    let config = config.clone();
     let until = Instant::now() + LEADER_WAIT;
     loop {
         let error = match jetstream.create_stream(config.clone()).await {
@@ -323,16 +345,12 @@ async fn create(
         let asked = || format!("to make the stream {}", config.name);
         match error.kind() {
             CreateStreamErrorKind::JetStream(e) if no_room(e.error_code()) => {
-                if !may_shrink || config.max_bytes / 2 < EVENTS_MIN_BYTES {
-                    let why = e.to_string();
-                    return Err(StreamsError::NoRoom {
-                        stream: config.name,
-                        max_bytes: config.max_bytes,
-                        why,
-                    });
-                }
-                config.max_bytes /= 2;
-                tracing::warn!(stream = %config.name, max_bytes = config.max_bytes, "the broker has little room; the stream gets a smaller maximum");
+                let why = e.to_string();
+                return Err(StreamsError::NoRoom {
+                    stream: config.name,
+                    max_bytes: config.max_bytes,
+                    why,
+                });
             }
             // Somebody else has made it meanwhile; whether it is the same is looked at below.
             CreateStreamErrorKind::JetStream(e)

@@ -42,8 +42,17 @@ impl Broker {
         Broker::of(servers(), more)
     }
 
+    /// One of a single server whose streams may hold that much together.
+    pub fn of_room(max_file_store: &str) -> Broker {
+        Broker::made(1, "", &format!(", max_file_store: {max_file_store}"))
+    }
+
     /// One of that many servers.
     pub fn of(count: usize, more: &str) -> Broker {
+        Broker::made(count, more, "")
+    }
+
+    fn made(count: usize, more: &str, more_jetstream: &str) -> Broker {
         let folder = tempfile::TempDir::with_prefix("adtally-broker-").unwrap();
         let ports = free_ports(3 * count);
         let routes: Vec<String> = (0..count)
@@ -54,7 +63,7 @@ impl Broker {
             let store = folder.path().join(format!("n{}", n + 1));
             let mut text = format!(
                 "server_name: n{}\nlisten: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
-                 jetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
+                 jetstream {{ store_dir: \"{}\", sync_interval: always{more_jetstream} }}\n",
                 n + 1,
                 store.display()
             );
