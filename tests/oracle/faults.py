@@ -315,12 +315,15 @@ def forget_state(node):
     shutil.rmtree(node.folder / "shards")
 
 
-def flip(store, rng_at):
-    """Flips one bit in the middle of the largest block of an EVENTS stream; names the file."""
-    blocks = sorted(store.glob("jetstream/*/streams/EVENTS_*/msgs/*.blk"), key=lambda p: p.stat().st_size)
-    block = blocks[-1]
+def blocks_of(store):
+    """The blocks of every EVENTS stream, largest first."""
+    return sorted(store.glob("jetstream/*/streams/EVENTS_*/msgs/*.blk"), key=lambda p: -p.stat().st_size)
+
+
+def flip(store, block):
+    """Flips one bit in the middle of a block; names the place."""
     with open(block, "r+b") as file:
-        place = int(block.stat().st_size * rng_at)
+        place = block.stat().st_size // 2
         file.seek(place)
         byte = file.read(1)[0]
         file.seek(place)
@@ -331,21 +334,23 @@ def flip(store, rng_at):
 async def flipped(args, folder, running):
     """A bit of a stream's block is another one."""
     async with night(args, folder) as made:
-        fold = made.nodes["fold"]
+        fold, store = made.nodes["fold"], folder / "broker" / "store"
         await made.session.send(2_000)
         await made.session.finish([()], [()])
-        await asyncio.to_thread(fold.stop)
-        if not running:
-            await asyncio.to_thread(made.broker.stop)
+        for node in made.nodes.values():
+            await asyncio.to_thread(node.stop)
+        if running:
+            # Nobody speaks, so the server lets go of the block in memory (after 10 s) and reads it from disk next time.
+            await asyncio.to_thread(time.sleep, 20)
         else:
-            # Long enough that the server has let go of the block in memory.
-            await asyncio.to_thread(time.sleep, 15)
-        made.see("flipped", flip(folder / "broker" / "store", 0.5))
+            await asyncio.to_thread(made.broker.stop)
+        made.see("flipped", flip(store, blocks_of(store)[0]))
         if not running:
             await asyncio.to_thread(made.broker.start)
         # The state that is there has the events already; only who folds from the beginning meets the damage.
         forget_state(fold)
-        await asyncio.to_thread(fold.start)
+        for node in made.nodes.values():
+            await asyncio.to_thread(node.start)
         await made.session.send(500)
         await heal(made)
         return await morning(made)
