@@ -12,14 +12,14 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench first-build build demo lint checks test bench growth exact kills faults fuzz clean-cache
+.PHONY: help setup setup-tests setup-bench first-build build demo lint checks test test-cluster bench growth exact kills faults cluster-faults fuzz clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  ARGS=... is handed on by demo, bench, exact, kills and faults."
+	@echo "  ARGS=... is handed on by demo, bench, test-cluster, exact, kills, faults and cluster-faults."
 	@echo "  CARGO_TARGET_DIR=... and ADTALLY_CACHE=... say where the artifacts and the cache lie."
 
 setup: ## brings nats-server, libclang and a quickly built RocksDB into the cache folder
@@ -53,6 +53,9 @@ checks:
 test: setup-tests first-build checks ## checks the format, runs clippy and all tests against real nats-servers
 	@$(env) cargo test --workspace --lib --bins --tests --locked
 
+test-cluster: setup-tests first-build ## runs the integration tests on three nats-servers instead of one
+	@$(env) ADTALLY_TEST_SERVERS=3 cargo test --test integration --locked -- $(ARGS)
+
 bench: setup-bench build ## runs the benchmarks, DuckDB and ClickHouse beside them
 	@$(env) tools/bench $(ARGS)
 
@@ -82,3 +85,7 @@ kills: setup-tests build ## kills every process at each fail point and at random
 
 faults: setup-tests build ## disks full, cloned, lost and flipped, a wrong clock, another stream: ARGS names the scenarios
 	@$(env) $(oracle)/faults.py $(oracle_programs) --seed 3 $(ARGS)
+
+# Where the kernel allows no network namespaces, or without root, the partitions are left out, and it says so.
+cluster-faults: setup-tests build ## loses leaders, quorum, cables and everything on three nats-servers, and compares every count
+	@$(env) $(oracle)/cluster.py $(oracle_programs) $(ARGS)

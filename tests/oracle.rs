@@ -73,7 +73,7 @@ fn a_lost_outbox_is_named_to_the_last_event() {
 
 #[test]
 fn roles_apart_on_a_cluster_lose_nothing_when_a_leader_dies() {
-    let report = oracle("cluster.py", &["leader-killed"]);
+    let report = oracle("cluster.py", &["--network", "loopback", "leader-killed"]);
     assert_eq!(report["differences"], 0);
     let scenario = &report["scenarios"][0];
     assert!(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +49,10 @@ class Servers:
     def kill(self, *names):
         """kill -9, of all of them in one moment."""
         self.run("stop", "--kill", *names)
+
+    def lose_disk(self, name):
+        """Removes the store of a server that does not run."""
+        shutil.rmtree(self.folder / name / "store")
 
     def page(self, name, path):
         """A monitoring page; empty where nothing answers."""
