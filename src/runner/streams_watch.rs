@@ -23,7 +23,7 @@ const SILENT_FOR: Duration = Duration::from_secs(10);
 /// How long one answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Connections made at most until another server is found.
-const LEAVE_TRIES: usize = 8;
+const LEAVE_TRIES: usize = 4;
 /// How often it is looked whether a connection is made.
 const CONNECT_POLL: Duration = Duration::from_millis(20);
 /// The longest pause before another server is tried; it doubles from [`SILENT_FOR`].
