@@ -275,6 +275,16 @@ impl KeyError {
     }
 }
 
+/// Makes the bucket where it is missing, so that the first events need not wait for its leader.
+///
+/// # Errors
+/// Says what the broker says.
+pub async fn make_bucket(
+    broker: &jetstream::Context,
+) -> Result<(), impl std::error::Error + Send + Sync + use<>> {
+    bucket(broker).await.map(drop)
+}
+
 /// The bucket, made when it is not there, with as many replicas as the catalogue has.
 async fn bucket(broker: &jetstream::Context) -> Result<kv::Store, KeyError> {
     if let Ok(bucket) = broker.get_key_value(DAY_KEYS_BUCKET).await {

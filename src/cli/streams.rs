@@ -3,6 +3,7 @@
 use super::Exit;
 use super::args::Streams;
 use super::output::Output;
+use crate::border;
 use crate::config::Config;
 use crate::deployment::{Deployment, limits};
 use crate::log::streams;
@@ -31,6 +32,7 @@ async fn apply_to(
         &limits(config),
     )
     .await?;
+    border::keys::make_bucket(&deployment.jetstream()).await?;
     if output.json {
         output.json(&ensured)?;
         return Ok(Exit::Done);

@@ -351,7 +351,7 @@ async def quorum_lost(deployment):
             break
         for name in deployment.nodes:
             status, answer = await asyncio.to_thread(deployment.readyz, name)
-            if status == 503:
+            if status == 503 and "no leader" in answer["detail"]:
                 reasons[name] = answer["detail"]
         await asyncio.sleep(0.5)
     missing = deployment.nodes.keys() - reasons.keys()
