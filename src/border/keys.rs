@@ -279,10 +279,9 @@ impl KeyError {
 ///
 /// # Errors
 /// Says what the broker says.
-pub async fn make_bucket(
-    broker: &jetstream::Context,
-) -> Result<(), impl std::error::Error + Send + Sync + use<>> {
-    bucket(broker).await.map(drop)
+pub async fn make_bucket(broker: &jetstream::Context) -> Result<(), String> {
+    let made = bucket(broker).await;
+    made.map(drop).map_err(|error| error.to_string())
 }
 
 /// The bucket, made when it is not there, with as many replicas as the catalogue has.

@@ -32,7 +32,9 @@ async fn apply_to(
         &limits(config),
     )
     .await?;
-    border::keys::make_bucket(&deployment.jetstream()).await?;
+    border::keys::make_bucket(&deployment.jetstream())
+        .await
+        .map_err(anyhow::Error::msg)?;
     if output.json {
         output.json(&ensured)?;
         return Ok(Exit::Done);
