@@ -263,21 +263,24 @@ pub struct InFlight {
     /// No event arrives before this any more, except by [`InFlight::arrive_at`].
     floor_ms: i64,
     limit_ms: Option<i64>,
+    /// The latest horizon that was given out: nothing arrives before it any more, by any way.
+    horizon_ms: i64,
 }
 
 impl InFlight {
     /// An event arrives when the clock says `now_ms`; returns its arrival time, which is later than whatever has
     /// been announced, even when the clock has stepped back.
     pub fn arrive(&mut self, now_ms: i64) -> i64 {
-        let at = now_ms.max(self.floor_ms);
-        self.arrive_at(at);
-        at
+        self.arrive_at(now_ms.max(self.floor_ms))
     }
 
-    /// An event arrives that somebody else has given its arrival time. Whoever does this sets
-    /// [`InFlight::limit`] so that the time has not been announced.
-    pub fn arrive_at(&mut self, at_ms: i64) {
-        *self.arrivals.entry(at_ms).or_insert(0) += 1;
+    /// An event arrives that somebody else has given its arrival time; returns the one that counts, which is later
+    /// than whatever has been announced. Whoever does this sets [`InFlight::limit`] so that the two are the same,
+    /// except where that other clock has stepped back.
+    pub fn arrive_at(&mut self, at_ms: i64) -> i64 {
+        let at = at_ms.max(self.horizon_ms);
+        *self.arrivals.entry(at).or_insert(0) += 1;
+        at
     }
 
     /// One event of that arrival time is in its lane, or will never be.
@@ -300,10 +303,12 @@ impl InFlight {
     pub fn horizon(&mut self, now_ms: i64) -> i64 {
         self.floor_ms = self.floor_ms.max(now_ms);
         let waiting = self.arrivals.keys().next().copied();
-        [waiting, self.limit_ms]
+        let horizon = [waiting, self.limit_ms]
             .into_iter()
             .flatten()
-            .fold(self.floor_ms, i64::min)
+            .fold(self.floor_ms, i64::min);
+        self.horizon_ms = self.horizon_ms.max(horizon);
+        horizon
     }
 }
 

@@ -308,3 +308,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_arrival_that_another_clock_dates_is_later_than_whatever_was_announced() {
+    let mut arrivals = InFlight::default();
+    arrivals.limit(Some(100));
+    assert_eq!(arrivals.horizon(500), 100);
+    // The broker has another leader, whose clock is behind.
+    assert_eq!(arrivals.arrive_at(95), 100);
+    assert_eq!(arrivals.arrive_at(130), 130);
+    arrivals.limit(Some(200));
+    assert_eq!(arrivals.horizon(500), 100);
+    arrivals.leave(100);
+    assert_eq!(arrivals.horizon(500), 130);
+    arrivals.limit(Some(90));
+    assert_eq!(
+        arrivals.horizon(500),
+        90,
+        "what is not known to be complete is not announced"
+    );
+    assert_eq!(
+        arrivals.arrive_at(95),
+        130,
+        "and yet 130 has been announced"
+    );
+}

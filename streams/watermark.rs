@@ -40,6 +40,28 @@ impl Watermark {
     }
 }
 
+/// What a shard is told next of an epoch that is shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastWord {
+    /// The watermark of the opening that came after it. Only once that is known there may the epoch cease to hold
+    /// completeness back: otherwise nobody would hold back for the events of the new opening.
+    Successor,
+    /// That nothing more comes from it.
+    End,
+}
+
+impl LastWord {
+    /// `is_current`: the epoch is the last opening itself, which nothing comes after. `successor_is_heard`: the
+    /// shard has acknowledged a watermark of the last opening.
+    pub fn next(is_current: bool, successor_is_heard: bool) -> Self {
+        if is_current || successor_is_heard {
+            LastWord::End
+        } else {
+            LastWord::Successor
+        }
+    }
+}
+
 /// The arrival time from which on events may still come out of INTAKE, in Unix milliseconds: before its oldest
 /// message's, or before the time at which the broker looked and found none. Without the broker's clock nothing is
 /// known of an empty stream.
@@ -55,6 +77,13 @@ pub fn intake_limit_ms(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_epoch_ends_where_the_one_after_it_is_known() {
+        assert_eq!(LastWord::next(false, false), LastWord::Successor);
+        assert_eq!(LastWord::next(false, true), LastWord::End);
+        assert_eq!(LastWord::next(true, false), LastWord::End);
+    }
 
     #[test]
     fn the_limit_is_before_the_oldest_message() {

@@ -56,6 +56,13 @@ pub struct Incoming {
     pub landing_url: Option<Arc<str>>,
 }
 
+impl Incoming {
+    /// When it arrived: with the batch, or later; in milliseconds of the Unix epoch.
+    fn arrival_ms(&self, batch_ms: i64) -> i64 {
+        self.arrival_ms.map_or(batch_ms, |ms| ms.max(batch_ms))
+    }
+}
+
 /// A batch on its way in: registered with the outbox, and the catalogue as fresh as it can be.
 pub struct Entry {
     arrival: Arrival,
@@ -191,11 +198,7 @@ impl Border {
         let batch_ms = entry.arrival_ms();
         let with_raw = batch.iter().filter_map(|incoming| {
             let raw = incoming.raw.as_ref().ok()?;
-            Some((
-                raw,
-                &incoming.sender,
-                incoming.arrival_ms.unwrap_or(batch_ms),
-            ))
+            Some((raw, &incoming.sender, incoming.arrival_ms(batch_ms)))
         });
         self.facts
             .keys()
@@ -233,7 +236,7 @@ impl Border {
     fn decide(&self, batch: Vec<Incoming>, batch_ms: i64) -> Vec<Decided> {
         let catalogue = self.catalogue.read();
         let decided = batch.into_iter().map(|incoming| {
-            let arrival_ms = incoming.arrival_ms.unwrap_or(batch_ms);
+            let arrival_ms = incoming.arrival_ms(batch_ms);
             let Incoming {
                 raw,
                 sender,

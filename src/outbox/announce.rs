@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use adtally_streams::frame::encode_announcement;
 use adtally_streams::names::{events_stream, watermark_subject};
-use adtally_streams::watermark::Watermark;
+use adtally_streams::watermark::{LastWord, Watermark};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -48,12 +48,9 @@ pub(super) async fn keep_telling(shared: Arc<Shared>, settled: Vec<Arc<EpochLane
             .map(|shard| {
                 let shared = &shared;
                 async move {
-                    let watermark = shared.watermark(shard);
-                    let told = tell(shared, &shared.current, shard, &watermark).await;
-                    told.map(|sequence| {
-                        shared.told(shard);
-                        (shard, sequence)
-                    })
+                    tell_current(shared, shard)
+                        .await
+                        .map(|sequence| (shard, sequence))
                 }
             })
             .buffer_unordered(AT_ONCE)
@@ -101,6 +98,29 @@ async fn remind_of(shared: &Arc<Shared>, settled: &[Arc<EpochLanes>]) -> bool {
         }
     }
     true
+}
+
+/// Announces this opening's watermark to a shard; its sequence there, when the broker has it.
+async fn tell_current(shared: &Shared, shard: u16) -> Option<u64> {
+    let watermark = shared.watermark(shard);
+    let sequence = tell(shared, &shared.current, shard, &watermark).await?;
+    shared.told(shard);
+    shared.heard(shard);
+    Some(sequence)
+}
+
+/// Tells a shard that nothing more will come from an epoch; whether the broker has that.
+async fn tell_end(shared: &Shared, epoch: &EpochLanes, shard: u16) -> bool {
+    let is_current = epoch.epoch == shared.current.epoch;
+    match LastWord::next(is_current, shared.is_heard(shard)) {
+        LastWord::Successor if tell_current(shared, shard).await.is_none() => return false,
+        LastWord::Successor | LastWord::End => {}
+    }
+    let watermark = Watermark {
+        drained: true,
+        ..shared.watermark_of(epoch, shard)
+    };
+    tell(shared, epoch, shard, &watermark).await.is_some()
 }
 
 /// Announces a watermark to a shard; its sequence there, when the broker has it.
@@ -167,16 +187,7 @@ pub(super) async fn drained(
     let mut left: Vec<u16> = (0..epoch.shards).collect();
     while !left.is_empty() {
         let round = stream::iter(left.clone())
-            .map(|shard| async move {
-                let watermark = Watermark {
-                    drained: true,
-                    ..shared.watermark_of(epoch, shard)
-                };
-                (
-                    shard,
-                    tell(shared, epoch, shard, &watermark).await.is_some(),
-                )
-            })
+            .map(|shard| async move { (shard, tell_end(shared, epoch, shard).await) })
             .buffer_unordered(AT_ONCE)
             .filter_map(|(shard, told)| async move { (!told).then_some(shard) })
             .collect::<Vec<u16>>();

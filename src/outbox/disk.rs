@@ -393,6 +393,11 @@ impl Disk {
         let (from, to) = (run_key(epoch, lane, 0), run_key(epoch, lane, end));
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.family(RUNS), from, to);
+        // In one batch: a lane of which no run is left knows its counters by its position only, and the one on disk
+        // may be older. Without it the lane's end would be announced below what it was.
+        if self.acked(epoch, lane)? < before {
+            self.put_acked(&mut batch, epoch, lane, before);
+        }
         self.write(batch, false)?;
         // Whole tables below the end go at once, both ends included; what shares a table goes with its compaction.
         let last = run_key(epoch, lane, end.saturating_sub(1));

@@ -290,7 +290,8 @@ impl OutboxHandle {
     }
 
     /// An event reached the border at a time that somebody else has fixed, in Unix milliseconds. Keep the guard as
-    /// for [`OutboxHandle::arrive`]; [`OutboxHandle::limit_arrival`] must not have been past that time.
+    /// for [`OutboxHandle::arrive`]; its time is the one that counts, and another one only where a time past it has
+    /// been announced, because the clock of that somebody has stepped back.
     pub fn arrive_at(&self, at_ms: i64) -> Arrival {
         self.shared.arrive_at(at_ms)
     }

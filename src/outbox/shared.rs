@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub retained: Mutex<Retained>,
     /// By shard: when it was last told the watermark, in Unix milliseconds.
     told_ms: Vec<AtomicI64>,
+    /// By shard: it has acknowledged a watermark of this opening.
+    heard: Vec<AtomicBool>,
     in_flight: Mutex<InFlight>,
     recovering: Mutex<Vec<Arc<EpochLanes>>>,
     unsent_bytes: AtomicU64,
@@ -135,6 +137,7 @@ impl Shared {
             progress: Notify::new(),
             retained: Mutex::new(parts.retained),
             told_ms: (0..shards).map(|_| AtomicI64::new(i64::MIN)).collect(),
+            heard: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             in_flight: Mutex::new(in_flight),
             recovering: Mutex::new(parts.recovering),
             unsent_bytes: AtomicU64::new(parts.unsent_bytes),
@@ -156,7 +159,7 @@ impl Shared {
     }
 
     pub fn arrive_at(self: &Arc<Self>, ms: i64) -> Arrival {
-        locked(&self.in_flight).arrive_at(ms);
+        let ms = locked(&self.in_flight).arrive_at(ms);
         Arrival::registered(self, ms)
     }
 
@@ -310,6 +313,20 @@ impl Shared {
         if let Some(told) = self.told_ms.get(usize::from(shard)) {
             told.store(now_ms(), Ordering::Relaxed);
         }
+    }
+
+    /// The shard has acknowledged a watermark of this opening.
+    pub fn heard(&self, shard: u16) {
+        if let Some(heard) = self.heard.get(usize::from(shard)) {
+            heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has.
+    pub fn is_heard(&self, shard: u16) -> bool {
+        self.heard
+            .get(usize::from(shard))
+            .is_some_and(|heard| heard.load(Ordering::Relaxed))
     }
 
     pub fn told_ms(&self, shard: u16) -> i64 {

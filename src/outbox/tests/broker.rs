@@ -45,6 +45,9 @@ pub struct Read {
     pub again: usize,
     pub watermarks: Vec<(usize, Watermark)>,
     pub drained: BTreeSet<(Epoch, u16)>,
+    /// By shard: openings in the order in which they were heard of, and how many had been when each ended.
+    pub heard: BTreeMap<u16, Vec<Epoch>>,
+    pub ended: Vec<(Epoch, u16, Vec<Epoch>)>,
 }
 
 impl Read {
@@ -167,6 +170,12 @@ impl FakeBroker {
                 Ok(EventMessage::Announcement {
                     epoch, watermark, ..
                 }) => {
+                    let heard = read.heard.entry(shard).or_default();
+                    if watermark.drained {
+                        read.ended.push((epoch, shard, heard.clone()));
+                    } else if !heard.contains(&epoch) {
+                        heard.push(epoch);
+                    }
                     if watermark.drained {
                         read.drained.insert((epoch, shard));
                     }

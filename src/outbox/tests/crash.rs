@@ -1,6 +1,6 @@
 //! Openings that end as a kill would end them, over a log on a bad day.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,10 +57,12 @@ async fn crashes_losses_and_a_forgetful_broker_leave_every_answered_event_once()
     broker.set_bad(40, 40, 0x9e37_79b9_7f4a_7c15);
     let (mut answered, mut sent) = (BTreeSet::new(), BTreeSet::new());
     let mut epochs = BTreeSet::new();
+    let mut opened = BTreeMap::new();
     for opening in 0..6 {
         let outbox = open(dir.path(), OutboxLimits::default(), &broker).await;
         let handle = outbox.handle();
         epochs.insert(handle.status().epoch);
+        opened.insert(handle.status().epoch, opening);
         let sending = tokio::spawn(traffic(handle, opening, 400));
         tokio::time::sleep(Duration::from_millis(60 + 37 * opening as u64)).await;
         if opening % 2 == 1 {
@@ -74,7 +76,9 @@ async fn crashes_losses_and_a_forgetful_broker_leave_every_answered_event_once()
     }
     broker.set_bad(0, 0, 1);
     let outbox = open(dir.path(), OutboxLimits::default(), &broker).await;
-    epochs.insert(outbox.handle().status().epoch);
+    let last = outbox.handle().status().epoch;
+    epochs.insert(last);
+    opened.insert(last, 6);
     let report = outbox.drain(SOON).await;
     assert!(report.drained, "{report:?}");
     let log = broker.read();
@@ -101,6 +105,13 @@ async fn crashes_losses_and_a_forgetful_broker_leave_every_answered_event_once()
         .flat_map(|epoch| (0..SHARDS).map(|shard| (*epoch, shard)))
         .collect::<BTreeSet<_>>();
     assert_eq!(log.drained, wanted, "every epoch ended, for every shard");
+    for (epoch, shard, heard) in &log.ended {
+        let is_last = *epoch == last;
+        assert!(
+            is_last || heard.iter().any(|h| opened[h] > opened[epoch]),
+            "epoch {epoch} ended in shard {shard}, where no later one was known: {heard:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,6 +103,11 @@ fn eviction_spares_every_run_that_is_not_wholly_below() {
     disk.evict(Epoch(1), LANE, 6).unwrap();
     assert_eq!(firsts(), [6]);
     disk.evict(Epoch(1), LANE, 9).unwrap();
+    assert_eq!(
+        disk.acked(Epoch(1), LANE).unwrap(),
+        9,
+        "a lane without runs still knows its counters"
+    );
     assert!(!disk.has_runs(Epoch(1)).unwrap() && disk.has_runs(Epoch(2)).unwrap());
     disk.put_epoch(&EpochRecord {
         epoch: Epoch(1),
