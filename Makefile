@@ -12,7 +12,7 @@ env := . "$(ADTALLY_CACHE)/env.sh" &&
 adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench first-build build demo lint checks test test-cluster bench growth exact kills faults cluster-faults fuzz clean-cache
+.PHONY: help setup setup-tests setup-bench first-build build demo lint checks test test-cluster simulate bench growth exact kills faults cluster-faults fuzz clean-cache
 # What is to be made first stands first in each list; cargo uses all cores by itself.
 .NOTPARALLEL:
 
@@ -55,6 +55,12 @@ test: setup-tests first-build checks ## checks the format, runs clippy and all t
 
 test-cluster: setup-tests first-build ## runs the integration tests on three nats-servers instead of one
 	@$(env) ADTALLY_TEST_SERVERS=3 cargo test --test integration --locked -- $(ARGS)
+
+# The pure crates and the model only: nothing to set up.
+simulate: ## runs worlds of the simulator: SEEDS=20000 [START=0], or one again: SEED=7 [TRACE=1] [BUG=...]
+	@cargo run --quiet --locked -p adtally-simulator -- \
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --start $(or $(START),0)) \
+		$(if $(TRACE),--trace) $(if $(BUG),--bug $(BUG))
 
 bench: setup-bench build ## runs the benchmarks, DuckDB and ClickHouse beside them
 	@$(env) tools/bench $(ARGS)
