@@ -184,7 +184,7 @@ impl Model {
             }
             Step::ArriveOld(back) => {
                 let at = (self.now - back).max(self.limit);
-                self.in_flight.arrive_at(at);
+                let at = self.in_flight.arrive_at(at);
                 self.arrive(at);
             }
             Step::GiveUp(n) => {
