@@ -77,6 +77,8 @@ fn the_pure_crates_read_no_clock_and_no_environment() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
+                // The tests at a file's end may read what is kept for them.
+                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
                 for forbidden in [
                     "SystemTime::now",
                     "Instant::now",
