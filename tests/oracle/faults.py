@@ -429,10 +429,14 @@ async def outbox_lost(args, folder):
         await asyncio.to_thread(node.stop)
         # Frames are held back, announcements are not: the log hears of events that it never gets.
         await asyncio.to_thread(node.start, True, "shipper.cut=sleep:3600000")
-        tally, lost = made.session.tally, 0
+        tally, lost, stale = made.session.tally, 0, 0
         kept = {k: list(v) for k, v in tally.cells.items()}, dict(tally.distinct), {k: list(v) for k, v in tally.reasons.items()}
         while lost < 250:
             status, _ = await made.click(EDGE_2)
+            stale += status == 0
+            # A connection that was kept from before the restart answers nothing, once each.
+            if status == 0 and stale <= 100:
+                continue
             made.session.expect(f"a click while nothing is sent: {status}", status == 302)
             lost += 1
         # What is lost is not to be counted: the tally forgets those clicks.
