@@ -6,7 +6,7 @@
 /// A stored key or value that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a stored {what} cannot be read; run `adtally verify`, then `adtally replay --from beginning` to rebuild the state from the log"
+    "a stored {what} cannot be read; stop adtally, remove the folder of the shard under `shards`, and start again: its state is rebuilt from the log"
 )]
 pub struct Damaged {
     /// Which kind of row.

@@ -307,35 +307,31 @@ async def scenario(deployment, name, fault, must_answer):
     }, differences
 
 
+async def away(deployment, lost, away_s, with_disk=False):
+    """A server is killed, perhaps with its disk, and started again; the scenario ends when all copies are current."""
+    servers = deployment.servers
+    servers.kill(lost)
+    await asyncio.sleep(away_s)
+    if with_disk:
+        servers.lose_disk(lost)
+    await asyncio.to_thread(servers.start, lost)
+    await asyncio.to_thread(servers.wait_current)
+    return {"lost": lost}
+
+
 async def leader_killed(deployment):
     """The server that leads the most shards is killed, and started again."""
-    lost = deployment.servers.leads_most()
-    deployment.servers.kill(lost)
-    await asyncio.sleep(8)
-    await asyncio.to_thread(deployment.servers.start, lost)
-    await asyncio.to_thread(deployment.servers.wait_current)
-    return {"lost": lost}
+    return await away(deployment, deployment.servers.leads_most(), 8)
 
 
 async def follower_killed(deployment):
     """The server that leads the fewest shards."""
-    lost = deployment.servers.leads_least()
-    deployment.servers.kill(lost)
-    await asyncio.sleep(5)
-    await asyncio.to_thread(deployment.servers.start, lost)
-    await asyncio.to_thread(deployment.servers.wait_current)
-    return {"lost": lost}
+    return await away(deployment, deployment.servers.leads_least(), 5)
 
 
 async def disk_lost(deployment):
     """A server comes back under its name with nothing: it fetches everything from the two others."""
-    lost = deployment.servers.leads_most()
-    deployment.servers.kill(lost)
-    await asyncio.sleep(5)
-    deployment.servers.lose_disk(lost)
-    await asyncio.to_thread(deployment.servers.start, lost)
-    await asyncio.to_thread(deployment.servers.wait_current)
-    return {"lost": lost}
+    return await away(deployment, deployment.servers.leads_most(), 5, with_disk=True)
 
 
 async def quorum_lost(deployment):

@@ -280,7 +280,9 @@ fn scan(
             return;
         };
         problems.push(format!("family {family}: {error}"));
+        // A fresh iterator for each question: one that has met the damage goes on failing where the next block begins.
         if !past(&last, |target| {
+            rows = db.raw_iterator_cf(handle);
             rows.seek(target);
             rows.status().is_ok()
         }) {
@@ -311,9 +313,12 @@ fn past(last: &[u8; KEY_BYTES], mut readable: impl FnMut(&[u8]) -> bool) -> bool
         }
         low = target;
     }
-    let Some(mut high) = high else {
+    // No power fits between a stretch that begins with the first key and large keys, so the last key there can be is
+    // asked as well.
+    let mut high = high.unwrap_or([0xff; KEY_BYTES]);
+    if !readable(&high) {
         return false;
-    };
+    }
     loop {
         let middle = halfway(&low, &high);
         if middle == low {
@@ -392,5 +397,8 @@ mod tests {
             assert_eq!(landed, number(end), "{last} to {end}");
         }
         assert!(!past(&number(7), |_| false), "nothing can be read any more");
+        // The first block is damaged and the keys are large: no power of two lies beyond them.
+        let end = [0xf1; KEY_BYTES];
+        assert!(past(&[0; KEY_BYTES], |target| *target >= end[..]));
     }
 }

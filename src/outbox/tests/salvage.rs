@@ -160,12 +160,8 @@ async fn a_flipped_bit_in_the_write_ahead_log_loses_a_stretch_and_not_what_follo
     assert!((1..100).contains(&lost), "{lost} lost of {EVENTS}");
 }
 
-// Set aside, not solved: since rows are compact a table has few blocks, and where the bit falls decides between nothing
-// and everything of that table; how much salvage may lose of a table has to be measured and said anew.
-#[ignore = "fails: what a flipped bit loses of a table depends on where it falls"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_in_a_table_loses_a_block_at_most() {
-    let mut lost = Vec::new();
+async fn a_flipped_bit_in_a_table_loses_a_block() {
     for at in [0.05, 0.2, 0.4, 0.6] {
         let dir = tempfile::tempdir().unwrap();
         let epoch = unsent(dir.path(), true).await;
@@ -178,17 +174,10 @@ async fn a_flipped_bit_in_a_table_loses_a_block_at_most() {
             std::fs::remove_file(log).unwrap();
         }
         flip(&largest(dir.path(), "sst"), at);
-        lost.push(salvage_and_ship(dir.path(), epoch).await);
+        assert!(matches!(refused(dir.path()), OutboxError::Disk { .. }));
+        let lost = salvage_and_ship(dir.path(), epoch).await;
+        assert!((1..=160).contains(&lost), "{lost} lost of {EVENTS} at {at}");
     }
-    // A bit beside the rows, in an index or a filter, loses nothing.
-    assert!(
-        lost.iter().all(|lost| *lost <= 160),
-        "{lost:?} lost of {EVENTS}"
-    );
-    assert!(
-        lost.iter().any(|lost| *lost > 0),
-        "{lost:?} lost of {EVENTS}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
