@@ -274,25 +274,15 @@ pub async fn ensure(
         let running = match info_or_none(jetstream, &config.name).await? {
             Some(info) => info.config,
             None => {
-                let may_shrink =
-                    limits.events_max_bytes.is_none() && shard_of_name(&config.name).is_some();
-                if may_shrink {
-                    config.max_bytes = config.max_bytes.min(cap);
-                }
-                let made = loop {
-                    match create(jetstream, &config).await {
-                        Err(StreamsError::NoRoom { .. })
-                            if may_shrink && config.max_bytes / 2 >= EVENTS_MIN_BYTES =>
-                        {
-                            config.max_bytes /= 2;
-                            cap = config.max_bytes;
-                            tracing::warn!(stream = %config.name, max_bytes = cap, "the broker has little room; the EVENTS streams get a smaller maximum");
-                            // Those that were made just now would else have taken the room of the others.
-                            shrink(jetstream, &ensured.created, cap).await?;
-                        }
-                        made => break made?,
-                    }
-                };
+                let may_shrink = may_shrink(limits, &config.name);
+                let made = create_fitting(
+                    jetstream,
+                    &mut config,
+                    &ensured.created,
+                    may_shrink,
+                    &mut cap,
+                )
+                .await?;
                 ensured.created.push(config.name.clone());
                 config.max_bytes = made.max_bytes;
                 made
@@ -316,6 +306,39 @@ pub async fn ensure(
         differences: harmless,
         ..ensured
     })
+}
+
+/// Whether a stream's maximum is ours to choose.
+fn may_shrink(limits: &Limits, name: &str) -> bool {
+    limits.events_max_bytes.is_none() && shard_of_name(name).is_some()
+}
+
+/// Makes a stream, with half of the maximum as often as the broker has no room for more, where that is ours to choose.
+/// `cap` is the maximum that the streams `created` before it have come down to, and those after it begin with.
+async fn create_fitting(
+    jetstream: &Context,
+    config: &mut Config,
+    created: &[String],
+    may_shrink: bool,
+    cap: &mut i64,
+) -> Result<Config, StreamsError> {
+    if may_shrink {
+        config.max_bytes = config.max_bytes.min(*cap);
+    }
+    loop {
+        match create(jetstream, config).await {
+            Err(StreamsError::NoRoom { .. })
+                if may_shrink && config.max_bytes / 2 >= EVENTS_MIN_BYTES =>
+            {
+                config.max_bytes /= 2;
+                *cap = config.max_bytes;
+                tracing::warn!(stream = %config.name, max_bytes = *cap, "the broker has little room; the EVENTS streams get a smaller maximum");
+                // Those that were made just now would else have taken the room of the others.
+                shrink(jetstream, created, *cap).await?;
+            }
+            made => return made,
+        }
+    }
 }
 
 /// Gives EVENTS streams that nobody has written to yet that maximum.

@@ -1,10 +1,23 @@
 //! What a world came to: how often each thing happened, and what was not as it must be.
 
-/// Things that happen in a world, each counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-#[allow(missing_docs)]
-pub enum Happening {
+// One list: a thing that could happen and did not stand among all of them would never be missed.
+macro_rules! happenings {
+    ($($name:ident,)*) => {
+        /// Things that happen in a world, each counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Happening {
+            $($name,)*
+        }
+
+        impl Happening {
+            /// All of them.
+            pub const ALL: &'static [Happening] = &[$(Happening::$name),*];
+        }
+    };
+}
+
+happenings! {
     AnsweredEvent,
     RefusedEvent,
     ClientRetry,
@@ -48,58 +61,6 @@ pub enum Happening {
     DuplicateById,
     Conflict,
     LostNamed,
-}
-
-impl Happening {
-    /// All of them.
-    pub const ALL: [Happening; 43] = {
-        use Happening::*;
-        [
-            AnsweredEvent,
-            RefusedEvent,
-            ClientRetry,
-            SecondWay,
-            OtherContent,
-            GroupCommit,
-            Frame,
-            FullFlight,
-            Announcement,
-            LostRequest,
-            LostAck,
-            NoResponders,
-            StreamFull,
-            Duplicate,
-            ReadBack,
-            Renamed,
-            LateDelivery,
-            Kill,
-            PowerLoss,
-            TornTail,
-            RecoveredEpoch,
-            Drain,
-            Clone,
-            BrokerKill,
-            Election,
-            ClockStep,
-            LogTimeBack,
-            Partition,
-            TimeJump,
-            SkippedSequence,
-            FlippedByte,
-            Resend,
-            Eviction,
-            CatalogueChange,
-            StaleCatalogue,
-            IntakeRedelivery,
-            FoldBatch,
-            FoldAgain,
-            ProjectorKill,
-            ProjectorPowerLoss,
-            DuplicateById,
-            Conflict,
-            LostNamed,
-        ]
-    };
 }
 
 /// How often each thing happened.
