@@ -119,7 +119,7 @@ fn without_a_majority_clicks_are_answered_and_readyz_says_why() {
     wait_totals(&server, "spring", &[("clicks", 1)]);
     broker.kill_one("n1");
     broker.kill_one("n2");
-    let mut answered = 1;
+    let (mut answered, mut said) = (1, String::new());
     // The one that is left takes connections; that nobody leads is what has to be said.
     let why = wait_for("what is wrong", || {
         let click = ask(
@@ -130,6 +130,11 @@ fn without_a_majority_clicks_are_answered_and_readyz_says_why() {
         answered += 1;
         std::thread::sleep(Duration::from_millis(100));
         let (status, body) = get(&format!("{}/readyz", server.url));
+        // Shown when this waits in vain.
+        if body != said {
+            println!("{status} {body}");
+            said.clone_from(&body);
+        }
         (status == 503 && body.contains("no leader")).then_some(body)
     });
     assert!(why.contains("majority"), "{why}");

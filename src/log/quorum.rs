@@ -12,10 +12,16 @@ use async_nats::jetstream::stream::ClusterInfo;
 /// How recently a majority must have been heard. They are heard every second; under an election's least 4 s.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whether the leader that answered has heard from a majority of its replicas, itself among them. A stream without
+/// Whether a leader answered that has heard from a majority of its replicas, itself among them. A stream without
 /// a cluster, or with one copy, has nobody to ask.
+///
+/// Where nobody leads, any server with a copy answers. It stands among the replicas itself, and so does, as heard from
+/// just now, whoever it has never heard from: a follower hears only its leader.
 pub fn has_majority(cluster: Option<&ClusterInfo>) -> bool {
     let Some(cluster) = cluster else { return true };
+    if cluster.leader.as_deref().is_none_or(str::is_empty) {
+        return false;
+    }
     let heard = cluster
         .replicas
         .iter()
@@ -30,7 +36,7 @@ mod tests {
     use super::*;
 
     /// As nats-server 2.15 answers STREAM.INFO, shortened.
-    fn cluster(replicas: &[(bool, u64)]) -> ClusterInfo {
+    fn cluster(leader: Option<&str>, replicas: &[(bool, u64)]) -> ClusterInfo {
         let replicas: Vec<_> = replicas
             .iter()
             .map(|(offline, ms)| {
@@ -38,7 +44,7 @@ mod tests {
             })
             .collect();
         serde_json::from_value(serde_json::json!({
-            "name": "adtally", "leader": "n1", "replicas": replicas
+            "name": "adtally", "leader": leader, "replicas": replicas
         }))
         .unwrap()
     }
@@ -58,10 +64,19 @@ mod tests {
             (&[(false, 1), (false, 1), (true, 1), (true, 1)], true),
         ] {
             assert_eq!(
-                has_majority(Some(&cluster(replicas))),
+                has_majority(Some(&cluster(Some("n1"), replicas))),
                 believed,
                 "{replicas:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_copy_without_a_leader_is_not_believed() {
+        // n3 after n1, which led, and n2 were killed: itself, n2 that it never heard from, and n1.
+        let replicas = [(false, 0), (false, 0), (false, 4_000)];
+        for leader in [None, Some("")] {
+            assert!(!has_majority(Some(&cluster(leader, &replicas))));
         }
     }
 }

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::health::FillFacts;
-use crate::log::LogError;
 use crate::log::connect::is_connected;
 use crate::log::streams::{self, Usage, WARN_AT};
 
@@ -52,10 +51,8 @@ pub async fn watch(
     let mut warned_full = false;
     let mut silence = Silence::new();
     loop {
-        // A question that a lost connection has swallowed may never be answered, so all of them together have an end.
-        let asking = tokio::time::timeout(SILENT_FOR, streams::usage(&jetstream, shards));
         let answer = tokio::select! {
-            answer = asking => answer.unwrap_or_else(|late| Err(LogError::unreachable("what the streams are", late))),
+            answer = streams::usage(&jetstream, shards) => answer,
             () = stop.cancelled() => return,
         };
         match answer {
