@@ -132,7 +132,7 @@ fn without_a_majority_clicks_are_answered_and_readyz_says_why() {
         let (status, body) = get(&format!("{}/readyz", server.url));
         // Shown when this waits in vain.
         if body != said {
-            println!("{status} {body}");
+            eprintln!("{status} {body}");
             said.clone_from(&body);
         }
         (status == 503 && body.contains("no leader")).then_some(body)
