@@ -221,6 +221,8 @@ fn random_requests_never_make_a_5xx() {
         "/c/banner",
         "/api/v1/analytics",
         "/api/v1/top",
+        "/api/v1/rolling",
+        "/api/v1/trending",
         "/api/v1/fraud",
         "/api/v1/fraud/clicks",
         "/api/v1/catalog/ads/banner",

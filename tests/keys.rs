@@ -94,6 +94,10 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
         (&acme, "/api/v1/campaigns/secret/spend", 403),
         (&acme, "/api/v1/fraud?campaign_id=secret", 403),
         (&acme, "/api/v1/top?advertiser_id=rival", 403),
+        (&acme, "/api/v1/rolling?campaign_id=spring", 200),
+        (&acme, "/api/v1/rolling?campaign_id=secret", 403),
+        (&acme, "/api/v1/trending?advertiser_id=acme", 200),
+        (&acme, "/api/v1/trending?advertiser_id=rival", 403),
         (&publisher, "/api/v1/analytics?campaign_id=spring", 403),
     ] {
         let answer = with_key(&server, "GET", path, key, &none);

@@ -6,6 +6,7 @@ mod catalogue;
 mod cluster;
 mod collector;
 mod commands;
+mod derived;
 mod fail_points;
 mod faults;
 mod geo;

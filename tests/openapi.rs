@@ -21,6 +21,8 @@ fn every_documented_path_answers_and_every_answer_is_documented() {
         "/api/v1/analytics",
         "/api/v1/campaigns/{id}/spend",
         "/api/v1/top",
+        "/api/v1/rolling",
+        "/api/v1/trending",
         "/api/v1/fraud",
         "/api/v1/fraud/clicks",
         "/api/v1/catalog/ads",

@@ -88,12 +88,23 @@ fn time_or_null(description: &str) -> Value {
     json!({"type": ["string", "null"], "description": description})
 }
 
+/// An answer about a range, in one currency.
 fn framed(rows: Value, more: Value) -> Value {
-    let Value::Object(mut properties) = json!({
+    let mut range = json!({
         "start": {"type": "string", "description": "The first instant that is counted, after widening"},
         "end": {"type": "string", "description": "The instant after the last"},
-        "time_zone": {"type": "string"},
         "currency_code": {"type": ["string", "null"]},
+    });
+    if let (Value::Object(range), Value::Object(more)) = (&mut range, more) {
+        range.extend(more);
+    }
+    answered(rows, range)
+}
+
+/// An answer with rows, which says what it is made of.
+fn answered(rows: Value, more: Value) -> Value {
+    let Value::Object(mut properties) = json!({
+        "time_zone": {"type": "string"},
         "rows": {"type": "array", "items": rows},
         "as_of": as_of(),
         "complete_through": time_or_null("Everything that arrived up to then is counted"),
@@ -141,6 +152,40 @@ schemas! {
     }));
     /// An answer about top ads.
     TopAnswer = framed(top_row(), json!({"by": {"type": "string", "enum": ["cost_micros", "clicks", "ctr"]}}));
+    /// An answer about windows that end minute by minute.
+    RollingAnswer = answered(
+        json!({
+            "type": "object",
+            "properties": {
+                "time": {"type": "string", "description": "The window's end, with the zone's offset then; the window is the time before it, without it"},
+                "impressions": {"type": "integer"},
+                "clicks": {"type": "integer"},
+                "ctr": {"type": ["number", "null"]},
+            },
+            "required": ["time", "impressions", "clicks", "ctr"],
+        }),
+        json!({"window": {"type": "string", "description": "The length of each window, in minutes", "example": "60m"}}),
+    );
+    /// An answer about ads that stand out against their own past.
+    TrendingAnswer = answered(
+        json!({
+            "type": "object",
+            "properties": {
+                "ad_id": {"type": "string"},
+                "campaign_id": {"type": "string", "description": "Under which most of the hour's clicks were counted"},
+                "clicks": {"type": "integer", "description": "Of the last full hour"},
+                "impressions": {"type": "integer", "description": "Of the last full hour"},
+                "baseline_clicks_per_hour": {"type": "number", "description": "The mean of the past hours"},
+                "baseline_hours": {"type": "integer", "description": "How many past hours the ad is compared with"},
+                "score": {"type": "number", "description": "By how many standard deviations the hour stands out"},
+            },
+            "required": ["ad_id", "campaign_id", "clicks", "impressions", "baseline_clicks_per_hour", "baseline_hours", "score"],
+        }),
+        json!({
+            "start": {"type": "string", "description": "The first instant of the last full hour"},
+            "end": {"type": "string", "description": "The instant after it: the beginning of the current minute"},
+        }),
+    );
     /// An answer about reasons of invalid clicks.
     FraudAnswer = framed(
         json!({

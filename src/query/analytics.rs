@@ -82,6 +82,23 @@ pub struct Question {
     pub fill: bool,
 }
 
+impl Question {
+    /// A question about all that the subject has in a span: not grouped, not filtered, not filled.
+    pub fn of(subject: Subject, span: Span) -> Self {
+        Self {
+            subject,
+            span,
+            granularity: None,
+            group_by: Vec::new(),
+            creatives: BTreeSet::new(),
+            regions: BTreeSet::new(),
+            devices: BTreeSet::new(),
+            time_zone: None,
+            fill: false,
+        }
+    }
+}
+
 /// How much was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CellsRead {
@@ -131,6 +148,28 @@ where
         .granularity
         .unwrap_or_else(|| default_granularity(start, end));
     let plan = Plan::new(start, end, granularity, zone, source)?;
+    let (table, cells) = count(question, &scope, &plan, set, cancel)?;
+    let took_ms = began.elapsed().as_secs_f64() * 1_000.0;
+    Ok(Answer {
+        plan,
+        table,
+        currency,
+        as_of: set.as_of()?,
+        cells,
+        campaigns: scope.len(),
+        took_ms,
+    })
+}
+
+/// Sums the cells of a plan over all shards, grouped, filtered and filled as the question says; its span,
+/// granularity and clock are the plan's.
+pub(super) fn count(
+    question: &Question,
+    scope: &Scope,
+    plan: &Plan,
+    set: &SnapshotSet<'_>,
+    cancel: &Cancel,
+) -> Result<(Table, CellsRead), QueryError> {
     let merged = std::sync::Mutex::new((Merged::new(&question.group_by), CellsRead::default()));
     let by_number: FxHashMap<u16, &ShardScope> = set
         .shards
@@ -143,7 +182,7 @@ where
         if scope.campaigns.is_empty() {
             return Ok(());
         }
-        let (sums, cells) = sum_shard(shard, scope, question, &plan, cancel)?;
+        let (sums, cells) = sum_shard(shard, scope, question, plan, cancel)?;
         let names = names(shard, &sums)?;
         let mut merged = merged
             .lock()
@@ -164,17 +203,7 @@ where
     ] {
         metrics::counter!("adtally_query_cells_read_total", "level" => level).increment(n);
     }
-    let table = merged.finish(&plan.slots, question.fill)?;
-    let took_ms = began.elapsed().as_secs_f64() * 1_000.0;
-    Ok(Answer {
-        plan,
-        table,
-        currency,
-        as_of: set.as_of()?,
-        cells,
-        campaigns: scope.len(),
-        took_ms,
-    })
+    Ok((merged.finish(&plan.slots, question.fill)?, cells))
 }
 
 fn sum_shard(

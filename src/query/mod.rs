@@ -6,11 +6,13 @@
 
 pub mod analytics;
 pub mod fraud;
+pub mod rolling;
 pub mod scope;
 pub mod shard;
 pub mod spend;
 mod stored;
 pub mod top;
+pub mod trending;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,6 +3,7 @@
 
 mod answers;
 mod asked;
+mod derived;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -6,15 +6,14 @@ use adtally_projections::ratios::Figures;
 use adtally_streams::event::Device;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use chrono_tz::Tz;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::{at, confine, span, utc};
+use super::{at, confine, span, time_zone, utc};
 use crate::http::AppState;
 use crate::http::auth::Access;
 use crate::http::params::{Params, not_one_of};
-use crate::http::problem::{Problem, quote};
+use crate::http::problem::Problem;
 use crate::http::render::{Format, Rendered, serialize_figures};
 use crate::http::schemas::{AnalyticsAnswer, QuestionProblems};
 use crate::query::Cancel;
@@ -175,20 +174,6 @@ fn group_by(params: &Params) -> Result<Vec<Dimension>, Problem> {
         }
     }
     Ok(out)
-}
-
-fn time_zone(params: &Params) -> Result<Option<Tz>, Problem> {
-    let Some(name) = params.one("time_zone")? else {
-        return Ok(None);
-    };
-    let zone = name.parse().map_err(|_| {
-        let name = quote(name);
-        Problem::bad_parameter(
-            "time_zone",
-            format!("`{name}` is no IANA time zone, such as Europe/Berlin"),
-        )
-    })?;
-    Ok(Some(zone))
 }
 
 /// What stands before the rows.

@@ -5,8 +5,10 @@ mod analytics;
 mod catalog;
 mod fraud;
 mod operations;
+mod rolling;
 mod spend;
 mod top;
+mod trending;
 
 use adtally_projections::bounds::print;
 use adtally_streams::catalogue::Catalogue;
@@ -22,7 +24,7 @@ use utoipa_axum::routes;
 use super::auth::Access;
 use super::health::Readiness;
 use super::params::{Params, id};
-use super::problem::Problem;
+use super::problem::{Problem, quote};
 use super::{AppState, openapi};
 use crate::query::analytics::Span;
 use crate::query::scope::Subject;
@@ -33,6 +35,8 @@ fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(analytics::analytics))
         .routes(routes!(spend::spend))
         .routes(routes!(top::top))
+        .routes(routes!(rolling::rolling))
+        .routes(routes!(trending::trending))
         .routes(routes!(fraud::fraud))
         .routes(routes!(fraud::fraud_clicks))
         .merge(catalog::router())
@@ -72,6 +76,21 @@ fn span(params: &Params) -> Result<Span, Problem> {
         end: params.bound("end")?,
         now_ms: chrono::Utc::now().timestamp_millis(),
     })
+}
+
+/// The clock that a question names.
+fn time_zone(params: &Params) -> Result<Option<Tz>, Problem> {
+    let Some(name) = params.one("time_zone")? else {
+        return Ok(None);
+    };
+    let zone = name.parse().map_err(|_| {
+        let name = quote(name);
+        Problem::bad_parameter(
+            "time_zone",
+            format!("`{name}` is no IANA time zone, such as Europe/Berlin"),
+        )
+    })?;
+    Ok(Some(zone))
 }
 
 /// Confines a subject to what the key may see, and refuses names that are another advertiser's.

@@ -1,7 +1,5 @@
 //! `GET /api/v1/top`: the top ads of an advertiser.
 
-use std::collections::BTreeSet;
-
 use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
 use adtally_projections::partial::Dimension;
@@ -80,16 +78,11 @@ pub async fn top(
         .choice("by", &By::ALL.map(By::name), By::from_name)?
         .unwrap_or_default();
     let limit = params.limit("limit", DEFAULT_LIMIT, MAX_LIMIT)?;
+    let subject = confine(subject, &access, &state.catalogue.read())?;
     let question = Question {
-        subject: confine(subject, &access, &state.catalogue.read())?,
-        span: span(&params)?,
         granularity: Some(Granularity::Total),
         group_by: vec![Dimension::AdId],
-        creatives: BTreeSet::new(),
-        regions: BTreeSet::new(),
-        devices: BTreeSet::new(),
-        time_zone: None,
-        fill: false,
+        ..Question::of(subject, span(&params)?)
     };
     let catalogue = state.catalogue;
     let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| {
