@@ -31,6 +31,7 @@ mod projector;
 mod quarantine;
 mod query;
 mod read_body;
+mod replay;
 mod runner;
 mod signals;
 mod simulate;
