@@ -266,6 +266,101 @@ fn a_running_serve_takes_the_new_generation_over_and_answers_throughout() {
 }
 
 #[test]
+fn a_serve_that_dies_or_is_interrupted_while_it_replays_keeps_the_old_generation() {
+    let (folder, before, name) = stopped();
+    let armed = |action: &str| {
+        Options::default().data_dir(&folder).env(
+            "ADTALLY_FAIL_POINTS",
+            &format!("generation.replayed={action}"),
+        )
+    };
+    let mut server = Server::start(armed("kill@1"));
+    let cut_off = server.cli(&["replay", "--from", "beginning"]);
+    assert_eq!(cut_off.status.code(), Some(3), "{}", text(&cut_off));
+    wait_for("its end", || server.ended());
+
+    // Each shard stands before its switch for a while; one is not switched yet when the command is interrupted.
+    let server = Server::start(armed("sleep:1500"));
+    assert_eq!(
+        (generation(&server), answers(&server)),
+        (name.clone(), before.clone())
+    );
+    let mut replay = Command::new(ADTALLY)
+        .args(["replay", "--from", "beginning", "--data-dir"])
+        .arg(folder.path())
+        .env_remove("NATS_URL")
+        .envs(folder.broker_env())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("it to be at the switch", || {
+        server.log().contains("generation.replayed").then_some(())?;
+        generations(folder.path(), 0)
+            .iter()
+            .any(|n| n.ends_with(".building"))
+            .then_some(())
+    });
+    let interrupt = nix::sys::signal::Signal::SIGINT;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(replay.id() as i32), interrupt).unwrap();
+    replay.wait().unwrap();
+    // Whatever was switched by then, every shard answers as before.
+    assert_eq!(answers(&server), before);
+    drop(server);
+    let mut server = start(&folder);
+    assert_eq!(answers(&server), before);
+    ok(&server.cli(&["replay", "--from", "beginning"]));
+    assert_eq!(answers(&server), before);
+    assert!(
+        !generation(&server).contains(','),
+        "{}",
+        generation(&server)
+    );
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn the_folder_of_another_log_is_refused_and_one_that_cannot_be_read_is_mended() {
+    let (folder, before, name) = stopped();
+    // Another log, with as many shards.
+    let other = Folder::new();
+    let server = start(&other);
+    let output = Command::new(ADTALLY)
+        .args([
+            "replay",
+            "--from",
+            "beginning",
+            "--server",
+            &server.nats_url(),
+        ])
+        .arg("--data-dir")
+        .arg(folder.path())
+        .env_remove("NATS_URL")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(
+        text(&output).contains("EVENTS_0 is not the stream"),
+        "{}",
+        text(&output)
+    );
+    drop(server);
+    assert_eq!(generations(folder.path(), 0), std::slice::from_ref(&name));
+    // A state that RocksDB does not open.
+    std::fs::write(
+        folder.path().join("shards/2").join(&name).join("CURRENT"),
+        "nonsense\n",
+    )
+    .unwrap();
+    ok(&cli(
+        &folder,
+        &["replay", "--from", "beginning", "--shard", "2"],
+    ));
+    let server = start(&folder);
+    assert_eq!(generation(&server).split(',').count(), 2);
+    assert_eq!(answers(&server), before);
+}
+
+#[test]
 fn a_purged_stream_is_refused_by_what_it_has() {
     let folder = Folder::new();
     let mut server = start(&folder);

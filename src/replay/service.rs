@@ -11,21 +11,17 @@ use super::range::Range;
 use super::{Job, Place, ReplayError, Started, Status};
 use crate::projector::ProjectorHandle;
 
-/// What a `serve` is asked. It is meant for the process that holds one data folder: others do not answer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Question {
-    /// That process, as its folder's lock names it.
-    pub process: u32,
-    /// What it is to do.
-    pub what: What,
-}
-
-/// What is to be done.
+/// What a `serve` is asked. Each is meant for one process: others on the same NATS do not answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
+pub enum Question {
     /// Begin.
     Start {
+        /// The process that holds the folder, as its lock says. Alone it names nobody: processes of several
+        /// machines and containers share their numbers.
+        process: u32,
+        /// The generation that the folder has in use for the first of the shards; another folder has another one.
+        in_use: String,
         /// What part of the log.
         range: Range,
         /// The shards.
@@ -75,13 +71,18 @@ impl Service {
     /// # Errors
     /// [`ReplayError`] when a replay cannot begin.
     pub async fn answer(&self, question: Question) -> Result<Option<Status>, ReplayError> {
-        if question.process != std::process::id() {
-            return Ok(None);
-        }
         let mut replay = self.replay.lock().await;
         let status = |replay: &Option<Started>| replay.as_ref().map(|r| r.status.borrow().clone());
-        match question.what {
-            What::Start { range, shards } => {
+        match question {
+            Question::Start {
+                process,
+                in_use,
+                range,
+                shards,
+            } => {
+                if process != std::process::id() || !self.has_in_use(&shards, &in_use) {
+                    return Ok(None);
+                }
                 if let Some(busy) = status(&replay).filter(|status| !status.finished) {
                     return Err(ReplayError::Busy {
                         generation: busy.generation,
@@ -99,10 +100,10 @@ impl Service {
                 *replay = Some(started);
                 Ok(status(&replay))
             }
-            What::Status { generation } => {
+            Question::Status { generation } => {
                 Ok(status(&replay).filter(|status| status.generation == generation))
             }
-            What::Interrupt { generation } => {
+            Question::Interrupt { generation } => {
                 let meant = status(&replay).filter(|status| status.generation == generation);
                 if let (Some(started), Some(_)) = (&*replay, &meant) {
                     started.stop.cancel();
@@ -110,6 +111,15 @@ impl Service {
                 Ok(meant)
             }
         }
+    }
+
+    fn has_in_use(&self, shards: &[u16], generation: &str) -> bool {
+        let set = self.projector.shards().set();
+        shards.first().is_some_and(|first| {
+            set.iter()
+                .nth(usize::from(*first))
+                .is_some_and(|shard| shard.generation() == generation)
+        })
     }
 
     /// Waits until it is told to stop and the replay that was under way has ended. The state may be closed then.

@@ -16,8 +16,7 @@ use crate::outbox::OutboxHandle;
 use crate::producers;
 use crate::producers::holders::{self, Question};
 use crate::projector::ProjectorHandle;
-use crate::replay;
-use crate::replay::service::{Service, What};
+use crate::replay::service::{Question as Replaying, Service};
 use crate::store::{Shards, StoreError};
 
 /// Every answer that this process can give.
@@ -69,9 +68,9 @@ fn replaying(replays: &Arc<Service>, act: bool) -> Answerer {
     Arc::new(move |details| {
         let replays = replays.clone();
         async move {
-            let question: replay::service::Question = serde_json::from_value(details)?;
+            let question: Replaying = serde_json::from_value(details)?;
             anyhow::ensure!(
-                act || matches!(question.what, What::Status { .. }),
+                act || matches!(question, Replaying::Status { .. }),
                 "only questions are answered here"
             );
             let status = replays.answer(question).await?;

@@ -59,6 +59,14 @@ pub fn building_mark(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}{BUILDING}"))
 }
 
+/// The generation that a shard has in use; none where it was never opened.
+///
+/// # Errors
+/// [`StoreError`] when `CURRENT` cannot be read or names none.
+pub fn in_use(data_dir: &Path, shard: u16) -> Result<Option<String>, StoreError> {
+    current(&shard_folder(data_dir, shard))
+}
+
 /// The position of the generation that a shard has in use; none where it has none, or is before its first message.
 ///
 /// # Errors

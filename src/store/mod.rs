@@ -13,7 +13,7 @@ mod snapshot;
 mod tests;
 
 pub use building::Building;
-pub use generations::{new_name, position_in_use, prune, remove_unfinished};
+pub use generations::{in_use, new_name, position_in_use, prune, remove_unfinished};
 pub use options::{Limits, Memory};
 pub use shard::Shard;
 pub use shards::Shards;

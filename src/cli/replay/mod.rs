@@ -19,7 +19,7 @@ use crate::data_dir::{self, DataDir, DataDirError};
 use crate::deployment::{self, Deployment};
 use crate::log::streams;
 use crate::replay::range::Range;
-use crate::replay::service::{Question, What};
+use crate::replay::service::Question;
 use crate::replay::{Job, Place, Started, Status};
 use crate::store::{self, Limits, Memory};
 use crate::{fail_points, signals};
@@ -150,10 +150,17 @@ impl Scene {
     ) -> anyhow::Result<AtWork> {
         let client = self.deployment.client.clone();
         if let Holder::Process(process) = self.holder {
-            let asked = There { client, process };
-            let status = asked.act(What::Start { range, shards }).await?;
+            let first = shards.first().copied().unwrap_or_default();
+            let in_use = store::in_use(&config.data_dir, first)?;
+            let start = Question::Start {
+                process,
+                in_use: in_use.context("the `serve` of this folder folds nothing yet")?,
+                range,
+                shards,
+            };
+            let status = ask(&client, Verb::Replay, &start).await?;
             return Ok(AtWork::There {
-                asked,
+                client,
                 generation: status.generation,
             });
         }
@@ -174,32 +181,24 @@ impl Scene {
     }
 }
 
-/// A `serve` that replays for the command.
-struct There {
-    client: async_nats::Client,
-    process: u32,
-}
-
-impl There {
-    async fn ask(&self, verb: Verb, what: What) -> anyhow::Result<Status> {
-        let question = Question {
-            process: self.process,
-            what,
-        };
-        let answer = control::ask(&self.client, verb, &serde_json::to_value(question)?).await?;
-        serde_json::from_value(answer)
-            .context("the running `serve` is of another version: its answer cannot be read")
-    }
-
-    async fn act(&self, what: What) -> anyhow::Result<Status> {
-        self.ask(Verb::Replay, what).await
-    }
+/// Asks the `serve` that replays for the command.
+async fn ask(
+    client: &async_nats::Client,
+    verb: Verb,
+    question: &Question,
+) -> anyhow::Result<Status> {
+    let answer = control::ask(client, verb, &serde_json::to_value(question)?).await?;
+    serde_json::from_value(answer)
+        .context("the running `serve` is of another version: its answer cannot be read")
 }
 
 /// The replay, wherever it is done.
 enum AtWork {
     Here(Started),
-    There { asked: There, generation: String },
+    There {
+        client: async_nats::Client,
+        generation: String,
+    },
 }
 
 impl AtWork {
@@ -207,20 +206,18 @@ impl AtWork {
     async fn status(&mut self) -> anyhow::Result<Status> {
         match self {
             AtWork::Here(started) => Ok(started.status.borrow().clone()),
-            AtWork::There { asked, generation } => {
+            AtWork::There { client, generation } => {
                 let generation = generation.clone();
-                asked
-                    .ask(Verb::ReplayStatus, What::Status { generation })
-                    .await
+                ask(client, Verb::ReplayStatus, &Question::Status { generation }).await
             }
         }
     }
 
     /// Asks for its end; one that is done here hears of the signal by itself.
     async fn interrupt(&mut self) -> anyhow::Result<()> {
-        if let AtWork::There { asked, generation } = self {
+        if let AtWork::There { client, generation } = self {
             let generation = generation.clone();
-            asked.act(What::Interrupt { generation }).await?;
+            ask(client, Verb::Replay, &Question::Interrupt { generation }).await?;
         }
         Ok(())
     }
