@@ -1,5 +1,5 @@
 //! The service on NATS by which commands ask a running `serve`: `adtally.ctl.<verb>`, and `adtally.act.<verb>` for
-//! the one thing that it does on request.
+//! what it does on request.
 //!
 //! Questions change nothing, so whoever may ask can do no harm; `adtally.act.>` is the operator's, and the accounts
 //! file of `nats/` keeps it from the other users. Several processes may answer one question: each answer bears its
@@ -52,6 +52,10 @@ pub enum Verb {
     Outboxes,
     /// Send the given stretches of one of its outboxes again.
     Resend,
+    /// How far a replay is.
+    ReplayStatus,
+    /// Begin a replay, or interrupt it.
+    Replay,
 }
 
 impl Verb {
@@ -65,12 +69,14 @@ impl Verb {
             Verb::BadFrames => "bad-frames",
             Verb::Outboxes => "outboxes",
             Verb::Resend => "resend",
+            Verb::ReplayStatus => "replay-status",
+            Verb::Replay => "replay",
         }
     }
 
     /// Whether it does something.
     fn acts(self) -> bool {
-        self == Verb::Resend
+        matches!(self, Verb::Resend | Verb::Replay)
     }
 
     /// The subject to ask on.
@@ -95,9 +101,12 @@ impl Verb {
     fn needed(self) -> &'static str {
         match self {
             Verb::Info => "start one, or name its data folder with --data-dir",
-            Verb::Positions | Verb::Producers | Verb::Conflicts | Verb::BadFrames => {
-                "one with the role projector would"
-            }
+            Verb::Positions
+            | Verb::Producers
+            | Verb::Conflicts
+            | Verb::BadFrames
+            | Verb::ReplayStatus
+            | Verb::Replay => "one with the role projector would",
             Verb::Outboxes | Verb::Resend => "one with the role collector or intake would",
         }
     }

@@ -159,6 +159,11 @@ pub fn exists(path: &Path) -> bool {
     path.join(LOCK).is_file()
 }
 
+/// The process that holds the folder, where its lock names one.
+pub fn holder_of(path: &Path) -> Option<u32> {
+    pid_in(&mut File::open(path.join(LOCK)).ok()?)
+}
+
 /// The addresses that the folder's holder has written.
 pub fn addresses(path: &Path) -> Addresses {
     let read = |name: &str| {

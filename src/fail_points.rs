@@ -1,8 +1,8 @@
 //! Fail points: named steps at which a process can be made to end, to stand still or to fail, so that a test meets
 //! each of them on purpose and not by luck.
 //!
-//! They are in every build, since what is tried must be what runs. `ADTALLY_FAIL_POINTS` arms them for one `serve`;
-//! unset, a passing costs one load of a word that never changes. Invariant: a point changes nothing unless it is
+//! They are in every build, since what is tried must be what runs. `ADTALLY_FAIL_POINTS` arms them for one `serve`, or
+//! one `replay` of a stopped folder; unset, a passing costs one load of a word that never changes. Invariant: a point changes nothing unless it is
 //! armed, and an armed process says so before anything else.
 //!
 //! Why not the crate `fail` (0.5.1, October 2022): its points exist only in a build with a feature of its own, every
@@ -80,6 +80,7 @@ points! {
     GenerationMade "generation.made" "a shard's new generation is made, nothing names it",
     GenerationWritten "generation.written" "the name of the generation is synced beside CURRENT, which is not replaced",
     GenerationNamed "generation.named" "CURRENT names the generation",
+    GenerationReplayed "generation.replayed" "a replay has built a generation and flushed it, CURRENT names the old one",
     CatalogueWritten "catalogue.written" "the catalogue's new copy is synced beside the old one, which is not replaced",
     CatalogueCopied "catalogue.copied" "the catalogue's copy is replaced",
     CataloguePublished "catalogue.published" "the broker holds a document, who wrote it has no answer",

@@ -71,7 +71,7 @@ pub struct BadFrameRow {
 /// The newest conflicts over all shards. Blocks.
 pub fn conflicts(shards: &Shards) -> Result<Incidents<ConflictRow>, StoreError> {
     let (mut total, mut all) = (0, Vec::new());
-    for shard in shards.iter() {
+    for shard in shards.set().iter() {
         let snapshot = shard.snapshot()?;
         total += reports::incident_counts(&snapshot)?.conflicts;
         for conflict in reports::conflicts(&snapshot)? {
@@ -87,7 +87,7 @@ pub fn conflicts(shards: &Shards) -> Result<Incidents<ConflictRow>, StoreError> 
 /// The newest bad messages over all shards. Blocks.
 pub fn bad_frames(shards: &Shards) -> Result<Incidents<BadFrameRow>, StoreError> {
     let (mut total, mut all) = (0, Vec::new());
-    for shard in shards.iter() {
+    for shard in shards.set().iter() {
         let snapshot = shard.snapshot()?;
         total += reports::incident_counts(&snapshot)?.bad_frames;
         for bad in reports::bad_frames(&snapshot)? {

@@ -2,8 +2,8 @@
 //!
 //! The rooms: a request meets the *border* (facts about it), is *admitted* by the crate `adtally-streams`, waits in
 //! an *outbox* until the *log* (NATS JetStream) has it, is folded by the *projector* with the crate
-//! `adtally-projections` into the *store*, and is asked for by *query* behind *http*. The command line, the *runner*
-//! that wires the roles, the *demo* and *simulate* stand around them.
+//! `adtally-projections` into the *store*, and is asked for by *query* behind *http*. The command line, *replay*,
+//! the *runner* that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
 mod bench;
@@ -31,6 +31,7 @@ mod projector;
 mod quarantine;
 mod query;
 mod read_body;
+mod replay;
 mod runner;
 mod signals;
 mod simulate;

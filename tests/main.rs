@@ -17,6 +17,7 @@ mod operators;
 mod oracle;
 mod producers;
 mod queries;
+mod replay;
 mod rooms;
 mod streams;
 mod support;

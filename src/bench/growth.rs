@@ -133,7 +133,8 @@ fn measure(folder: &Path, shards: u16, events: u64) -> anyhow::Result<Figure> {
     let open = || -> anyhow::Result<(Shards, Vec<FoldRun>, Duration)> {
         let began = Instant::now();
         let set = Shards::open(folder, shards, Limits::default())?;
-        let runs = set.iter().map(|shard| FoldRun::new(Arc::clone(shard)));
+        let open = set.set();
+        let runs = open.iter().map(|shard| FoldRun::new(Arc::clone(shard)));
         let runs = runs.collect::<Result<_, _>>()?;
         Ok((set, runs, began.elapsed()))
     };
@@ -161,7 +162,7 @@ fn measure(folder: &Path, shards: u16, events: u64) -> anyhow::Result<Figure> {
             rocks.push(set.iter().next().map(|shard| shard.memory()));
         }
     }
-    for shard in set.iter() {
+    for shard in set.set().iter() {
         shard.settle()?;
     }
     let cpu = process_cpu().saturating_sub(cpu_before + making);

@@ -58,6 +58,8 @@ pub enum Command {
     Demo(Demo),
     /// Send believable traffic to a deployment and check its count
     Simulate(Simulate),
+    /// Build the state anew from the log, beside the one in use, and switch to it
+    Replay(Replay),
     /// The JetStream streams: make them, or check them
     #[command(subcommand)]
     Streams(Streams),
@@ -113,6 +115,24 @@ pub struct Demo {
     /// End after the table: 0 when it is equal, else 1
     #[arg(long)]
     pub exit: bool,
+}
+
+/// `adtally replay`.
+#[derive(Debug, Default, Args)]
+pub struct Replay {
+    /// From the newest state at or before: beginning, a sequence (with --shard), a time of the log, or a span back
+    /// from now such as 6h
+    #[arg(long, value_name = "POSITION", required_unless_present = "prune")]
+    pub from: Option<String>,
+    /// Only up to a sequence (with --shard) or a time of the log; the new generation is then kept beside the one in use
+    #[arg(long, value_name = "POSITION", requires = "from")]
+    pub to: Option<String>,
+    /// Only this shard
+    #[arg(long, value_name = "P")]
+    pub shard: Option<u16>,
+    /// Remove every generation that is not in use; of a stopped folder only
+    #[arg(long, conflicts_with = "to")]
+    pub prune: bool,
 }
 
 /// `adtally simulate`.

@@ -11,6 +11,7 @@ mod incidents;
 mod keys;
 mod output;
 mod producers;
+mod replay;
 mod serve;
 mod settings;
 mod simulate;
@@ -78,6 +79,7 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Keys(command) => keys::run(command, config, output).await,
         Command::Producers(command) => producers::run(command, config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
+        Command::Replay(args) => replay::run(args, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
         Command::Events(Events::Conflicts(newest)) => {
             incidents::conflicts(newest.lines, config, output).await

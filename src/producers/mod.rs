@@ -254,7 +254,7 @@ fn row(((producer, epoch), sum): ((Id, Epoch), Sum)) -> Row {
 /// Every epoch of every producer, as the shards' state has it. Blocks.
 pub fn list(shards: &Shards) -> Result<Vec<Row>, StoreError> {
     let mut sums = Sums::default();
-    for shard in shards.iter() {
+    for shard in shards.set().iter() {
         for report in reports::producers(&shard.snapshot()?)? {
             sums.add(shard.number(), report);
         }

@@ -5,21 +5,26 @@
 
 mod check;
 pub mod figures;
+pub mod rebuild;
 pub mod reports;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+pub use worker::Until;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use adtally_projections::fold::FoldError;
 use async_nats::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::log::LogError;
 use crate::log::reader::ReaderProgress;
-use crate::store::{Shards, StoreError};
+use crate::store::{Shard, Shards, StoreError};
+use worker::Handover;
 
 /// Why a shard is not folded any further.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,7 @@ pub enum ProjectorError {
     },
     /// The stream ends before the position.
     #[error(
-        "{stream} ends at sequence {last}, and shard {shard} is folded up to {position}: the stream was restored from before then, or its broker has dropped a damaged end of it. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+        "{stream} ends at sequence {last}, and shard {shard} is folded up to {position}: the stream was restored from before then, or its broker has dropped a damaged end of it. `adtally replay --from beginning --shard {shard}` on the stopped folder rebuilds the state from the log"
     )]
     Shorter {
         /// The shard.
@@ -54,7 +59,7 @@ pub enum ProjectorError {
     },
     /// The message at the position is another one.
     #[error(
-        "message {position} of {stream} has checksum {found:08x}, and shard {shard} was folded from one of {folded:08x}: the stream was restored from elsewhere, or its broker has dropped a damaged end of it and gone on. Remove the folder shards/{shard} of the data folder: the state is rebuilt from the log"
+        "message {position} of {stream} has checksum {found:08x}, and shard {shard} was folded from one of {folded:08x}: the stream was restored from elsewhere, or its broker has dropped a damaged end of it and gone on. `adtally replay --from beginning --shard {shard}` on the stopped folder rebuilds the state from the log"
     )]
     OtherMessage {
         /// The shard.
@@ -103,6 +108,29 @@ pub enum ProjectorError {
         /// What the fold says.
         source: FoldError<StoreError>,
     },
+    /// A stream has stopped giving what it says it has.
+    #[error(
+        "{stream} has {last} messages and has given none after {position} for {} s: if the broker is away, bring it back and try again",
+        .quiet.as_secs()
+    )]
+    Silent {
+        /// The stream.
+        stream: String,
+        /// Its last sequence.
+        last: u64,
+        /// The last sequence that came.
+        position: u64,
+        /// How long none has come.
+        quiet: Duration,
+    },
+    /// A stream was changed under a rebuild.
+    #[error("shard {shard}: the stream is not the one any more that was read: {why}")]
+    Changed {
+        /// The shard.
+        shard: u16,
+        /// How it differs.
+        why: String,
+    },
     /// No thread could be started, or one panicked.
     #[error("the thread of shard {shard} {what}")]
     Thread {
@@ -127,7 +155,24 @@ pub struct Progress {
 struct Worker {
     progress: watch::Receiver<Progress>,
     reading: watch::Receiver<ReaderProgress>,
+    handovers: mpsc::Sender<Handover>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// A shard's projector that stands still until this is dropped or [`StandsStill::go_on`] is called.
+#[derive(Debug)]
+pub struct StandsStill {
+    /// The sequence that it has folded.
+    pub sequence: u64,
+    go_on: oneshot::Sender<Arc<Shard>>,
+}
+
+impl StandsStill {
+    /// Lets it go on from another generation of the shard, at whichever position that is.
+    pub fn go_on(self, shard: Arc<Shard>) {
+        // It may have been told to stop meanwhile; then it needs none.
+        let _ = self.go_on.send(shard);
+    }
 }
 
 /// The running projectors of all shards.
@@ -142,7 +187,14 @@ pub struct Projector {
 #[derive(Clone)]
 pub struct ProjectorHandle {
     shards: Arc<Shards>,
-    workers: Arc<[(watch::Receiver<Progress>, watch::Receiver<ReaderProgress>)]>,
+    workers: Arc<[Seen]>,
+}
+
+/// What others see of one thread, and how they ask it to stand still.
+struct Seen {
+    progress: watch::Receiver<Progress>,
+    reading: watch::Receiver<ReaderProgress>,
+    handovers: mpsc::Sender<Handover>,
 }
 
 impl Projector {
@@ -155,7 +207,7 @@ impl Projector {
         let (stop, stopped) = watch::channel(false);
         let (failed, failures) = mpsc::unbounded_channel();
         let mut workers = Vec::new();
-        for shard in shards.iter() {
+        for shard in shards.set().iter() {
             let number = shard.number();
             let position = shard.snapshot()?.position();
             let (progress, seen) = watch::channel(Progress {
@@ -164,12 +216,14 @@ impl Projector {
                 log_time_ms: position.map_or(0, |p| p.log_time_ms),
             });
             let (reading, read) = watch::channel(ReaderProgress::default());
+            let (handovers, asked) = mpsc::channel(1);
             let run = worker::Run {
                 shard: Arc::clone(shard),
                 client: client.clone(),
                 stop: stopped.clone(),
                 progress,
                 reading,
+                handovers: asked,
                 failed: failed.clone(),
                 runtime: tokio::runtime::Handle::current(),
             };
@@ -183,6 +237,7 @@ impl Projector {
             workers.push(Worker {
                 progress: seen,
                 reading: read,
+                handovers,
                 thread: Some(thread),
             });
         }
@@ -201,7 +256,11 @@ impl Projector {
             workers: self
                 .workers
                 .iter()
-                .map(|w| (w.progress.clone(), w.reading.clone()))
+                .map(|w| Seen {
+                    progress: w.progress.clone(),
+                    reading: w.reading.clone(),
+                    handovers: w.handovers.clone(),
+                })
                 .collect(),
         }
     }
@@ -248,7 +307,7 @@ impl ProjectorHandle {
     pub fn positions(&self) -> Vec<u64> {
         self.workers
             .iter()
-            .map(|(progress, _)| progress.borrow().sequence)
+            .map(|seen| seen.progress.borrow().sequence)
             .collect()
     }
 
@@ -256,8 +315,23 @@ impl ProjectorHandle {
     pub fn progress(&self) -> Vec<Progress> {
         self.workers
             .iter()
-            .map(|(progress, _)| *progress.borrow())
+            .map(|seen| *seen.progress.borrow())
             .collect()
+    }
+
+    /// Asks a shard's projector to stand still after the batch that it is at, and waits until it does; none when it
+    /// ends or has ended. Nothing is read from the broker meanwhile, so whoever asks is quick.
+    pub async fn stand_still(&self, shard: u16) -> Option<StandsStill> {
+        let seen = self.workers.get(usize::from(shard))?;
+        let (stands_at, stands) = oneshot::channel();
+        let (go_on, goes_on) = oneshot::channel();
+        let handover = Handover {
+            stands_at,
+            go_on: goes_on,
+        };
+        seen.handovers.send(handover).await.ok()?;
+        let sequence = stands.await.ok()?;
+        Some(StandsStill { sequence, go_on })
     }
 
     /// How many messages every shard has yet to fold, as far as its reader has heard.
@@ -267,7 +341,7 @@ impl ProjectorHandle {
         };
         self.workers
             .iter()
-            .map(|(progress, reading)| lag(&progress.borrow(), &reading.borrow()))
+            .map(|seen| lag(&seen.progress.borrow(), &seen.reading.borrow()))
             .collect()
     }
 }

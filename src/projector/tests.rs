@@ -188,7 +188,8 @@ async fn fold_up_to(data: &Path, client: &async_nats::Client, sequence: u64) -> 
     assert!(handle.progress()[0].verified);
     projector.stop().await.unwrap();
     let found = {
-        let snapshot = shards.iter().next().unwrap().snapshot().unwrap();
+        let set = shards.set();
+        let snapshot = set.iter().next().unwrap().snapshot().unwrap();
         let clicks = reports::totals(&snapshot).unwrap()[Kind::Click as usize];
         (clicks.applied, bad_frames(&snapshot))
     };

@@ -13,7 +13,7 @@ use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
 use async_nats::jetstream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Progress, ProjectorError, check, reports, telemetry};
 use crate::fail_points::{Point, pass};
@@ -119,15 +119,56 @@ impl Folder {
     }
 }
 
+/// Where a fold of the log ends; by default nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Until {
+    /// The last sequence that belongs to it.
+    pub sequence: Option<u64>,
+    /// The last log time that belongs to it, Unix milliseconds. Log time is the running maximum of the broker's
+    /// timestamps, so the first message that bears a later one is the end.
+    pub time_ms: Option<i64>,
+}
+
+impl Until {
+    /// Whether it ends somewhere.
+    pub fn is_somewhere(&self) -> bool {
+        self.sequence.is_some() || self.time_ms.is_some()
+    }
+
+    fn is_before(&self, message: &LogMessage) -> bool {
+        self.sequence.is_some_and(|last| message.sequence > last)
+            || self.time_ms.is_some_and(|last| message.broker_ms > last)
+    }
+}
+
 /// Messages gathered for a batch.
 #[derive(Default)]
-struct Gathered {
-    entries: Vec<Entry>,
+pub struct Gathered {
+    /// What has been gathered.
+    pub entries: Vec<Entry>,
     bytes: usize,
     events: usize,
 }
 
 impl Gathered {
+    /// Takes everything that waits behind `first`, within the limits of a batch. Answers whether a message past
+    /// `until` has come, which is not taken, nor anything after it.
+    pub fn gather(&mut self, first: LogMessage, reader: &mut ShardReader, until: &Until) -> bool {
+        let began = Instant::now();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            if until.is_before(&message) {
+                return true;
+            }
+            self.take(message);
+            next = match self.is_full() || began.elapsed() >= BATCH_MAX_TIME {
+                true => None,
+                false => reader.try_next(),
+            };
+        }
+        false
+    }
+
     /// Decodes a message; its room in the reader's queue is free from then on.
     fn take(&mut self, message: LogMessage) {
         self.bytes += message.payload.len();
@@ -155,10 +196,27 @@ impl Gathered {
             || self.events >= BATCH_MAX_EVENTS
     }
 
-    fn clear(&mut self) {
+    /// Empties it for the next batch.
+    pub fn clear(&mut self) {
         self.entries.clear();
         (self.bytes, self.events) = (0, 0);
     }
+}
+
+/// Asks a shard's thread to stand still while its generation is replaced.
+pub struct Handover {
+    /// Told once it stands still: the sequence that it has folded.
+    pub stands_at: oneshot::Sender<u64>,
+    /// The generation from which it goes on; when the sender is dropped, it goes on with the one that it has.
+    pub go_on: oneshot::Receiver<Arc<Shard>>,
+}
+
+/// What a thread does next.
+enum Next {
+    Message(LogMessage),
+    Handover(Handover),
+    /// It is time to stop, or the reader has.
+    End,
 }
 
 /// Everything that the thread of a shard needs.
@@ -168,6 +226,7 @@ pub struct Run {
     pub stop: watch::Receiver<bool>,
     pub progress: watch::Sender<Progress>,
     pub reading: watch::Sender<ReaderProgress>,
+    pub handovers: mpsc::Receiver<Handover>,
     pub failed: mpsc::UnboundedSender<ProjectorError>,
     pub runtime: tokio::runtime::Handle,
 }
@@ -194,7 +253,15 @@ impl Run {
             let mut reader = runtime
                 .block_on(async { ShardReader::open(self.client.clone(), &stream, from, None) });
             self.reading.send_replace(reader.progress());
-            self.read_on(&mut reader, &mut folder, &runtime)?;
+            if let Some(shard) = self.read_on(&mut reader, &mut folder, &runtime)? {
+                tracing::info!(
+                    shard = shard.number(),
+                    generation = shard.generation(),
+                    "folding on in another generation"
+                );
+                self.shard = shard;
+                continue;
+            }
             let Some(why) = reader.changed() else {
                 break;
             };
@@ -223,25 +290,31 @@ impl Run {
         Ok(())
     }
 
+    /// Folds what comes; answers the generation in which it is to go on, none when it is time to stop.
     fn read_on(
         &mut self,
         reader: &mut ShardReader,
         folder: &mut Folder,
         runtime: &tokio::runtime::Handle,
-    ) -> Result<(), ProjectorError> {
+    ) -> Result<Option<Arc<Shard>>, ProjectorError> {
         let telemetry = telemetry::ShardMetrics::new(self.shard.number());
         telemetry.restore(&self.shard)?;
         let mut gathered = Gathered::default();
         let mut gaps_counted: Option<Instant> = None;
-        while let Some(first) = runtime.block_on(next(reader, &mut self.stop)) {
-            let began = Instant::now();
-            gathered.take(first);
-            while !gathered.is_full() && began.elapsed() < BATCH_MAX_TIME {
-                match reader.try_next() {
-                    Some(message) => gathered.take(message),
-                    None => break,
+        loop {
+            let first = match runtime.block_on(self.next(reader)) {
+                Next::Message(message) => message,
+                Next::Handover(handover) => {
+                    let sequence = folder.sequence();
+                    match runtime.block_on(stand_still(handover, sequence, &mut self.stop)) {
+                        Some(shard) => return Ok(Some(shard)),
+                        None => continue,
+                    }
                 }
-            }
+                Next::End => return Ok(None),
+            };
+            let began = Instant::now();
+            gathered.gather(first, reader, &Until::default());
             let folded = folder.apply(&gathered.entries)?;
             gathered.clear();
             let progress = folder.progress();
@@ -257,7 +330,15 @@ impl Run {
                 gaps_counted = Some(Instant::now());
             }
         }
-        Ok(())
+    }
+
+    async fn next(&mut self, reader: &mut ShardReader) -> Next {
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => Next::End,
+            Some(handover) = self.handovers.recv() => Next::Handover(handover),
+            message = reader.next() => message.map_or(Next::End, Next::Message),
+        }
     }
 
     /// Waits for the broker, and checks that its stream is the one that was folded. Answers when the stream was
@@ -291,11 +372,17 @@ impl Run {
     }
 }
 
-/// The next message; none when it is time to stop.
-async fn next(reader: &mut ShardReader, stop: &mut watch::Receiver<bool>) -> Option<LogMessage> {
+/// Says where the thread stands and waits for the generation in which it is to go on; none when it is to go on in
+/// the one that it has.
+async fn stand_still(
+    handover: Handover,
+    sequence: u64,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Arc<Shard>> {
+    // Who has asked may have been interrupted meanwhile.
+    handover.stands_at.send(sequence).ok()?;
     tokio::select! {
-        biased;
         _ = stop.wait_for(|stop| *stop) => None,
-        message = reader.next() => message,
+        shard = handover.go_on => shard.ok(),
     }
 }

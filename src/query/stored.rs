@@ -43,15 +43,16 @@ impl ShardRead for ShardSnapshot<'_> {
 
 impl Snapshots for Arc<Shards> {
     fn with(&self, work: &mut dyn FnMut(&SnapshotSet<'_>)) -> Result<(), QueryError> {
-        let mut shards = Vec::with_capacity(usize::from(self.count()));
-        for shard in self.iter() {
+        let set = self.set();
+        let mut shards = Vec::with_capacity(set.iter().len());
+        for shard in set.iter() {
             shards.push(Shard {
                 number: shard.number(),
                 rows: Box::new(shard.snapshot()?),
             });
         }
         work(&SnapshotSet {
-            generation: self.generation(),
+            generation: set.generation(),
             shards,
         });
         Ok(())

@@ -16,6 +16,7 @@ use crate::outbox::OutboxHandle;
 use crate::producers;
 use crate::producers::holders::{self, Question};
 use crate::projector::ProjectorHandle;
+use crate::replay::service::{Question as Replaying, Service};
 use crate::store::{Shards, StoreError};
 
 /// Every answer that this process can give.
@@ -23,7 +24,7 @@ pub fn all(
     config: &Config,
     listener: &Listener,
     shards: u16,
-    projector: Option<ProjectorHandle>,
+    projector: Option<(ProjectorHandle, Arc<Service>)>,
     outboxes: Vec<(&'static str, OutboxHandle)>,
 ) -> BTreeMap<Verb, Answerer> {
     let info = json!({
@@ -38,7 +39,9 @@ pub fn all(
         Verb::Info,
         Arc::new(move |_| std::future::ready(Ok(Some(info.clone()))).boxed()),
     );
-    if let Some(projector) = projector {
+    if let Some((projector, replays)) = projector {
+        answers.insert(Verb::ReplayStatus, replaying(&replays, false));
+        answers.insert(Verb::Replay, replaying(&replays, true));
         let handle = projector.clone();
         answers.insert(
             Verb::Positions,
@@ -57,6 +60,24 @@ pub fn all(
         answers.insert(Verb::Resend, resending(outboxes));
     }
     answers
+}
+
+/// What concerns a replay; only who may `act` begins or interrupts one.
+fn replaying(replays: &Arc<Service>, act: bool) -> Answerer {
+    let replays = replays.clone();
+    Arc::new(move |details| {
+        let replays = replays.clone();
+        async move {
+            let question: Replaying = serde_json::from_value(details)?;
+            anyhow::ensure!(
+                act || matches!(question, Replaying::Status { .. }),
+                "only questions are answered here"
+            );
+            let status = replays.answer(question).await?;
+            Ok(status.map(serde_json::to_value).transpose()?)
+        }
+        .boxed()
+    })
 }
 
 type Outboxes = Arc<Vec<(&'static str, OutboxHandle)>>;

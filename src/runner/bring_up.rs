@@ -35,6 +35,7 @@ use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::{Projector, ProjectorHandle};
 use crate::query::Engine;
+use crate::replay::service::Service;
 use crate::store::{self, Shards};
 
 /// How long a collector that could serve from its disk waits for the broker first.
@@ -306,6 +307,13 @@ impl BringUp {
 
     async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
         let outboxes = self.roles.lock().await.outbox_handles();
+        let projector = match projector {
+            Some(projector) => {
+                let replays = self.replays(projector.clone()).await;
+                Some((projector, replays))
+            }
+            None => None,
+        };
         let answerers = answers::all(
             &self.config,
             &self.listener,
@@ -319,6 +327,19 @@ impl BringUp {
             .await
             .tasks
             .push(("control", tokio::spawn(serving)));
+    }
+
+    /// Replays at an operator's word, which end before the state is closed.
+    async fn replays(&self, projector: ProjectorHandle) -> Arc<Service> {
+        let replays = Service::new(
+            self.client.clone(),
+            self.config.data_dir.clone(),
+            projector,
+            self.stop.clone(),
+        );
+        let ended = tokio::spawn(replays.clone().ended());
+        self.roles.lock().await.tasks.push(("replays", ended));
+        replays
     }
 
     async fn serve_all(

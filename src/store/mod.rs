@@ -3,6 +3,7 @@
 //! Invariant: a fold's changes and its position are one write, and a reader sees one instant of one generation.
 //! Nothing here knows the log. RocksDB's calls block: callers use threads of their own, never the async ones.
 
+mod building;
 mod generations;
 mod options;
 mod shard;
@@ -11,6 +12,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use building::Building;
+pub use generations::{in_use, new_name, position_in_use, prune, remove_unfinished};
 pub use options::{Limits, Memory};
 pub use shard::Shard;
 pub use shards::Shards;
@@ -26,7 +29,7 @@ use adtally_projections::codec::Damaged;
 pub enum StoreError {
     /// RocksDB says so.
     #[error(
-        "state in {path}: RocksDB could not {action}: {source}; if the disk is well, remove the folder: the state is rebuilt from the log"
+        "state in {path}: RocksDB could not {action}: {source}; if the disk is well, stop `serve` and rebuild the state from the log with `adtally replay --from beginning`"
     )]
     Rocks {
         /// The generation's folder.
@@ -54,7 +57,7 @@ pub enum StoreError {
     },
     /// The file that names the open generation names none.
     #[error(
-        "{path} names no generation of this folder (it says {said:?}): restore it, or remove the shard's folder to rebuild it from the log"
+        "{path} names no generation of this folder (it says {said:?}): restore it, or rebuild the shard from the log with `adtally replay --from beginning`"
     )]
     BadCurrent {
         /// The file.

@@ -2,12 +2,16 @@
 //!
 //! Invariant: blocks and unflushed writes of all shards together stay within [`Limits`], whatever their number.
 
+use std::path::Path;
+
 use adtally_projections::family::{Family, Merge};
 use adtally_projections::ids;
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompactionStyle, DBCompressionType, Env, LogLevel, MergeOperands,
     Options, UniversalCompactOptions, WriteBufferManager,
 };
+
+use super::StoreError;
 
 /// What all shards together may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,12 @@ pub struct Memory {
     env: Env,
 }
 
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
 impl Memory {
     /// Memory within limits.
     ///
@@ -65,6 +75,18 @@ impl Memory {
             cache: Cache::new_lru_cache(limits.block_cache_bytes),
             writes: WriteBufferManager::new_write_buffer_manager(limits.write_buffer_bytes, false),
             env,
+        })
+    }
+
+    /// The same, for the state in that folder.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB has no environment here.
+    pub fn start(data_dir: &Path, limits: Limits) -> Result<Self, StoreError> {
+        Self::new(limits).map_err(|source| StoreError::Rocks {
+            path: data_dir.to_path_buf(),
+            action: "start",
+            source,
         })
     }
 

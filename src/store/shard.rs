@@ -299,7 +299,11 @@ impl Shard {
         flushed
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
+    /// Puts all that was written into synced files.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot.
+    pub fn flush(&self) -> Result<(), StoreError> {
         let names = Family::ALL.iter().map(|family| family.name().to_owned());
         let names: Vec<String> = names
             .chain(self.id_days().into_iter().map(ids::day_family))

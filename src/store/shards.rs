@@ -1,19 +1,45 @@
 //! All shards of a deployment, opened together.
 //!
-//! Invariant: the set is immutable once open; questions hold it by `Arc`, and it is closed explicitly, when nobody
-//! writes any more.
+//! Invariant: a set of open generations never changes; a shard's other generation makes another set. Whoever reads
+//! holds a set by `Arc`, and a generation that no set has any more is closed by the last who held it.
 
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Limits, Memory, Shard, StoreError, generations};
+use super::{Building, Limits, Memory, Shard, StoreError, generations};
 use crate::fail_points::{Point, pass};
 
-/// The open generations of all shards.
+/// The open generations of all shards at one moment.
+#[derive(Clone, Debug)]
+pub struct OpenSet {
+    shards: Vec<Arc<Shard>>,
+}
+
+impl OpenSet {
+    /// All of them, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Shard>> {
+        self.shards.iter()
+    }
+
+    /// The names of the generations, each once, joined by commas: one name unless a shard was rebuilt by itself.
+    pub fn generation(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for shard in &self.shards {
+            if !names.contains(&shard.generation()) {
+                names.push(shard.generation());
+            }
+        }
+        names.join(",")
+    }
+}
+
+/// The open generations of all shards, whichever they are at the moment.
 #[derive(Debug)]
 pub struct Shards {
-    shards: Vec<Arc<Shard>>,
+    data_dir: PathBuf,
+    memory: Memory,
+    open: RwLock<Arc<OpenSet>>,
 }
 
 impl Shards {
@@ -23,11 +49,7 @@ impl Shards {
     /// # Errors
     /// [`StoreError`] when one cannot be opened; those that were are closed again.
     pub fn open(data_dir: &Path, count: u16, limits: Limits) -> Result<Self, StoreError> {
-        let memory = Memory::new(limits).map_err(|source| StoreError::Rocks {
-            path: data_dir.to_path_buf(),
-            action: "start",
-            source,
-        })?;
+        let memory = Memory::start(data_dir, limits)?;
         let new = generations::new_name();
         let mut shards = Vec::with_capacity(usize::from(count));
         for number in 0..count {
@@ -46,28 +68,35 @@ impl Shards {
                 generations::set_current(&folder, name)?;
             }
         }
-        Ok(Self { shards })
+        Ok(Self {
+            data_dir: data_dir.to_path_buf(),
+            memory,
+            open: RwLock::new(Arc::new(OpenSet { shards })),
+        })
     }
 
-    /// How many there are.
-    pub fn count(&self) -> u16 {
-        self.shards.len() as u16
+    /// The generations that are open now. Whoever answers a question holds one set for all of it.
+    pub fn set(&self) -> Arc<OpenSet> {
+        Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// All of them, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Shard>> {
-        self.shards.iter()
+    /// Begins a generation beside the open one of a shard, within the same memory.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be made.
+    pub fn build_beside(&self, number: u16, name: &str) -> Result<Building, StoreError> {
+        Building::begin(&self.data_dir, number, name, &self.memory)
     }
 
-    /// The names of the generations in use, each once, joined by commas: one name unless a shard was rebuilt.
-    pub fn generation(&self) -> String {
-        let mut names: Vec<&str> = Vec::new();
-        for shard in &self.shards {
-            if !names.contains(&shard.generation()) {
-                names.push(shard.generation());
-            }
+    /// Puts a generation in the place of the one that its shard has open. Questions that hold the old one go on
+    /// with it; what comes later sees the new one.
+    pub fn replace(&self, new: Arc<Shard>) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut set = OpenSet::clone(&open);
+        if let Some(place) = set.shards.get_mut(usize::from(new.number())) {
+            *place = new;
         }
-        names.join(",")
+        *open = Arc::new(set);
     }
 
     /// Closes all of them; the first error is told, after all were tried.
@@ -76,7 +105,7 @@ impl Shards {
     /// [`StoreError`] when one could not be flushed.
     pub fn close(&self) -> Result<(), StoreError> {
         let mut first = Ok(());
-        for shard in &self.shards {
+        for shard in self.set().iter() {
             let closed = shard.close();
             first = first.and(closed);
         }

@@ -175,7 +175,8 @@ fn a_snapshot_does_not_move_and_shards_reopen_their_generation() {
     };
     let generation = {
         let shards = Shards::open(folder.path(), 3, Limits::default()).unwrap();
-        let shard = shards.iter().nth(2).unwrap();
+        let set = shards.set();
+        let shard = set.iter().nth(2).unwrap();
         add(shard, 5);
         let before = shard.snapshot().unwrap();
         add(shard, 7);
@@ -197,10 +198,10 @@ fn a_snapshot_does_not_move_and_shards_reopen_their_generation() {
             .unwrap();
         assert_eq!(seen, 1);
         shards.close().unwrap();
-        shards.generation()
+        shards.set().generation()
     };
     let again = Shards::open(folder.path(), 3, Limits::default()).unwrap();
-    assert_eq!(again.generation(), generation);
+    assert_eq!(again.set().generation(), generation);
     assert!(!generation.contains(','), "{generation}");
 }
 

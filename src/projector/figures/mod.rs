@@ -251,7 +251,7 @@ impl FoldRun {
 
 /// Frames of a load, for tests.
 #[cfg(test)]
-pub(super) fn frames(load: Load) -> Vec<Vec<u8>> {
+pub fn frames(load: Load) -> Vec<Vec<u8>> {
     let frames = Traffic::new(load, 0).frames(load.events);
     frames.into_iter().map(|frame| frame.payload).collect()
 }

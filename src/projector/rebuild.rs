@@ -1,0 +1,139 @@
+//! Folding a shard's stream anew into an empty generation: the projector's own fold and reader, for as far as one
+//! is told.
+//!
+//! Invariant: it begins before the first message of a stream that still has its first message, so that nothing is
+//! missing of what it comes to. It neither shows nor counts anything: that is for whoever has the state in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adtally_streams::names::events_stream;
+use async_nats::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::ProjectorError;
+use super::worker::{Folder, Gathered, Until};
+use crate::log::reader::ShardReader;
+use crate::store::Shard;
+
+/// How long a stream that says there is more may give nothing: longer than an election and a restart of the broker.
+const QUIET_MAX: Duration = Duration::from_secs(60);
+
+/// Why a fold came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The sequence that was asked for is folded.
+    There,
+    /// The next message is past where it is to end.
+    Until,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// A generation that is being folded.
+pub struct Rebuild {
+    number: u16,
+    folder: Folder,
+    reader: ShardReader,
+    gathered: Gathered,
+    until: Until,
+    stop: CancellationToken,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Rebuild {
+    /// Begins with the empty generation `shard` at the first message of its stream, which was created at
+    /// `stream_created_ns`. Must be called within a Tokio runtime; it then belongs to a thread of its own.
+    ///
+    /// # Errors
+    /// [`ProjectorError`] when the generation cannot be read.
+    pub fn begin(
+        shard: &Arc<Shard>,
+        client: &Client,
+        stream_created_ns: i64,
+        until: Until,
+        stop: CancellationToken,
+    ) -> Result<Self, ProjectorError> {
+        let number = shard.number();
+        let folder = Folder::open(Arc::clone(shard), stream_created_ns)?;
+        let from = folder.sequence() + 1;
+        let runtime = tokio::runtime::Handle::current();
+        let reader = ShardReader::open(client.clone(), &events_stream(number), from, None);
+        Ok(Self {
+            number,
+            folder,
+            reader,
+            gathered: Gathered::default(),
+            until,
+            stop,
+            runtime,
+        })
+    }
+
+    /// How far it is.
+    pub fn sequence(&self) -> u64 {
+        self.folder.sequence()
+    }
+
+    /// Folds until `last`, a sequence that the stream holds, is folded. After each batch `told` hears how far it
+    /// is. Blocks.
+    ///
+    /// # Errors
+    /// [`ProjectorError`] when the stream falls silent or changes, or the state cannot be written. The generation
+    /// is then one of an earlier position, and of no use.
+    pub fn fold_to(
+        &mut self,
+        last: u64,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<Ended, ProjectorError> {
+        while self.sequence() < last {
+            if self
+                .until
+                .sequence
+                .is_some_and(|end| self.sequence() >= end)
+            {
+                return Ok(Ended::Until);
+            }
+            let runtime = self.runtime.clone();
+            let next = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => None,
+                    next = tokio::time::timeout(QUIET_MAX, self.reader.next()) => Some(next),
+                }
+            });
+            let first = match next {
+                None => return Ok(Ended::Stopped),
+                Some(Ok(Some(first))) => first,
+                Some(Ok(None)) => return Err(self.changed()),
+                Some(Err(_)) => return Err(self.silent(last)),
+            };
+            let ends = self.gathered.gather(first, &mut self.reader, &self.until);
+            if !self.gathered.entries.is_empty() {
+                self.folder.apply(&self.gathered.entries)?;
+                self.gathered.clear();
+                told(self.sequence());
+            }
+            if ends {
+                return Ok(Ended::Until);
+            }
+        }
+        Ok(Ended::There)
+    }
+
+    fn changed(&self) -> ProjectorError {
+        ProjectorError::Changed {
+            shard: self.number,
+            why: self.reader.changed().unwrap_or("it has ended").to_owned(),
+        }
+    }
+
+    fn silent(&self, last: u64) -> ProjectorError {
+        ProjectorError::Silent {
+            stream: events_stream(self.number),
+            last,
+            position: self.sequence(),
+            quiet: QUIET_MAX,
+        }
+    }
+}

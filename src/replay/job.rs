@@ -1,0 +1,335 @@
+//! One replay at work: a thread for each shard.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use adtally_streams::names::events_stream;
+use async_nats::Client;
+use async_nats::jetstream::{self, Context};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::range::{Held, Range};
+use super::{ReplayError, ShardStatus, State, Status};
+use crate::log::streams::info_of;
+use crate::projector::ProjectorHandle;
+use crate::projector::rebuild::{Ended, Rebuild};
+use crate::store::{self, Building, Memory};
+
+/// How far from the end of a stream that still grows a generation may be put into use: the projector folds on.
+const NEAR_MESSAGES: u64 = 64;
+
+/// Where the generation in use is.
+#[derive(Clone)]
+pub enum Place {
+    /// In a data folder that this process holds and does not serve.
+    Stopped(Memory),
+    /// Open in this process, whose projector folds on.
+    Live(ProjectorHandle),
+}
+
+/// What is to be replayed where.
+#[derive(Clone)]
+pub struct Job {
+    /// The connection to the broker.
+    pub client: Client,
+    /// The data folder.
+    pub data_dir: PathBuf,
+    /// Where the generations in use are.
+    pub place: Place,
+    /// The shards.
+    pub shards: Vec<u16>,
+    /// What part of the log.
+    pub range: Range,
+    /// Interrupts it.
+    pub stop: CancellationToken,
+}
+
+/// A replay that is under way, or has ended.
+#[derive(Debug)]
+pub struct Started {
+    /// How far it is.
+    pub status: watch::Receiver<Status>,
+    /// Interrupts it.
+    pub stop: CancellationToken,
+    /// Ends when it has.
+    pub task: JoinHandle<()>,
+}
+
+/// A shard's stream when the replay began.
+#[derive(Clone, Copy)]
+struct Source {
+    shard: u16,
+    created_ns: i64,
+    last: u64,
+}
+
+impl Job {
+    /// Looks whether everything can be replayed, removes what interrupted ones have left, and starts. Nothing is
+    /// begun when one of the shards cannot be.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when the log is not there or has not what is needed, or the folder cannot be written.
+    pub async fn start(self) -> Result<Started, ReplayError> {
+        let jetstream = jetstream::new(self.client.clone());
+        let mut sources = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            sources.push(source(&jetstream, *shard, &self.range).await?);
+        }
+        let job = self.clone();
+        let checked = tokio::task::spawn_blocking(move || -> Result<_, ReplayError> {
+            for source in &sources {
+                job.same_log(source)?;
+                store::remove_unfinished(&job.data_dir, source.shard)?;
+            }
+            Ok(sources)
+        });
+        let sources = checked.await.map_err(|_| ReplayError::Panicked {
+            shard: self.shards[0],
+        })??;
+        let generation = store::new_name();
+        let (status, seen) = watch::channel(self.first_status(&generation, &sources));
+        let stop = self.stop.clone();
+        let task = tokio::spawn(self.run(generation, sources, status));
+        Ok(Started {
+            status: seen,
+            stop,
+            task,
+        })
+    }
+
+    /// A state of another stream is not replaced by accident. One that cannot be read may be: that mends it.
+    fn same_log(&self, source: &Source) -> Result<(), ReplayError> {
+        let Place::Stopped(memory) = &self.place else {
+            // The projector has looked, and folds no other stream.
+            return Ok(());
+        };
+        match store::position_in_use(&self.data_dir, source.shard, memory) {
+            Ok(Some(position)) if position.stream_created_ns != source.created_ns => {
+                Err(ReplayError::OtherStream {
+                    shard: source.shard,
+                    stream: events_stream(source.shard),
+                    folded: position.stream_created_ns,
+                    found: source.created_ns,
+                })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(shard = source.shard, %error, "the state in use cannot be read; it is built anew");
+                Ok(())
+            }
+        }
+    }
+
+    fn first_status(&self, generation: &str, sources: &[Source]) -> Status {
+        let shards = sources.iter().map(|source| {
+            let folder = self.data_dir.join("shards").join(source.shard.to_string());
+            ShardStatus {
+                shard: source.shard,
+                state: State::Folding,
+                sequence: 0,
+                last_sequence: self.range.until().sequence.unwrap_or(source.last),
+                messages_per_second: 0.0,
+                seconds_left: None,
+                folder: folder.join(generation),
+            }
+        });
+        Status {
+            generation: generation.to_owned(),
+            shards: shards.collect(),
+            finished: false,
+            error: None,
+        }
+    }
+
+    async fn run(self, generation: String, sources: Vec<Source>, status: watch::Sender<Status>) {
+        let (job, status) = (Arc::new(self), Arc::new(status));
+        let threads = sources.into_iter().enumerate().map(|(index, source)| {
+            let (job, generation) = (Arc::clone(&job), generation.clone());
+            let tell = Tell {
+                status: Arc::clone(&status),
+                index,
+                began: Instant::now(),
+            };
+            let shard = source.shard;
+            let stop = job.stop.clone();
+            let thread = tokio::task::spawn_blocking(move || job.one(source, &generation, &tell));
+            async move {
+                let done = thread.await;
+                let done = done.unwrap_or(Err(ReplayError::Panicked { shard }));
+                if done.is_err() {
+                    // The others would go on for a result that is no whole one.
+                    stop.cancel();
+                }
+                done
+            }
+        });
+        let done = futures_util::future::join_all(threads).await;
+        let errors: Vec<ReplayError> = done.into_iter().filter_map(Result::err).collect();
+        let cause = errors
+            .iter()
+            .find(|error| !matches!(error, ReplayError::Interrupted))
+            .or(errors.first());
+        let error = cause.map(ToString::to_string);
+        if let Some(error) = &error {
+            tracing::warn!(%generation, %error, "the replay did not come to its end");
+        }
+        status.send_modify(|status| {
+            status.finished = true;
+            status.error = error;
+        });
+    }
+
+    /// Replays one shard. Blocks.
+    fn one(&self, source: Source, generation: &str, tell: &Tell) -> Result<(), ReplayError> {
+        let building = match &self.place {
+            Place::Stopped(memory) => {
+                Building::begin(&self.data_dir, source.shard, generation, memory)?
+            }
+            Place::Live(projector) => projector.shards().build_beside(source.shard, generation)?,
+        };
+        let built = self.build(source, &building, tell);
+        match &built {
+            Ok(state) => {
+                tell.state(*state);
+                if matches!(self.place, Place::Stopped(_)) {
+                    building.shard().close()?;
+                }
+            }
+            Err(_) => building.discard(),
+        }
+        built.map(drop)
+    }
+
+    fn build(
+        &self,
+        source: Source,
+        building: &Building,
+        tell: &Tell,
+    ) -> Result<State, ReplayError> {
+        let runtime = tokio::runtime::Handle::current();
+        let jetstream = jetstream::new(self.client.clone());
+        let until = self.range.until();
+        let mut rebuild = Rebuild::begin(
+            building.shard(),
+            &self.client,
+            source.created_ns,
+            until,
+            self.stop.clone(),
+        )?;
+        let mut last = source.last;
+        loop {
+            match rebuild.fold_to(last, &mut |sequence| tell.at(sequence))? {
+                Ended::Stopped => return Err(ReplayError::Interrupted),
+                Ended::Until => break,
+                Ended::There if until.is_somewhere() => break,
+                Ended::There => {}
+            }
+            let stream = events_stream(source.shard);
+            last = runtime
+                .block_on(info_of(&jetstream, &stream))?
+                .state
+                .last_sequence;
+            tell.last(last);
+            if last <= rebuild.sequence() + NEAR_MESSAGES {
+                break;
+            }
+        }
+        if until.is_somewhere() {
+            building.keep()?;
+            return Ok(State::Built);
+        }
+        match &self.place {
+            Place::Stopped(_) => building.switch()?,
+            Place::Live(projector) => {
+                // What is on disk already need not be written while the shard stands still.
+                building.shard().flush()?;
+                self.hand_over(projector, &mut rebuild, building, tell)?;
+            }
+        }
+        Ok(State::Switched)
+    }
+
+    /// Exchanges the generation under a projector that folds on. Questions are answered throughout: from the old
+    /// one until the new one is at least as far, then from the new one.
+    fn hand_over(
+        &self,
+        projector: &ProjectorHandle,
+        rebuild: &mut Rebuild,
+        building: &Building,
+        tell: &Tell,
+    ) -> Result<(), ReplayError> {
+        let shard = building.shard();
+        let runtime = tokio::runtime::Handle::current();
+        let stands = runtime.block_on(async {
+            tokio::select! {
+                stands = projector.stand_still(shard.number()) => stands,
+                () = self.stop.cancelled() => None,
+            }
+        });
+        let stands = stands.ok_or(ReplayError::Interrupted)?;
+        match rebuild.fold_to(stands.sequence, &mut |sequence| tell.at(sequence))? {
+            Ended::There => {}
+            Ended::Until | Ended::Stopped => return Err(ReplayError::Interrupted),
+        }
+        building.switch()?;
+        projector.shards().replace(Arc::clone(shard));
+        stands.go_on(Arc::clone(shard));
+        Ok(())
+    }
+}
+
+/// Tells how far a shard is.
+struct Tell {
+    status: Arc<watch::Sender<Status>>,
+    index: usize,
+    began: Instant,
+}
+
+impl Tell {
+    fn at(&self, sequence: u64) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.change(|shard| shard.at(sequence, seconds));
+    }
+
+    fn last(&self, last: u64) {
+        self.change(|shard| shard.last_sequence = shard.last_sequence.max(last));
+    }
+
+    fn state(&self, state: State) {
+        self.change(|shard| {
+            shard.state = state;
+            shard.last_sequence = shard.sequence;
+            shard.seconds_left = Some(0);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ShardStatus)) {
+        self.status.send_modify(|status| {
+            if let Some(shard) = status.shards.get_mut(self.index) {
+                change(shard);
+            }
+        });
+    }
+}
+
+async fn source(jetstream: &Context, shard: u16, range: &Range) -> Result<Source, ReplayError> {
+    let info = info_of(jetstream, &events_stream(shard)).await?;
+    let state = &info.state;
+    let first_ms = (state.first_timestamp.unix_timestamp_nanos() / 1_000_000) as i64;
+    range.check(
+        shard,
+        Held {
+            first: state.first_sequence,
+            first_ms: (state.messages > 0).then_some(first_ms),
+            last: state.last_sequence,
+        },
+    )?;
+    Ok(Source {
+        shard,
+        created_ns: info.created.unix_timestamp_nanos() as i64,
+        last: state.last_sequence,
+    })
+}
