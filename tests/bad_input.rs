@@ -212,6 +212,7 @@ fn random_requests_never_make_a_5xx() {
         "group_by",
         "limit",
         "cursor",
+        "window",
         "value_micros",
     ];
     let paths = [

@@ -188,6 +188,11 @@ fn windows_trends_and_tops_are_those_of_what_was_sent() {
     rolls(&server, &sent, "&window=24h", "1440m", 1_440);
     trends(&server, &sent);
     tops(&server, &sent);
+    let utc = server.json("/api/v1/rolling?campaign_id=spring&time_zone=UTC");
+    assert!(
+        utc["rows"][0]["time"].as_str().unwrap().ends_with(":00Z"),
+        "{utc}"
+    );
     for (path, parameter) in [
         ("rolling", "campaign_id"),
         ("rolling?campaign_id=spring&window=0m", "window"),

@@ -10,6 +10,7 @@ use std::ops::{Deref, Range};
 use adtally_projections::buckets::{DAY_MS, Granularity, HOUR_MS, MINUTE_MS, hour_extent};
 use adtally_projections::partial::{Dimension, Row, Table};
 use adtally_projections::plan::Plan;
+use adtally_projections::symbols::Space;
 use adtally_projections::trending::{
     Counted, FIRST_EVENT_WITHIN_DAYS, MIN_CLICKS, PAST_HOURS, Trend, trends,
 };
@@ -52,7 +53,7 @@ pub fn answer<'c, C>(
 where
     C: Deref<Target = Catalogue> + 'c,
 {
-    let scope = Scope::resolve(&subject, &catalogue(), set, cancel)?;
+    let mut scope = Scope::resolve(&subject, &catalogue(), set, cancel)?;
     let (zone, source) = scope.clock(time_zone)?;
     let span = Span {
         start: None,
@@ -63,7 +64,9 @@ where
         group_by: vec![Dimension::AdId, Dimension::CampaignId],
         ..Question::of(subject, span)
     };
-    let counted = |plan: &Plan| count(&question, &scope, plan, set, cancel).map(|(table, _)| table);
+    let counted = |scope: &Scope, plan: &Plan| {
+        count(&question, scope, plan, set, cancel).map(|(table, _)| table)
+    };
     let end = now_ms.div_euclid(MINUTE_MS) * MINUTE_MS;
     let last_hour = end - HOUR_MS..end;
     let last = Plan::new(
@@ -73,15 +76,16 @@ where
         zone,
         source,
     )?;
-    let mut ads = candidates(&counted(&last)?);
+    let mut ads = candidates(&counted(&scope, &last)?);
     if !ads.is_empty() {
+        confine_to(&mut scope, &ads, set, cancel)?;
         let past_end = hour_extent(zone, last_hour.start).start;
         let past_start = past_end - PAST_HOURS * HOUR_MS;
         let past = Plan::new(past_start, past_end, Granularity::Hour, zone, source)?;
-        add_past(&mut ads, &counted(&past)?, &past);
+        add_past(&mut ads, &counted(&scope, &past)?, &past);
         let before = past.start_ms - FIRST_EVENT_WITHIN_DAYS * DAY_MS;
         let before = Plan::new(before, past.start_ms, Granularity::Total, zone, source)?;
-        let table = counted(&before)?;
+        let table = counted(&scope, &before)?;
         for row in &table.rows {
             if let Some(ad) = ads.get_mut(names(&table, row).0) {
                 ad.is_older = true;
@@ -131,6 +135,27 @@ fn candidates(table: &Table) -> BTreeMap<String, Counted> {
         .filter(|(_, (_, ad))| ad.clicks >= MIN_CLICKS)
         .map(|(ad_id, (_, ad))| (ad_id, ad))
         .collect()
+}
+
+/// Leaves only these ads in a scope: those that nobody clicked on are most of an advertiser's, and their past is
+/// not asked for.
+fn confine_to(
+    scope: &mut Scope,
+    ads: &BTreeMap<String, Counted>,
+    set: &SnapshotSet<'_>,
+    cancel: &Cancel,
+) -> Result<(), QueryError> {
+    let numbers = set.each(|shard| {
+        cancel.check()?;
+        let known = ads.keys().map(|ad| shard.symbol(Space::Ad, ad));
+        known
+            .filter_map(Result::transpose)
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    for (shard, numbers) in scope.shards.iter_mut().zip(numbers) {
+        shard.ads = Some(numbers);
+    }
+    Ok(())
 }
 
 /// Adds what the ads had in each of the past hours. An hour that a change of the clock cut short is left out: its

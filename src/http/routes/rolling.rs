@@ -1,5 +1,6 @@
 //! `GET /api/v1/rolling`: counts of the window that ends at each of the last 60 minutes.
 
+use adtally_projections::metrics::Metrics;
 use adtally_projections::ratios::ratio;
 use adtally_projections::rolling::{BadWindow, DEFAULT_WINDOW_MS, Windows};
 use axum::Json;
@@ -70,7 +71,7 @@ pub async fn rolling(
         answer(subject, &windows, zone, || catalogue.read(), set, cancel)
     };
     let found = state.engine.run("rolling", run).await?;
-    let row = |(end, sum): &(i64, adtally_projections::metrics::Metrics)| RollingRow {
+    let row = |(end, sum): &(i64, Metrics)| RollingRow {
         time: at(*end, found.zone),
         impressions: sum.impressions,
         clicks: sum.clicks(),
@@ -103,6 +104,8 @@ fn windows(params: &Params, now_ms: i64) -> Result<Windows, Problem> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn minutes(query: &str) -> Result<i64, Problem> {
@@ -143,5 +146,14 @@ mod tests {
                 "{query}"
             );
         }
+    }
+
+    #[test]
+    fn every_known_parameter_is_described_and_no_other() {
+        let document = serde_json::to_value(crate::http::openapi::document()).unwrap();
+        let described = &document["paths"]["/api/v1/rolling"]["get"]["parameters"];
+        let names = |p: &serde_json::Value| p["name"].as_str().unwrap().to_owned();
+        let described: BTreeSet<_> = described.as_array().unwrap().iter().map(names).collect();
+        assert_eq!(described, BTreeSet::from(KNOWN.map(str::to_owned)));
     }
 }

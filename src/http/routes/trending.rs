@@ -107,3 +107,20 @@ pub async fn trending(
         as_of: found.as_of,
     }))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_known_parameter_is_described_and_no_other() {
+        let document = serde_json::to_value(crate::http::openapi::document()).unwrap();
+        let described = &document["paths"]["/api/v1/trending"]["get"]["parameters"];
+        let names = |p: &serde_json::Value| p["name"].as_str().unwrap().to_owned();
+        let described: BTreeSet<_> = described.as_array().unwrap().iter().map(names).collect();
+        assert_eq!(described, BTreeSet::from(KNOWN.map(str::to_owned)));
+    }
+}
