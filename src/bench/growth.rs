@@ -159,7 +159,7 @@ fn measure(folder: &Path, shards: u16, events: u64) -> anyhow::Result<Figure> {
         done += round;
         if done * SAMPLES / each > (done - round) * SAMPLES / each {
             samples.push(mib(memory_bytes()));
-            rocks.push(set.iter().next().map(|shard| shard.memory()));
+            rocks.push(set.set().iter().next().map(|shard| shard.memory()));
         }
     }
     for shard in set.set().iter() {
