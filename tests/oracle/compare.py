@@ -36,7 +36,7 @@ class Comparison:
 
     async def ask(self, path):
         """JSON of a GET that must succeed."""
-        status, _, body = await self.http.request("GET", path, self.headers)
+        status, _, body = await self.http.ask(path, self.headers)
         answer = json.loads(body)
         if status != 200:
             self.differences.append(f"{path}: {status} {answer}")
@@ -62,7 +62,7 @@ class Comparison:
         got = [0, 0, 0]
         for campaign in sorted({k[0] for k in self.tally.cells}):
             path = f"/api/v1/analytics?campaign_id={campaign}&start=2020-01-01T00:00Z&end=2027-06-01T00:00Z&granularity=total&time_zone=UTC"
-            status, _, body = await self.http.request("GET", path, self.headers)
+            status, _, body = await self.http.ask(path, self.headers)
             if status == 200:
                 totals = json.loads(body)["totals"]
                 got = [a + totals[n] for a, n in zip(got, ("impressions", "invalid_impressions", "gross_clicks"))]

@@ -21,6 +21,16 @@ class Http:
         """Status, headers (lower case) and body; raises OSError or TimeoutError when there was no whole answer."""
         return await asyncio.wait_for(self._request(method, path, headers or {}, body), timeout)
 
+    async def ask(self, path, headers=None):
+        """A GET that changes nothing; asked again where the kept connection was closed meanwhile, as by a restart."""
+        kept = self.writer is not None
+        try:
+            return await self.request("GET", path, headers)
+        except ConnectionError:
+            if not kept:
+                raise
+            return await self.request("GET", path, headers)
+
     async def _request(self, method, path, headers, body):
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
