@@ -268,19 +268,19 @@ fn a_running_serve_takes_the_new_generation_over_and_answers_throughout() {
 #[test]
 fn a_serve_that_dies_or_is_interrupted_while_it_replays_keeps_the_old_generation() {
     let (folder, before, name) = stopped();
-    let armed = |action: &str| {
-        Options::default().data_dir(&folder).env(
-            "ADTALLY_FAIL_POINTS",
-            &format!("generation.replayed={action}"),
-        )
+    let armed = |point: &str| {
+        Options::default()
+            .data_dir(&folder)
+            .env("ADTALLY_FAIL_POINTS", point)
     };
-    let mut server = Server::start(armed("kill@1"));
+    let mut server = Server::start(armed("generation.replayed=kill@1"));
     let cut_off = server.cli(&["replay", "--from", "beginning"]);
     assert_eq!(cut_off.status.code(), Some(3), "{}", text(&cut_off));
     wait_for("its end", || server.ended());
+    let left_behind = generations(folder.path(), 0);
 
-    // Each shard stands before its switch for a while; one is not switched yet when the command is interrupted.
-    let server = Server::start(armed("sleep:1500"));
+    // Each batch takes so long that no shard is whole yet when the command is interrupted.
+    let server = Server::start(armed("fold.built=sleep:3000"));
     assert_eq!(
         (generation(&server), answers(&server)),
         (name.clone(), before.clone())
@@ -293,18 +293,25 @@ fn a_serve_that_dies_or_is_interrupted_while_it_replays_keeps_the_old_generation
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    wait_for("it to be at the switch", || {
-        server.log().contains("generation.replayed").then_some(())?;
+    wait_for("it to be under way", || {
         generations(folder.path(), 0)
             .iter()
-            .any(|n| n.ends_with(".building"))
+            .any(|n| n.ends_with(".building") && !left_behind.contains(n))
             .then_some(())
     });
     let interrupt = nix::sys::signal::Signal::SIGINT;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(replay.id() as i32), interrupt).unwrap();
-    replay.wait().unwrap();
-    // Whatever was switched by then, every shard answers as before.
-    assert_eq!(answers(&server), before);
+    assert_eq!(replay.wait().unwrap().code(), Some(3));
+    assert_eq!(
+        (generation(&server), answers(&server)),
+        (name.clone(), before.clone())
+    );
+    for shard in 0..3 {
+        assert_eq!(
+            generations(folder.path(), shard),
+            std::slice::from_ref(&name)
+        );
+    }
     drop(server);
     let mut server = start(&folder);
     assert_eq!(answers(&server), before);

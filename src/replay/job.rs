@@ -242,7 +242,7 @@ impl Job {
             return Ok(State::Built);
         }
         match &self.place {
-            Place::Stopped(_) => building.switch()?,
+            Place::Stopped(_) => self.switch(building)?,
             Place::Live(projector) => {
                 // What is on disk already need not be written while the shard stands still.
                 building.shard().flush()?;
@@ -250,6 +250,14 @@ impl Job {
             }
         }
         Ok(State::Switched)
+    }
+
+    /// The last moment at which an interruption is heard.
+    fn switch(&self, building: &Building) -> Result<(), ReplayError> {
+        if self.stop.is_cancelled() {
+            return Err(ReplayError::Interrupted);
+        }
+        Ok(building.switch()?)
     }
 
     /// Exchanges the generation under a projector that folds on. Questions are answered throughout: from the old
@@ -274,7 +282,7 @@ impl Job {
             Ended::There => {}
             Ended::Until | Ended::Stopped => return Err(ReplayError::Interrupted),
         }
-        building.switch()?;
+        self.switch(building)?;
         projector.shards().replace(Arc::clone(shard));
         stands.go_on(Arc::clone(shard));
         Ok(())
