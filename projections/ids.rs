@@ -2,6 +2,11 @@
 //!
 //! Invariant: the first sequence wins for [`ID_HORIZON_MS`] of log time. The horizon is logical: a record past it
 //! is a miss even where it is still stored, so dropping a day's family whole changes no result.
+//!
+//! The id stands first in a key and its owner last. A UUIDv7 begins with its time, so new keys are past those of
+//! every older file: a lookup passes over such files by their range, without their filters, and rows are appended
+//! where the last ones went. By owner first, a new id would fall into every file. Random ids cost what they would
+//! in any order.
 
 use adtally_streams::event::Kind;
 use adtally_streams::frame::EventId;
@@ -48,20 +53,23 @@ pub fn unpack(packed: &[u8]) -> Option<String> {
     }
 }
 
-/// Appends a key of the index: kind, symbol of the ad (of a conversion: the advertiser), id.
+/// Appends a key of the index: kind, id, symbol of the ad (of a conversion: the advertiser).
 pub fn key(out: &mut Vec<u8>, kind: Kind, owner: Symbol, id: &EventId) {
     out.push(kind as u8);
-    put_u32(out, owner);
     pack(out, id);
+    put_u32(out, owner);
 }
 
 /// The parts of a key: kind, owner, and the id as text.
 pub fn decode_key(key: &[u8]) -> Result<(Kind, Symbol, String), Damaged> {
     let mut r = Reader::new(key, "id");
     let kind = Kind::from_number(r.u8()?).ok_or(r.damaged())?;
-    let owner = r.u32()?;
-    let id = unpack(r.rest()).ok_or(r.damaged())?;
-    Ok((kind, owner, id))
+    let (id, owner) = r
+        .rest()
+        .split_last_chunk::<{ size_of::<Symbol>() }>()
+        .ok_or(r.damaged())?;
+    let id = unpack(id).ok_or(r.damaged())?;
+    Ok((kind, Symbol::from_be_bytes(*owner), id))
 }
 
 /// Who has an id.
@@ -176,6 +184,19 @@ mod tests {
             "018f0203-0405-7607-0809-0a0b0c0d0eff"
         );
         assert_eq!(day_family(19_762), "ids_20240209");
+    }
+
+    #[test]
+    fn keys_of_uuids_stand_in_the_order_of_their_times_whatever_their_ads() {
+        let at = |ms: u64, owner| {
+            let mut bytes = [0x7f; 16];
+            bytes[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+            let mut k = Vec::new();
+            key(&mut k, Kind::Click, owner, &EventId::Uuid(bytes));
+            k
+        };
+        assert!(at(1_767_225_600_000, 9) < at(1_767_225_600_001, 2));
+        assert!(at(1_767_225_600_001, 2) < at(1_767_225_600_001, 3));
     }
 
     #[test]
