@@ -68,7 +68,7 @@ impl World {
                     format!("{subject} holds {id:?} at {sequence}: {:?}", parcel.truth)
                 });
                 self.digest(&parcel.payload);
-                self.oracle.stored(parcel, sequence);
+                self.oracle.stored(parcel, sequence, mishap.flip.is_none());
                 if let Some(shard) = parcel.shard {
                     self.call_projectors(shard);
                 }

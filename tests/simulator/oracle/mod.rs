@@ -225,8 +225,9 @@ impl Oracle {
         }
     }
 
-    /// A stream has stored a message of that process.
-    pub fn stored(&mut self, parcel: &Parcel, sequence: u64) {
+    /// A stream has stored a message of that process. One that is not readable, because a byte of it has flipped, tells
+    /// no state whose it is, so that nobody has heard of its epoch by it.
+    pub fn stored(&mut self, parcel: &Parcel, sequence: u64, is_readable: bool) {
         let (process, shard) = (parcel.process, parcel.shard);
         match &parcel.truth {
             Truth::Frame {
@@ -236,7 +237,9 @@ impl Oracle {
                 copies,
             } => {
                 let shard = shard.expect("frames go to shards");
-                self.hear(shard, process, (*epoch, false), sequence);
+                if is_readable {
+                    self.hear(shard, process, (*epoch, false), sequence);
+                }
                 let counters = self.counters.entry((*epoch, shard, *kind)).or_default();
                 (*first..)
                     .zip(copies.iter())
@@ -247,7 +250,9 @@ impl Oracle {
             }
             Truth::Announcement { epoch, drained } => {
                 let shard = shard.expect("announcements go to shards");
-                self.hear(shard, process, (*epoch, *drained), sequence);
+                if is_readable {
+                    self.hear(shard, process, (*epoch, *drained), sequence);
+                }
             }
             Truth::Refused(id) => {
                 let copy = &mut self.copies[*id as usize];
