@@ -288,7 +288,7 @@ const METRICS: &[(&str, Sort, &str)] = &[
     (
         "adtally_verify_failed",
         Gauge,
-        "1 when the last verification could not be done; the log says why",
+        "Whether the last verification could not be done (1); the log says why",
     ),
     (
         "adtally_verify_last_duration_seconds",

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adtally_projections::family::{Changes, Family, Target};
+use adtally_projections::fold::{Content, Entry};
 use adtally_streams::event::Kind;
+use adtally_streams::frame::encode_announcement;
+use adtally_streams::watermark::Watermark;
 use async_nats::jetstream::stream::Config;
 use async_nats::{Client, jetstream};
 use tokio::sync::watch;
@@ -25,7 +28,8 @@ use crate::store::{self, Limits, Shard, Shards, checkpoints};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A data folder that has folded 2,000 clicks in 40 frames, and the broker that has them.
+/// A data folder that has folded 2,000 clicks in 40 frames and their producer's word that they are all, and the broker
+/// that has them.
 struct World {
     nats: tempfile::TempDir,
     data: tempfile::TempDir,
@@ -55,7 +59,8 @@ impl World {
             client,
         };
         world.publish(frames()).await;
-        world.fold(40).await;
+        world.publish(vec![announcement(2_000)]).await;
+        world.fold(41).await;
         world
     }
 
@@ -130,6 +135,19 @@ fn frames() -> Vec<Vec<u8>> {
     })
 }
 
+/// Their producer's word that the broker has acknowledged so many.
+fn announcement(acked: u64) -> Vec<u8> {
+    let Content::Frame(frame) = Entry::decode(1, 0, "events.0.click", &frames()[0]).content else {
+        panic!("a frame");
+    };
+    let watermark = Watermark {
+        acked: [0, acked, 0],
+        heads: [0, acked, 0],
+        ..Watermark::default()
+    };
+    encode_announcement(&frame.header.producer, frame.header.epoch, &watermark)
+}
+
 /// The sections that differ, each once.
 fn sections(verdict: &Verdict) -> Vec<&'static str> {
     let mut all: Vec<_> = verdict.shards[0]
@@ -160,18 +178,18 @@ async fn an_untouched_state_is_equal_and_frames_that_came_twice_count_once() {
     let verdict = world.verify().await;
     assert!(verdict.equal, "{verdict:?}");
     let shard = &verdict.shards[0];
-    assert_eq!((shard.sequence, shard.messages), (40, 40));
+    assert_eq!((shard.sequence, shard.messages), (41, 41));
     assert_eq!(shard.events["click"], 2_000);
     assert!(shard.lines > 2_000 && shard.live_hash == shard.again_hash);
     // The same events under other message ids: the ledger drops them, in both folds.
     world.publish(frames()[..10].to_vec()).await;
-    world.fold(50).await;
+    world.fold(51).await;
     let verdict = world.verify().await;
     assert!(verdict.equal, "{verdict:?}");
     assert_eq!(verdict.shards[0].events["click"], 2_500);
     // What is past the position is no part of it.
     world.publish(frames()[..3].to_vec()).await;
-    assert_eq!(world.verify().await.shards[0].messages, 50);
+    assert_eq!(world.verify().await.shards[0].messages, 51);
     world.server.stop().await;
 }
 
@@ -236,15 +254,17 @@ async fn a_frame_that_the_log_has_lost_is_found_before_and_after_it_was_folded()
     let world = World::new().await;
     let js = jetstream::new(world.client.clone());
     let stream = js.get_stream("EVENTS_0").await.unwrap();
+    world.publish(frames()[..1].to_vec()).await;
+    world.fold(42).await;
     // One in the middle, and the one at the position itself.
     stream.delete_message(17).await.unwrap();
-    stream.delete_message(40).await.unwrap();
+    stream.delete_message(42).await.unwrap();
     let verdict = world.verify().await;
     let shard = &verdict.shards[0];
     assert!(!verdict.equal);
     assert_eq!(
         (shard.missing.clone(), shard.missing_messages),
-        (vec![(17, 17), (40, 40)], 2)
+        (vec![(17, 17), (42, 42)], 2)
     );
     assert!(
         sections(&verdict).contains(&"cells_day"),
@@ -253,7 +273,7 @@ async fn a_frame_that_the_log_has_lost_is_found_before_and_after_it_was_folded()
     );
     // Who folds from there has the same, and the ledger names what the producer was told is there.
     std::fs::remove_dir_all(world.data.path().join("shards")).unwrap();
-    world.fold(39).await;
+    world.fold(41).await;
     let verdict = world.verify().await;
     assert_eq!(verdict.shards[0].differences, []);
     assert_eq!(verdict.lost_events, 50, "{:?}", verdict.lost);
@@ -309,10 +329,11 @@ async fn a_message_that_cannot_be_read_is_told_and_what_it_held_is_lost() {
     .split_off(40);
     more[1][60] ^= 1;
     world.publish(more).await;
-    world.fold(44).await;
+    world.publish(vec![announcement(2_200)]).await;
+    world.fold(46).await;
     let verdict = world.verify().await;
     let bad = &verdict.shards[0].bad_frames;
-    assert_eq!((bad.len(), bad[0].sequence), (1, 42));
+    assert_eq!((bad.len(), bad[0].sequence), (1, 43));
     assert_eq!(bad[0].error, "bad_checksum");
     assert_eq!(verdict.shards[0].differences, []);
     assert!(
@@ -336,17 +357,17 @@ async fn from_a_checkpoint_only_the_rest_is_read_and_another_log_is_refused() {
         shards.close().unwrap();
     }
     world.publish(frames()[..5].to_vec()).await;
-    world.fold(45).await;
-    let verdict = world.try_verify(From::Sequence(45)).await.unwrap();
+    world.fold(46).await;
+    let verdict = world.try_verify(From::Sequence(46)).await.unwrap();
     assert!(verdict.equal, "{verdict:?}");
     let shard = &verdict.shards[0];
-    assert_eq!((shard.from_sequence, shard.messages), (40, 5));
+    assert_eq!((shard.from_sequence, shard.messages), (41, 5));
     // Damage from before the checkpoint shows all the same: the state in use is compared whole.
     world.alter(|shard, changes| {
         let (key, _) = first_row(shard, Family::Spend);
         changes.add(Family::Spend, |k| k.extend_from_slice(&key), &[1, 0]);
     });
-    let verdict = world.try_verify(From::Sequence(45)).await.unwrap();
+    let verdict = world.try_verify(From::Sequence(46)).await.unwrap();
     assert_eq!(sections(&verdict), ["spend"]);
 
     let js = jetstream::new(world.client.clone());
