@@ -95,8 +95,9 @@ fn a_replay_from_one_answers_as_before_and_a_kill_in_it_leaves_everything() {
     let mut server = with(&folder, "1s", "");
     server.wait_ready();
     server.apply_catalogue(&small_catalogue());
-    for burst in ["a", "b"] {
+    for (clicks, burst) in [(30, "a"), (60, "b")] {
         send(&server, burst);
+        wait_totals(&server, "spring", &[("gross_clicks", clicks)]);
         settled(&server);
         let before = metric(&server, "adtally_checkpoints_total");
         wait_for("another checkpoint of each", || {
@@ -104,6 +105,7 @@ fn a_replay_from_one_answers_as_before_and_a_kill_in_it_leaves_everything() {
         });
     }
     send(&server, "c");
+    wait_totals(&server, "spring", &[("gross_clicks", 90)]);
     settled(&server);
     let before = answers(&server);
     // Beside the running service, from before the last burst: what came again since is known from the checkpoint.
