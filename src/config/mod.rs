@@ -452,6 +452,16 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "0 would keep none: checkpoints.every = \"0s\" makes none".into(),
         );
     }
+    let verify = &config.verify;
+    if !verify.from.0.is_zero() && verify.from < verify.every {
+        return refuse(
+            "verify.from",
+            format!(
+                "{} is less than verify.every, {}: what is damaged between two verifications would be in the checkpoint too, and never be seen",
+                verify.from, verify.every
+            ),
+        );
+    }
     if config.outbox.capacity < MIN_OUTBOX {
         return refuse(
             "outbox.capacity",

@@ -23,6 +23,9 @@ use crate::store::Shards;
 /// How often it is looked whether one is due, and what a command has found.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long after one that could not be done the next one is tried, where that is sooner than by the schedule.
+const AGAIN_AFTER_MS: i64 = 3_600_000;
+
 /// Verifies the shards of a process.
 pub struct Schedule {
     /// The connection to the broker.
@@ -79,7 +82,10 @@ impl Schedule {
 
     fn is_due(&self, last: &Last, now_ms: i64) -> bool {
         let since_ms = last.run.as_ref().map_or(last.since_ms, |run| run.at_ms);
-        let every_ms = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);
+        let mut every_ms = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);
+        if last.run.as_ref().is_some_and(|run| run.error.is_some()) {
+            every_ms = every_ms.min(AGAIN_AFTER_MS);
+        }
         // One of the future was noted by a clock that has been set back since.
         every_ms > 0 && !(0..every_ms).contains(&now_ms.saturating_sub(since_ms))
     }
