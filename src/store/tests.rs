@@ -17,6 +17,7 @@ use adtally_streams::event::{
 use adtally_streams::frame::{Header, encode};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
+use proptest::prelude::*;
 
 use super::{Limits, Memory, Shard, Shards, checkpoints};
 
@@ -281,4 +282,55 @@ fn a_half_made_checkpoint_is_none_and_is_removed() {
     std::fs::write(&parent, "in the way").unwrap();
     assert!(checkpoints::make(shard, &parent, 3).is_err());
     shard.write(&folded.changes).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn what_goes_on_from_any_checkpoint_is_what_went_on_without(
+        cuts in proptest::collection::vec((1usize..9, any::<bool>()), 1..12),
+        seed in any::<u64>(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        // The order of messages is the log's; which of them there are is drawn.
+        let mut entries: Vec<Entry> = entries()
+            .into_iter()
+            .filter(|entry| (seed.rotate_left(entry.sequence as u32) & 7) != 0)
+            .collect();
+        for (sequence, entry) in (1..).zip(&mut entries) {
+            entry.sequence = sequence;
+        }
+        let shard = open(&folder.path().join("state"));
+        let mut made = Vec::new();
+        let mut fold = shard.open_fold(77).unwrap();
+        let mut at = 0;
+        for (length, checkpoint) in cuts.iter().cycle() {
+            let end = entries.len().min(at + length);
+            let folded = fold.fold(&entries[at..end], |reads| shard.read(reads)).unwrap();
+            shard.write(&folded.changes).unwrap();
+            shard.drop_expired_ids(fold.position().log_time_ms).unwrap();
+            if *checkpoint && made.len() < 3 {
+                made.extend(checkpoints::make(&shard, &folder.path().join("c"), 1).unwrap());
+            }
+            at = end;
+            if at == entries.len() {
+                break;
+            }
+        }
+        let want = dump(&shard.snapshot().unwrap()).unwrap();
+        let memory = Memory::new(Limits::default()).unwrap();
+        for (n, checkpoint) in made.iter().enumerate() {
+            let path = folder.path().join(format!("fork-{n}"));
+            checkpoints::fork(&checkpoint.state(), &path).unwrap();
+            let fork = Shard::open(0, "g-fork", &path, &memory).unwrap();
+            let mut fold = fork.open_fold(77).unwrap();
+            for entry in &entries[checkpoint.record.sequence as usize..] {
+                let batch = std::slice::from_ref(entry);
+                let folded = fold.fold(batch, |reads| fork.read(reads)).unwrap();
+                fork.write(&folded.changes).unwrap();
+            }
+            prop_assert_eq!(&dump(&fork.snapshot().unwrap()).unwrap(), &want);
+        }
+    }
 }
