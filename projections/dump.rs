@@ -59,11 +59,40 @@ impl NameTable {
     }
 }
 
+/// One line of a dump, and what it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// The family's name; `ids` for the id index.
+    pub section: &'static str,
+    /// The campaign that it is about, where it is about one.
+    pub campaign: Option<&'a str>,
+    /// The day that it is about, counted from 1970-01-01: a civil day of the advertiser where the row says which,
+    /// else the UTC day.
+    pub day: Option<i32>,
+    /// The line.
+    pub text: &'a str,
+}
+
 /// The lines of a state's canonical dump, sorted.
 ///
 /// # Errors
 /// [`DumpError`] when the state cannot be read.
 pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
+    let mut lines = Vec::new();
+    visit(source, &mut |line| lines.push(line.text.to_owned()))?;
+    lines.sort_unstable();
+    Ok(lines)
+}
+
+/// Visits the lines of a state's canonical dump, in no order that means anything. Of the state only the names of its
+/// symbols are held in memory.
+///
+/// # Errors
+/// [`DumpError`] when the state cannot be read.
+pub fn visit<S: Source>(
+    source: &S,
+    each: &mut dyn FnMut(Line<'_>),
+) -> Result<(), DumpError<S::Error>> {
     let mut table = NameTable::default();
     source
         .scan(Family::Symbols, &mut |key, value| {
@@ -79,7 +108,6 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
             }
         })
         .map_err(DumpError::Read)?;
-    let mut lines = Vec::new();
     let mut damaged = None;
     let mut log_time_ms = 0;
     for family in Family::ALL
@@ -87,13 +115,26 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
         .filter(|family| *family != Family::Symbols)
     {
         let grain = Grain::ALL.into_iter().find(|g| g.family() == family);
+        let mut emit = |about: About, text: &str| {
+            each(Line {
+                section: family.name(),
+                campaign: about
+                    .campaign
+                    .map(|symbol| table.of(Space::Campaign, symbol)),
+                day: about.day,
+                text,
+            });
+        };
         let mut visit = |key: &[u8], value: &[u8]| {
             let read = match grain {
                 Some(grain) => cells::each(grain, key, value, |cell, sums| {
-                    lines.push(cell_line(&table, cell, sums)?);
+                    emit(About::cell(cell), &cell_line(&table, cell, sums)?);
                     Ok(())
                 }),
-                None => line(&table, family, key, value).map(|line| lines.extend(line)),
+                None => line(&table, family, key, value).map(|line| {
+                    line.iter()
+                        .for_each(|line| emit(About::row(family, key), line));
+                }),
             };
             damaged = read.err().or(damaged.take());
         };
@@ -107,41 +148,103 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
     source
         .scan(Family::Meta, &mut position)
         .map_err(DumpError::Read)?;
-    dump_ids(source, &table, log_time_ms, &mut lines, &mut damaged)?;
-    if let Some(error) = damaged {
-        return Err(error.into());
+    visit_ids(source, &table, log_time_ms, each, &mut damaged)?;
+    match damaged {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
     }
-    lines.sort_unstable();
-    Ok(lines)
 }
 
-/// Of an id's records the latest one holds, unless it is past the horizon.
-fn dump_ids<S: Source>(
+/// Which campaign and day a row is about.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    campaign: Option<Symbol>,
+    day: Option<i32>,
+}
+
+const MINUTES_A_DAY: i64 = 1_440;
+const DAY_MS: i64 = 86_400_000;
+
+impl About {
+    fn cell(cell: &CellKey) -> Self {
+        let day = match cell.bucket {
+            Bucket::Minute(minute) => minute.div_euclid(MINUTES_A_DAY),
+            Bucket::Hour { start_s, offset_s } => {
+                (start_s + i64::from(offset_s)).div_euclid(DAY_MS / 1_000)
+            }
+            Bucket::Day(day) => i64::from(day),
+        };
+        Self {
+            campaign: Some(cell.campaign),
+            day: i32::try_from(day).ok(),
+        }
+    }
+
+    /// Of a family without cells; nothing where it is about neither, or cannot be read.
+    fn row(family: Family, key: &[u8]) -> Self {
+        let of = |campaign, day: Option<i64>| Self {
+            campaign,
+            day: day.and_then(|day| i32::try_from(day).ok()),
+        };
+        match family {
+            Family::Spend => spend::decode_key(key)
+                .map(|(campaign, day)| of(Some(campaign), day.map(i64::from)))
+                .unwrap_or_default(),
+            Family::FraudSums => FraudSumKey::decode(key)
+                .map(|k| of(Some(k.campaign), Some(k.minute.div_euclid(MINUTES_A_DAY))))
+                .unwrap_or_default(),
+            Family::FraudClicks => FraudClick::place(key)
+                .map(|(campaign, ms)| of(Some(campaign), Some(ms.div_euclid(DAY_MS))))
+                .unwrap_or_default(),
+            Family::Conversions => ConversionKey::decode(key)
+                .map(|k| of(None, Some(i64::from(k.day))))
+                .unwrap_or_default(),
+            _ => Self::default(),
+        }
+    }
+}
+
+/// Of an id's records at most one is within the horizon: another one is written only when that one is past it.
+fn visit_ids<S: Source>(
     source: &S,
     table: &NameTable,
     log_time_ms: i64,
-    lines: &mut Vec<String>,
+    each: &mut dyn FnMut(Line<'_>),
     damaged: &mut Option<Damaged>,
 ) -> Result<(), DumpError<S::Error>> {
-    let mut latest: FxHashMap<Vec<u8>, IdRecord> = FxHashMap::default();
-    let mut visit = |key: &[u8], value: &[u8]| match IdRecord::decode(value) {
-        Ok(record) if record.holds_at(log_time_ms) => drop(latest.insert(key.to_vec(), record)),
-        Ok(_) => (),
+    let mut visit = |key: &[u8], value: &[u8]| match id_line(table, key, value, log_time_ms) {
+        Ok(Some((day, text))) => each(Line {
+            section: "ids",
+            campaign: None,
+            day: Some(day),
+            text: &text,
+        }),
+        Ok(None) => (),
         Err(error) => *damaged = Some(error),
     };
-    source.scan_ids(&mut visit).map_err(DumpError::Read)?;
-    for (key, record) in latest {
-        let IdRecord {
-            log_time_ms,
-            sequence,
-            content_hash,
-        } = record;
-        let id = id_text(table, &key)?;
-        lines.push(format!(
-            "id {id} log_time={log_time_ms} sequence={sequence} hash={content_hash:016x}"
-        ));
+    source.scan_ids(&mut visit).map_err(DumpError::Read)
+}
+
+/// The log day and the line of an id's record; none where it is past the horizon.
+fn id_line(
+    table: &NameTable,
+    key: &[u8],
+    value: &[u8],
+    now_ms: i64,
+) -> Result<Option<(i32, String)>, Damaged> {
+    let record = IdRecord::decode(value)?;
+    if !record.holds_at(now_ms) {
+        return Ok(None);
     }
-    Ok(())
+    let IdRecord {
+        log_time_ms,
+        sequence,
+        content_hash,
+    } = record;
+    let id = id_text(table, key)?;
+    let line =
+        format!("id {id} log_time={log_time_ms} sequence={sequence} hash={content_hash:016x}");
+    Ok(Some((ids::log_day(log_time_ms), line)))
 }
 
 /// A dump in 64 hexadecimal digits: SHA-256 over its lines, each ended by a line feed.
@@ -241,7 +344,10 @@ fn line(
                 table.of(Space::Advertiser, advertiser)
             )
         }
-        Family::Completeness => format!("producer {:?}", Producer::decode(key, value)?),
+        Family::Completeness => {
+            let row = Producer::decode(key, value)?;
+            format!("producer {} {} {row:?}", row.producer, row.epoch)
+        }
         Family::Conflicts => {
             let conflict = Conflict::decode(value)?;
             let id = id_text(table, &conflict.id_key)?;

@@ -9,6 +9,7 @@ pub mod cell_list;
 mod cell_sums;
 pub mod cells;
 pub mod codec;
+pub mod compare;
 pub mod completeness;
 pub mod conversions;
 mod creatives;

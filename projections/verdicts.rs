@@ -152,6 +152,12 @@ pub struct FraudClick {
 }
 
 impl FraudClick {
+    /// The campaign and the time, in Unix milliseconds, of a row's key.
+    pub fn place(key: &[u8]) -> Result<(Symbol, i64), Damaged> {
+        let mut k = Reader::new(key, "fraud click");
+        Ok((k.u32()?, k.i64()?))
+    }
+
     /// Reads a row.
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, Damaged> {
         let mut k = Reader::new(key, "fraud click");

@@ -56,6 +56,8 @@ pub enum Verb {
     ReplayStatus,
     /// Begin a replay, or interrupt it.
     Replay,
+    /// Make checkpoints of shards in a scratch folder.
+    Checkpoint,
 }
 
 impl Verb {
@@ -71,12 +73,13 @@ impl Verb {
             Verb::Resend => "resend",
             Verb::ReplayStatus => "replay-status",
             Verb::Replay => "replay",
+            Verb::Checkpoint => "checkpoint",
         }
     }
 
     /// Whether it does something.
     fn acts(self) -> bool {
-        matches!(self, Verb::Resend | Verb::Replay)
+        matches!(self, Verb::Resend | Verb::Replay | Verb::Checkpoint)
     }
 
     /// The subject to ask on.
@@ -106,7 +109,8 @@ impl Verb {
             | Verb::Conflicts
             | Verb::BadFrames
             | Verb::ReplayStatus
-            | Verb::Replay => "one with the role projector would",
+            | Verb::Replay
+            | Verb::Checkpoint => "one with the role projector would",
             Verb::Outboxes | Verb::Resend => "one with the role collector or intake would",
         }
     }

@@ -81,6 +81,8 @@ points! {
     GenerationWritten "generation.written" "the name of the generation is synced beside CURRENT, which is not replaced",
     GenerationNamed "generation.named" "CURRENT names the generation",
     GenerationReplayed "generation.replayed" "a replay has built a generation and flushed it, CURRENT names the old one",
+    CheckpointLinked "checkpoint.linked" "a checkpoint's files are linked and copied, nothing says that it is whole",
+    CheckpointMade "checkpoint.made" "a checkpoint is whole, those past the retention are not removed",
     CatalogueWritten "catalogue.written" "the catalogue's new copy is synced beside the old one, which is not replaced",
     CatalogueCopied "catalogue.copied" "the catalogue's copy is replaced",
     CataloguePublished "catalogue.published" "the broker holds a document, who wrote it has no answer",
@@ -94,6 +96,7 @@ impl Point {
             self,
             Point::OutboxWritten
                 | Point::GenerationWritten
+                | Point::CheckpointLinked
                 | Point::CatalogueWritten
                 | Point::DayKeyWritten
         )

@@ -6,6 +6,7 @@
 //! the *runner* that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod backup;
 mod bench;
 mod border;
 mod catalogue_feed;
@@ -18,6 +19,7 @@ mod data_dir;
 mod demo;
 mod deployment;
 mod fail_points;
+mod frozen;
 mod http;
 mod incidents;
 mod intake;
@@ -33,6 +35,7 @@ mod query;
 mod read_body;
 mod replay;
 mod runner;
+mod scratch;
 mod signals;
 mod simulate;
 mod store;
@@ -40,6 +43,7 @@ mod stream_info;
 mod stretch;
 mod table;
 mod telemetry;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -40,6 +40,31 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Admissions that went on with the catalogue as known, because the broker did not say how far CATALOG is",
     ),
     (
+        "adtally_checkpoint_duration_seconds",
+        Histogram,
+        "Time to make a checkpoint of a shard",
+    ),
+    (
+        "adtally_checkpoint_failures_total",
+        Counter,
+        "Checkpoints that could not be made; the log says why, and the fold goes on",
+    ),
+    (
+        "adtally_checkpoint_timestamp_seconds",
+        Gauge,
+        "When the newest checkpoint of a shard was made, Unix seconds",
+    ),
+    (
+        "adtally_checkpoints_kept",
+        Gauge,
+        "Checkpoints of a shard that are on disk",
+    ),
+    (
+        "adtally_checkpoints_total",
+        Counter,
+        "Checkpoints that were made",
+    ),
+    (
         "adtally_clock_steps_total",
         Counter,
         "Steps of this machine's clock by 5 s or more while the process ran; the log says when and how far",
@@ -254,6 +279,31 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "adtally_stream_max_bytes",
         Gauge,
         "Bytes that a stream may hold; 0 for no limit",
+    ),
+    (
+        "adtally_verify_differences",
+        Gauge,
+        "What the last verification found, by sort: lines of the state that are not the log's, lost events, missing sequences, bad messages",
+    ),
+    (
+        "adtally_verify_failed",
+        Gauge,
+        "Whether the last verification could not be done (1); the log says why",
+    ),
+    (
+        "adtally_verify_last_duration_seconds",
+        Gauge,
+        "How long the last verification took",
+    ),
+    (
+        "adtally_verify_runs_total",
+        Counter,
+        "Verifications that this process made by itself, by outcome",
+    ),
+    (
+        "adtally_verify_timestamp_seconds",
+        Gauge,
+        "When the last verification ended, Unix seconds",
     ),
 ];
 

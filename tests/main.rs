@@ -1,8 +1,10 @@
 //! How we know: one integration binary against real nats-servers, real files, real HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod bad_input;
 mod catalogue;
+mod checkpoints;
 mod cluster;
 mod collector;
 mod commands;
@@ -21,3 +23,4 @@ mod replay;
 mod rooms;
 mod streams;
 mod support;
+mod verify;

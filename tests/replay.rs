@@ -19,7 +19,7 @@ const QUESTIONS: [&str; 4] = [
 ];
 
 /// Everything of the answers but what they are as of.
-fn answers(server: &Server) -> Vec<Value> {
+pub fn answers(server: &Server) -> Vec<Value> {
     let of = |question: &&str| {
         let mut answer = server.json(question);
         let fields = answer.as_object_mut().unwrap();
@@ -54,7 +54,7 @@ fn event(kind: &str, id: &str, n: u64) -> Value {
 }
 
 /// Mixed events, each third of which comes twice: 60 impressions, 30 clicks of which 3 are a bot's, 10 conversions.
-fn send(server: &Server, tag: &str) {
+pub fn send(server: &Server, tag: &str) {
     let mut events = Vec::new();
     for n in 0..60 {
         events.push(event("impression", &format!("{tag}-i{n}"), n));
@@ -77,7 +77,7 @@ fn send(server: &Server, tag: &str) {
 }
 
 /// A stopped deployment that has counted what [`send`] sends, its answers and its generation.
-fn stopped() -> (Folder, Vec<Value>, String) {
+pub fn stopped() -> (Folder, Vec<Value>, String) {
     let folder = Folder::new();
     let mut server = start(&folder);
     server.apply_catalogue(&small_catalogue());
@@ -93,12 +93,12 @@ fn stopped() -> (Folder, Vec<Value>, String) {
     (folder, before, name)
 }
 
-fn start(folder: &Folder) -> Server {
+pub fn start(folder: &Folder) -> Server {
     Server::start(Options::default().data_dir(folder).arg("--shards").arg("3"))
 }
 
 /// Waits until everything that was sent is on the log and folded.
-fn settled(server: &Server) {
+pub fn settled(server: &Server) {
     let metric = |page: &str, name: &str| -> f64 {
         let of = |l: &&str| l.starts_with(name);
         let values = page.lines().filter(of).filter_map(|l| l.rsplit(' ').next());
@@ -112,12 +112,12 @@ fn settled(server: &Server) {
     });
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 /// The generations in a shard's folder.
-fn generations(folder: &Path, shard: u16) -> Vec<String> {
+pub fn generations(folder: &Path, shard: u16) -> Vec<String> {
     let entries = std::fs::read_dir(folder.join(format!("shards/{shard}"))).unwrap();
     let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("g-")).collect()

@@ -60,6 +60,12 @@ pub enum Command {
     Simulate(Simulate),
     /// Build the state anew from the log, beside the one in use, and switch to it
     Replay(Replay),
+    /// Fold the log again and compare the state with that; exit 1 when it differs or something is lost
+    Verify(Verify),
+    /// Copy the state of every shard into a folder
+    Backup(Backup),
+    /// Put a backup into a data folder
+    Restore(Restore),
     /// The JetStream streams: make them, or check them
     #[command(subcommand)]
     Streams(Streams),
@@ -133,6 +139,41 @@ pub struct Replay {
     /// Remove every generation that is not in use; of a stopped folder only
     #[arg(long, conflicts_with = "to")]
     pub prune: bool,
+}
+
+/// `adtally verify`.
+#[derive(Debug, Default, Args)]
+pub struct Verify {
+    /// From the newest checkpoint at or before: beginning, a sequence (with --shard), a time of the log, or a span back
+    /// from now such as 6h
+    #[arg(long, value_name = "POSITION", default_value = "beginning")]
+    pub from: String,
+    /// Not the state in use, but the newest checkpoint at or before a sequence (with --shard) or a time of the log
+    #[arg(long, value_name = "POSITION")]
+    pub to: Option<String>,
+    /// Only this shard
+    #[arg(long, value_name = "P")]
+    pub shard: Option<u16>,
+    /// Folder in which the log is folded again [default: in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+}
+
+/// `adtally backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The folder, which is empty or is not there yet
+    pub dir: PathBuf,
+}
+
+/// `adtally restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The folder of the backup
+    pub dir: PathBuf,
+    /// Put it into use over the state that the data folder has, which stays beside it
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `adtally simulate`.

@@ -1,22 +1,26 @@
 //! The command line: one file a command; this one dispatches and decides the exit status.
 
 pub mod args;
+mod backup;
 mod bench;
 mod catalog;
 mod completions;
 mod demo;
 mod doctor;
 mod events;
+mod folder;
 mod incidents;
 mod keys;
 mod output;
 mod producers;
 mod replay;
+mod restore;
 mod serve;
 mod settings;
 mod simulate;
 mod state;
 mod streams;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -80,6 +84,9 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Producers(command) => producers::run(command, config, output).await,
         Command::Events(Events::Tail(tail)) => events::run(tail, config, output).await,
         Command::Replay(args) => replay::run(args, config, output).await,
+        Command::Verify(args) => verify::run(args, config, output).await,
+        Command::Backup(args) => backup::run(args, config, output).await,
+        Command::Restore(args) => restore::run(args, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
         Command::Events(Events::Conflicts(newest)) => {
             incidents::conflicts(newest.lines, config, output).await

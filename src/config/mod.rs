@@ -142,6 +142,10 @@ pub struct Config {
     pub outbox: Outbox,
     /// The shards' store.
     pub store: Store,
+    /// Checkpoints of the shards.
+    pub checkpoints: Checkpoints,
+    /// The check of the state against the log.
+    pub verify: Verify,
     /// The HTTP server, and how commands reach it.
     pub http: Http,
 }
@@ -238,6 +242,28 @@ pub struct Store {
     pub write_buffers: Bytes,
 }
 
+/// Checkpoints of the shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoints {
+    /// How often one is made; zero: never.
+    pub every: Span,
+    /// How many of the newest are kept.
+    pub keep: usize,
+    /// Of how many days one is kept besides.
+    pub keep_days: usize,
+}
+
+/// The check of the state against the log that `serve` makes by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// How often; zero: never.
+    pub every: Span,
+    /// How far back the checkpoint lies from which it folds; zero: it folds all of the log.
+    pub from: Span,
+}
+
 /// The HTTP server, and how commands reach it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -264,6 +290,8 @@ impl Default for Config {
             collector: Collector::default(),
             outbox: Outbox::default(),
             store: Store::default(),
+            checkpoints: Checkpoints::default(),
+            verify: Verify::default(),
             http: Http::default(),
         }
     }
@@ -294,6 +322,27 @@ impl Default for Store {
         Self {
             cache: Bytes(256 << 20),
             write_buffers: Bytes(256 << 20),
+        }
+    }
+}
+
+const DAY: Span = Span(Duration::from_secs(86_400));
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self {
+            every: Span(Duration::from_secs(3_600)),
+            keep: 24,
+            keep_days: 7,
+        }
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self {
+            every: DAY,
+            from: DAY,
         }
     }
 }
@@ -396,6 +445,22 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.http.max_connections == 0 {
         return refuse("http.max_connections", "0 would let nobody in".into());
+    }
+    if !config.checkpoints.every.0.is_zero() && config.checkpoints.keep == 0 {
+        return refuse(
+            "checkpoints.keep",
+            "0 would keep none: checkpoints.every = \"0s\" makes none".into(),
+        );
+    }
+    let verify = &config.verify;
+    if !verify.from.0.is_zero() && verify.from < verify.every {
+        return refuse(
+            "verify.from",
+            format!(
+                "{} is less than verify.every, {}: what is damaged between two verifications would be in the checkpoint too, and never be seen",
+                verify.from, verify.every
+            ),
+        );
     }
     if config.outbox.capacity < MIN_OUTBOX {
         return refuse(

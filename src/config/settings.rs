@@ -163,6 +163,31 @@ pub const SETTINGS: &[Setting] = &[
         "memory of writes not yet in files, all shards",
     ),
     s(
+        "checkpoints.every",
+        Text,
+        "how often a checkpoint of each shard is made; 0s: never",
+    ),
+    s(
+        "checkpoints.keep",
+        Integer,
+        "how many of a shard's newest checkpoints are kept",
+    ),
+    s(
+        "checkpoints.keep_days",
+        Integer,
+        "of how many days a shard's newest checkpoint is kept besides",
+    ),
+    s(
+        "verify.every",
+        Text,
+        "how often `serve` holds its state against the log; 0s: never",
+    ),
+    s(
+        "verify.from",
+        Text,
+        "how far back the checkpoint lies from which that folds; 0s: all of the log",
+    ),
+    s(
         "http.max_connections",
         Integer,
         "connections at once; more wait",

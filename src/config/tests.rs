@@ -169,3 +169,19 @@ fn the_contracts_own_variable_names_are_read() {
     assert_eq!(config.collector.trusted_proxies.len(), 2);
     assert_eq!(config.nats.url.as_deref(), Some("nats://here:4222"));
 }
+
+#[test]
+fn a_verification_that_would_miss_damage_and_checkpoints_that_nobody_keeps_are_refused() {
+    let refused = |text: &str| load(Some(file(text).path()), no_env, Vec::new()).unwrap_err();
+    let error = refused("[verify]\nevery = '2d'\n").to_string();
+    assert!(error.contains("verify.from"), "{error}");
+    let error = refused("[checkpoints]\nkeep = 0\n").to_string();
+    assert!(error.contains("checkpoints.keep"), "{error}");
+    for text in [
+        "[verify]\nevery = '2d'\nfrom = '0s'\n",
+        "[verify]\nevery = '0s'\n",
+        "[checkpoints]\nkeep = 0\nevery = '0s'\n",
+    ] {
+        load(Some(file(text).path()), no_env, Vec::new()).unwrap();
+    }
+}

@@ -57,6 +57,23 @@ pub struct Facts {
     pub waiting_seconds: Vec<(String, u64)>,
     /// Outboxes that take nothing, since their disks are nearly full.
     pub full_disks: Vec<String>,
+    /// What the last verification of the state found; none before the first.
+    pub verified: Option<VerifyFacts>,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyFacts {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// Why it could not be done.
+    pub error: Option<String>,
+    /// Whether the state is the fold of the log, and nothing is lost.
+    pub equal: bool,
+    /// Lines of the state that differ.
+    pub differences: u64,
+    /// Events that the log has lost.
+    pub lost_events: u64,
 }
 
 /// Gathers facts when it is asked; must not block.
@@ -130,6 +147,24 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
     out
 }
 
+/// What whoever asks should know besides, and what does not keep traffic away: a wrong count is not mended by
+/// answering nobody.
+pub fn notes(facts: &Facts) -> Vec<String> {
+    let Some(verified) = &facts.verified else {
+        return Vec::new();
+    };
+    let at = &verified.at;
+    let note = match &verified.error {
+        Some(error) => format!("the state could not be verified at {at}: {error}"),
+        None if verified.equal => return Vec::new(),
+        None => format!(
+            "the state differs from the log: {} lines differ and {} events are lost, as of {at}; `adtally verify` names them",
+            verified.differences, verified.lost_events
+        ),
+    };
+    vec![note]
+}
+
 /// How full something is, in whole percent; none without a limit.
 pub fn percent(fill: &FillFacts) -> Option<u64> {
     let part = u128::from(fill.bytes) * 100;
@@ -138,6 +173,7 @@ pub fn percent(fill: &FillFacts) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -164,7 +200,31 @@ mod tests {
             refused_lanes: Vec::new(),
             waiting_seconds: vec![("collector".into(), OUTBOX_WAITS_SECONDS)],
             full_disks: Vec::new(),
+            verified: None,
         }
+    }
+
+    #[test]
+    fn what_a_verification_found_is_told_and_keeps_nobody_away() {
+        let mut facts = ready();
+        facts.verified = Some(VerifyFacts {
+            at: "2026-11-27T00:00:00Z".into(),
+            equal: true,
+            ..VerifyFacts::default()
+        });
+        assert_eq!(notes(&facts), Vec::<String>::new());
+        let found = facts.verified.as_mut().unwrap();
+        (found.equal, found.differences, found.lost_events) = (false, 3, 5);
+        let told = notes(&facts);
+        assert!(
+            told[0].contains("3 lines")
+                && told[0].contains("5 events")
+                && told[0].contains("2026-11-27"),
+            "{told:?}"
+        );
+        assert_eq!(reasons(&facts), Vec::<String>::new());
+        facts.verified.as_mut().unwrap().error = Some("no room".into());
+        assert!(notes(&facts)[0].contains("no room"));
     }
 
     #[test]

@@ -53,6 +53,21 @@ pub async fn facts(
     })
 }
 
+/// Refuses a stream that is not the one from which a state at that position was folded, or does not go on there.
+///
+/// # Errors
+/// [`ProjectorError`] by what differs.
+pub async fn same_stream(
+    jetstream: &Context,
+    shard: u16,
+    position: Position,
+) -> Result<(), ProjectorError> {
+    let facts = facts(jetstream, shard, Some(position))
+        .await
+        .map_err(|source| ProjectorError::Log { shard, source })?;
+    check(shard, Some(position), &facts)
+}
+
 /// Refuses a stream that does not go on where the state ends.
 pub fn check(shard: u16, position: Option<Position>, facts: &Facts) -> Result<(), ProjectorError> {
     let stream = events_stream(shard);

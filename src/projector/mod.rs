@@ -4,6 +4,7 @@
 //! acknowledged to the broker: the position is in the state, and reading goes on after it.
 
 mod check;
+pub mod checkpoints;
 pub mod figures;
 pub mod rebuild;
 pub mod reports;
@@ -12,6 +13,7 @@ mod telemetry;
 mod tests;
 mod worker;
 
+pub use check::same_stream;
 pub use worker::Until;
 
 use std::sync::Arc;

@@ -1,12 +1,14 @@
-//! Folding a shard's stream anew into an empty generation: the projector's own fold and reader, for as far as one
-//! is told.
+//! Folding a shard's stream anew into a generation that is empty or begins as a checkpoint: the projector's own fold
+//! and reader, for as far as one is told.
 //!
-//! Invariant: it begins before the first message of a stream that still has its first message, so that nothing is
-//! missing of what it comes to. It neither shows nor counts anything: that is for whoever has the state in use.
+//! Invariant: it begins at a message that the stream still has next after where the generation ends, so that nothing
+//! is missing of what it comes to. It neither shows nor counts anything: that is for whoever has the state in use.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use adtally_projections::fold::{Content, Entry};
+use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
 use tokio_util::sync::CancellationToken;
@@ -30,19 +32,62 @@ pub enum Ended {
     Stopped,
 }
 
+/// Stretches of missing sequences that are named; more are counted only.
+pub const MAX_MISSING_NAMED: usize = 1_000;
+
+/// What was read of a stream: of the messages after the one and up to the other end of a rebuild.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How many messages there were.
+    pub messages: u64,
+    /// By [`Kind`]: how many events in frames that could be read, those that come again included.
+    pub events: [u64; Kind::ALL.len()],
+    /// Sequences that the stream does not hold, from and to both included, at most [`MAX_MISSING_NAMED`] stretches.
+    pub missing: Vec<(u64, u64)>,
+    /// How many sequences it does not hold.
+    pub missing_messages: u64,
+}
+
+impl Seen {
+    fn take(&mut self, after: u64, entries: &[Entry]) {
+        let mut before = after;
+        for entry in entries {
+            self.lacks(before + 1, entry.sequence - 1);
+            before = entry.sequence;
+            self.messages += 1;
+            if let Content::Frame(frame) = &entry.content {
+                let header = &frame.header;
+                self.events[header.kind as usize] += u64::from(header.count);
+            }
+        }
+    }
+
+    /// Notes that `first` to `last` are not there; nothing where that is none.
+    pub fn lacks(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        self.missing_messages += last - first + 1;
+        if self.missing.len() < MAX_MISSING_NAMED {
+            self.missing.push((first, last));
+        }
+    }
+}
+
 /// A generation that is being folded.
 pub struct Rebuild {
     number: u16,
     folder: Folder,
     reader: ShardReader,
     gathered: Gathered,
+    seen: Seen,
     until: Until,
     stop: CancellationToken,
     runtime: tokio::runtime::Handle,
 }
 
 impl Rebuild {
-    /// Begins with the empty generation `shard` at the first message of its stream, which was created at
+    /// Begins with the generation `shard` at the next message of its stream, which was created at
     /// `stream_created_ns`. Must be called within a Tokio runtime; it then belongs to a thread of its own.
     ///
     /// # Errors
@@ -64,6 +109,7 @@ impl Rebuild {
             folder,
             reader,
             gathered: Gathered::default(),
+            seen: Seen::default(),
             until,
             stop,
             runtime,
@@ -73,6 +119,11 @@ impl Rebuild {
     /// How far it is.
     pub fn sequence(&self) -> u64 {
         self.folder.sequence()
+    }
+
+    /// What it has read.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Folds until `last`, a sequence that the stream holds, is folded. After each batch `told` hears how far it
@@ -110,6 +161,7 @@ impl Rebuild {
             };
             let ends = self.gathered.gather(first, &mut self.reader, &self.until);
             if !self.gathered.entries.is_empty() {
+                self.seen.take(self.sequence(), &self.gathered.entries);
                 self.folder.apply(&self.gathered.entries)?;
                 self.gathered.clear();
                 told(self.sequence());

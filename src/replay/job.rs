@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use adtally_streams::names::events_stream;
 use async_nats::Client;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::range::{Held, Range};
+use super::range::Range;
+use super::source::Source;
 use super::{ReplayError, ShardStatus, State, Status};
 use crate::log::streams::info_of;
 use crate::projector::ProjectorHandle;
@@ -58,14 +59,6 @@ pub struct Started {
     pub task: JoinHandle<()>,
 }
 
-/// A shard's stream when the replay began.
-#[derive(Clone, Copy)]
-struct Source {
-    shard: u16,
-    created_ns: i64,
-    last: u64,
-}
-
 impl Job {
     /// Looks whether everything can be replayed, removes what interrupted ones have left, and starts. Nothing is
     /// begun when one of the shards cannot be.
@@ -76,7 +69,7 @@ impl Job {
         let jetstream = jetstream::new(self.client.clone());
         let mut sources = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
-            sources.push(source(&jetstream, *shard, &self.range).await?);
+            sources.push(Source::find(&jetstream, &self.data_dir, *shard, &self.range).await?);
         }
         let job = self.clone();
         let checked = tokio::task::spawn_blocking(move || -> Result<_, ReplayError> {
@@ -129,7 +122,8 @@ impl Job {
             ShardStatus {
                 shard: source.shard,
                 state: State::Folding,
-                sequence: 0,
+                from_sequence: source.begins_after(),
+                sequence: source.begins_after(),
                 last_sequence: self.range.until().sequence.unwrap_or(source.last),
                 messages_per_second: 0.0,
                 seconds_left: None,
@@ -184,13 +178,17 @@ impl Job {
 
     /// Replays one shard. Blocks.
     fn one(&self, source: Source, generation: &str, tell: &Tell) -> Result<(), ReplayError> {
+        let from = source.from.as_ref();
         let building = match &self.place {
             Place::Stopped(memory) => {
-                Building::begin(&self.data_dir, source.shard, generation, memory)?
+                Building::begin(&self.data_dir, source.shard, generation, from, memory)?
             }
-            Place::Live(projector) => projector.shards().build_beside(source.shard, generation)?,
+            Place::Live(projector) => {
+                let shards = projector.shards();
+                shards.build_beside(source.shard, generation, from)?
+            }
         };
-        let built = self.build(source, &building, tell);
+        let built = self.build(&source, &building, tell);
         match &built {
             Ok(state) => {
                 tell.state(*state);
@@ -205,7 +203,7 @@ impl Job {
 
     fn build(
         &self,
-        source: Source,
+        source: &Source,
         building: &Building,
         tell: &Tell,
     ) -> Result<State, ReplayError> {
@@ -321,23 +319,4 @@ impl Tell {
             }
         });
     }
-}
-
-async fn source(jetstream: &Context, shard: u16, range: &Range) -> Result<Source, ReplayError> {
-    let info = info_of(jetstream, &events_stream(shard)).await?;
-    let state = &info.state;
-    let first_ms = (state.first_timestamp.unix_timestamp_nanos() / 1_000_000) as i64;
-    range.check(
-        shard,
-        Held {
-            first: state.first_sequence,
-            first_ms: (state.messages > 0).then_some(first_ms),
-            last: state.last_sequence,
-        },
-    )?;
-    Ok(Source {
-        shard,
-        created_ns: info.created.unix_timestamp_nanos() as i64,
-        last: state.last_sequence,
-    })
 }

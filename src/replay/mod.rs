@@ -3,12 +3,13 @@
 //! Invariant: the generation in use is not touched before the new one is whole, on disk and at least as far; then it
 //! is exchanged in one step, shard by shard. A range that ends somewhere never exchanges anything.
 //!
-//! There are no checkpoints, so the newest state at or before any position is the empty one before the stream's
-//! first message, and a stream that has lost its beginning cannot be replayed.
+//! It begins with the newest checkpoint at or before the asked position, or with the empty state before the stream's
+//! first message; a stream that has lost messages which no checkpoint covers cannot be replayed.
 
 mod job;
 pub mod range;
 pub mod service;
+pub mod source;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,9 @@ pub use job::{Job, Place, Started};
 pub enum ReplayError {
     /// The beginning is gone.
     #[error(
-        "{stream} does not begin at its first message any more: {}. A replay needs all of it, for a count without the rest would be wrong",
-        holds(*.first, *.first_ms)
+        "{stream} does not begin at its first message any more: {}. A replay needs all that came before, from the log or in a checkpoint, for a count without it would be wrong. {}",
+        holds(*.first, *.first_ms),
+        begins(.covered)
     )]
     Purged {
         /// The stream.
@@ -38,6 +40,8 @@ pub enum ReplayError {
         first: u64,
         /// When that message was stored, in Unix milliseconds; none when it holds no message.
         first_ms: Option<i64>,
+        /// Sequences and log times of checkpoints after which it goes on, the newest first.
+        covered: Vec<(u64, i64)>,
     },
     /// A sequence that is not there yet.
     #[error("{stream} ends at sequence {last}: there is no {asked} yet")]
@@ -99,6 +103,20 @@ fn holds(first: u64, first_ms: Option<i64>) -> String {
     }
 }
 
+fn begins(covered: &[(u64, i64)]) -> String {
+    if covered.is_empty() {
+        return "No checkpoint holds it".to_owned();
+    }
+    let named: Vec<String> = covered
+        .iter()
+        .map(|(sequence, ms)| format!("sequence {sequence} of {}", to_rfc3339(*ms)))
+        .collect();
+    format!(
+        "Checkpoints that hold it are at {}: give a --from after one of them",
+        named.join(", ")
+    )
+}
+
 /// How far the replay of a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,6 +136,9 @@ pub struct ShardStatus {
     pub shard: u16,
     /// How far it is.
     pub state: State,
+    /// The sequence of the checkpoint that it began with; 0 for the empty state.
+    #[serde(default)]
+    pub from_sequence: u64,
     /// The last sequence that is folded.
     pub sequence: u64,
     /// The last sequence that is to be folded, as far as is known.
@@ -136,7 +157,7 @@ impl ShardStatus {
         self.sequence = sequence;
         self.last_sequence = self.last_sequence.max(sequence);
         self.messages_per_second = if seconds > 0.0 {
-            sequence as f64 / seconds
+            sequence.saturating_sub(self.from_sequence) as f64 / seconds
         } else {
             0.0
         };

@@ -1,5 +1,6 @@
 //! What part of the log a replay is about, as people write it, and whether a stream has it. Pure.
 
+use adtally_projections::position::Position;
 use adtally_streams::names::events_stream;
 use adtally_streams::time::parse_rfc3339;
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ReplayError;
 use crate::config::Span;
 use crate::projector::Until;
+
+/// Checkpoints that an error names.
+const NAMED_CHECKPOINTS: usize = 5;
 
 /// Where it begins: at the newest state at or before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,17 +94,46 @@ impl Range {
         }
     }
 
-    /// Whether a shard's stream can be replayed over this range.
+    /// Whether a state of that position may be begun with: everything from the beginning of the range on is read
+    /// again, and nothing past its end is in it.
+    pub fn may_begin_at(&self, position: &Position) -> bool {
+        let before = match self.from {
+            From::Beginning => false,
+            From::Sequence(from) => position.sequence < from,
+            From::Time(from) => position.log_time_ms < from,
+        };
+        let within = match self.to {
+            None => true,
+            Some(To::Sequence(to)) => position.sequence <= to,
+            Some(To::Time(to)) => position.log_time_ms <= to,
+        };
+        before && within
+    }
+
+    /// Whether a shard's stream can be replayed over this range from a state at `begins_after` on, 0 for the empty
+    /// one; `kept` are the positions of all its checkpoints, the newest last.
     ///
     /// # Errors
     /// [`ReplayError::Purged`] and [`ReplayError::PastEnd`].
-    pub fn check(&self, shard: u16, held: Held) -> Result<(), ReplayError> {
+    pub fn check(
+        &self,
+        shard: u16,
+        held: Held,
+        begins_after: u64,
+        kept: &[Position],
+    ) -> Result<(), ReplayError> {
         let stream = events_stream(shard);
-        if held.first > 1 {
+        if held.first > begins_after + 1 {
+            let covering = |position: &&Position| position.sequence + 1 >= held.first;
+            let newest = kept.iter().rev().filter(covering);
             return Err(ReplayError::Purged {
                 stream,
                 first: held.first,
                 first_ms: held.first_ms,
+                covered: newest
+                    .take(NAMED_CHECKPOINTS)
+                    .map(|p| (p.sequence, p.log_time_ms))
+                    .collect(),
             });
         }
         let past = |asked: u64, last: u64| ReplayError::PastEnd {
@@ -215,28 +248,63 @@ mod tests {
         }
     }
 
+    fn at(sequence: u64, log_time_ms: i64) -> Position {
+        Position {
+            sequence,
+            log_time_ms,
+            ..Position::start(7)
+        }
+    }
+
     #[test]
-    fn a_stream_without_its_beginning_is_refused_by_what_it_has() {
+    fn what_is_begun_with_lies_before_what_is_read_again() {
+        let begins = |from, to, sequence, ms| {
+            read(from, to, true)
+                .unwrap()
+                .may_begin_at(&at(sequence, THEN + ms))
+        };
+        assert!(!begins("beginning", None, 1, 0));
+        assert!(begins("7", None, 6, 0) && !begins("7", None, 7, 0));
+        assert!(begins("1d", None, 9, -1) && !begins("1d", None, 9, 0));
+        assert!(begins("9", Some("12"), 8, 0));
+        let early = "2024-02-09T14:04:00Z";
+        assert!(begins("9", Some(early), 8, -60_000));
+        assert!(!begins("9", Some(early), 8, -59_999));
+        assert!(!begins("1d", Some("8"), 9, -1));
+    }
+
+    #[test]
+    fn a_stream_without_its_beginning_is_refused_by_what_there_is() {
         let all = read("beginning", None, false).unwrap();
-        assert!(all.check(3, HELD).is_ok());
+        assert!(all.check(3, HELD, 0, &[]).is_ok());
         let empty = Held {
             first: 1,
             first_ms: None,
             last: 0,
         };
-        assert!(all.check(3, empty).is_ok());
-        let error = all.check(3, Held { first: 8, ..HELD }).unwrap_err();
-        let text = error.to_string();
+        assert!(all.check(3, empty, 0, &[]).is_ok());
+        let later = Held { first: 8, ..HELD };
+        let text = all.check(3, later, 0, &[at(6, 0)]).unwrap_err().to_string();
         assert!(
-            text.contains("EVENTS_3") && text.contains("sequence 8 of 2024-02-09T14:05:00"),
+            text.contains("EVENTS_3")
+                && text.contains("sequence 8 of 2024-02-09T14:05:00")
+                && text.contains("No checkpoint"),
             "{text}"
         );
+        let kept = [at(6, THEN), at(7, THEN), at(9, THEN + 60_000)];
+        let text = all.check(3, later, 6, &kept).unwrap_err().to_string();
+        assert!(
+            text.contains("9 of 2024-02-09T14:06:00") && text.contains("7 of 2024-02-09T14:05:00"),
+            "{text}"
+        );
+        assert!(!text.contains("6 of"), "{text}");
+        assert!(all.check(3, later, 7, &kept).is_ok());
         let purged = Held {
             first: 21,
             first_ms: None,
             last: 20,
         };
-        let text = all.check(3, purged).unwrap_err().to_string();
+        let text = all.check(3, purged, 0, &[]).unwrap_err().to_string();
         assert!(
             text.contains("it is empty") && text.contains("21"),
             "{text}"
@@ -245,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_sequence_that_is_not_there_yet_is_refused() {
-        let check = |from: &str, to| read(from, to, true).unwrap().check(0, HELD);
+        let check = |from: &str, to| read(from, to, true).unwrap().check(0, HELD, 0, &[]);
         assert!(check("21", None).is_ok() && check("1", Some("20")).is_ok());
         assert!(check("22", None).is_err() && check("1", Some("21")).is_err());
     }

@@ -19,7 +19,7 @@ use crate::log::publisher::{Outcome, Publisher};
 use crate::log::streams;
 use crate::projector::Projector;
 use crate::projector::figures::{self, Load};
-use crate::store::{Limits, Memory, Shard, Shards, prune};
+use crate::store::{Checkpoint, Limits, Memory, Shard, Shards, checkpoints, prune};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ALL: Range = Range {
@@ -199,5 +199,136 @@ async fn a_projector_folds_on_in_the_generation_that_is_put_under_it() {
     replay(&client, alone.path(), Place::Stopped(memory()), ALL).await;
     let shards = Shards::open(alone.path(), 1, Limits::default()).unwrap();
     assert_eq!(lines(&shards), live);
+    server.stop().await;
+}
+
+/// A stopped folder whose projector has folded a load in bursts, with a checkpoint made after each while the next was
+/// under way; with the dump of its end.
+async fn with_checkpoints(client: &Client, data: &Path) -> (Vec<Checkpoint>, Vec<String>, u64) {
+    let shards = Arc::new(Shards::open(data, 1, Limits::default()).unwrap());
+    let projector = Projector::start(Arc::clone(&shards), client).unwrap();
+    let mut made = Vec::new();
+    let mut last = 0;
+    for (n, burst) in frames().chunks(16).enumerate() {
+        // Every third burst is the one before again, and after some there is a message that cannot be read.
+        let again = (n % 3 == 2).then(|| frames()[..8].to_vec());
+        let publishing = publish(
+            client,
+            burst.iter().cloned().chain(again.into_iter().flatten()),
+        );
+        let shards = Arc::clone(&shards);
+        let folder = checkpoints::folder_of(data, 0);
+        let making = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            let set = shards.set();
+            checkpoints::make(set.iter().next().unwrap(), &folder, n as i64).unwrap()
+        });
+        let (sequence, checkpoint) = tokio::join!(publishing, making);
+        made.extend(checkpoint.unwrap());
+        last = match n % 2 {
+            0 => publish(client, [b"not a frame".to_vec()]).await,
+            _ => sequence,
+        };
+    }
+    folded(&projector, last).await;
+    projector.stop().await.unwrap();
+    let live = lines(&shards);
+    shards.close().unwrap();
+    made.dedup_by_key(|c| c.record.sequence);
+    (made, live, last)
+}
+
+/// The dump of what is in use in a folder.
+fn dump_of(data: &Path) -> Vec<String> {
+    let shards = Shards::open(data, 1, Limits::default()).unwrap();
+    let dumped = lines(&shards);
+    shards.close().unwrap();
+    dumped
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_any_checkpoint_is_as_from_the_beginning() {
+    let (nats, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, client) = broker(nats.path()).await;
+    let (made, live, last) = with_checkpoints(&client, data.path()).await;
+    assert!(made.len() >= 3, "{made:?}");
+    assert_eq!(
+        checkpoints::list(data.path(), 0).unwrap().last(),
+        made.last()
+    );
+    let place = || Place::Stopped(memory());
+    replay(&client, data.path(), place(), ALL).await;
+    assert_eq!(dump_of(data.path()), live);
+    for checkpoint in &made {
+        let at = checkpoint.record.sequence;
+        let range = Range {
+            from: From::Sequence(at + 1),
+            to: None,
+        };
+        let status = replay(&client, data.path(), place(), range).await;
+        assert_eq!(status.shards[0].from_sequence, at);
+        assert_eq!(status.shards[0].sequence, last);
+        assert_eq!(dump_of(data.path()), live, "from {at}");
+    }
+    // It stays as it was made: what was begun with it is another folder.
+    let state = made[0].state();
+    let there = checkpoints::position_in(0, "g-made", &state).unwrap();
+    assert_eq!(there, Some(made[0].record.position()));
+    let early = Range {
+        from: From::Sequence(made[0].record.sequence),
+        to: Some(To::Sequence(made[1].record.sequence)),
+    };
+    let status = replay(&client, data.path(), place(), early).await;
+    assert_eq!(status.shards[0].from_sequence, 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_not_of_this_log_is_passed_over() {
+    let (nats, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, client) = broker(nats.path()).await;
+    let (made, live, last) = with_checkpoints(&client, data.path()).await;
+    let change = |checkpoint: &Checkpoint, name: &str, value: serde_json::Value| {
+        let path = checkpoint.folder.join("position.json");
+        let text = std::fs::read(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        record[name] = value;
+        std::fs::write(&path, record.to_string()).unwrap();
+    };
+    let newest = |n: usize| made[made.len() - 1 - n].clone();
+    change(&newest(0), "crc", 7.into());
+    change(&newest(1), "stream_created_ns", 7.into());
+    let range = Range {
+        from: From::Sequence(last),
+        to: None,
+    };
+    let status = replay(&client, data.path(), Place::Stopped(memory()), range).await;
+    assert_eq!(status.shards[0].from_sequence, newest(2).record.sequence);
+    assert_eq!(dump_of(data.path()), live);
+
+    // A stream that has lost its beginning is read from a checkpoint only.
+    let jetstream = jetstream::new(client.clone());
+    let stream = jetstream.get_stream("EVENTS_0").await.unwrap();
+    let covered = newest(2).record.sequence;
+    stream.purge().sequence(covered + 1).await.unwrap();
+    let job = |range| Job {
+        client: client.clone(),
+        data_dir: data.path().to_path_buf(),
+        place: Place::Stopped(memory()),
+        shards: vec![0],
+        range,
+        stop: CancellationToken::new(),
+    };
+    let error = job(ALL).start().await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("sequence {covered} of ")),
+        "{error}"
+    );
+    let status = replay(&client, data.path(), Place::Stopped(memory()), range).await;
+    assert_eq!(status.shards[0].from_sequence, covered);
+    assert_eq!(dump_of(data.path()), live);
+    stream.purge().sequence(covered + 3).await.unwrap();
+    let error = job(range).start().await.unwrap_err().to_string();
+    assert!(error.contains("does not begin at its first"), "{error}");
     server.stop().await;
 }

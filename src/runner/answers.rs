@@ -1,6 +1,7 @@
 //! What this process answers to commands that ask a running `serve`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::control::{Answerer, Verb};
+use crate::frozen;
 use crate::incidents;
 use crate::listen::Listener;
 use crate::outbox::OutboxHandle;
@@ -42,6 +44,10 @@ pub fn all(
     if let Some((projector, replays)) = projector {
         answers.insert(Verb::ReplayStatus, replaying(&replays, false));
         answers.insert(Verb::Replay, replaying(&replays, true));
+        answers.insert(
+            Verb::Checkpoint,
+            freezing(&projector, config.data_dir.clone()),
+        );
         let handle = projector.clone();
         answers.insert(
             Verb::Positions,
@@ -75,6 +81,22 @@ fn replaying(replays: &Arc<Service>, act: bool) -> Answerer {
             );
             let status = replays.answer(question).await?;
             Ok(status.map(serde_json::to_value).transpose()?)
+        }
+        .boxed()
+    })
+}
+
+/// Checkpoints for whoever verifies the state or copies it.
+fn freezing(projector: &ProjectorHandle, data_dir: PathBuf) -> Answerer {
+    let shards = projector.shards().clone();
+    Arc::new(move |details| {
+        let (shards, data_dir) = (shards.clone(), data_dir.clone());
+        async move {
+            let question: frozen::Question = serde_json::from_value(details)?;
+            let freeze = move || frozen::answer(&shards, &data_dir, &question);
+            let frozen = tokio::task::spawn_blocking(freeze).await;
+            let frozen = frozen.context("making checkpoints")??;
+            Ok(frozen.map(serde_json::to_value).transpose()?)
         }
         .boxed()
     })

@@ -4,6 +4,7 @@
 //! the broker. Only what waiting cannot mend (another number of shards, a store of another log, a damaged outbox)
 //! ends the process.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +34,14 @@ use crate::log::publisher::Publisher;
 use crate::log::streams::{self, StreamsError};
 use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
+use crate::projector::checkpoints::Keeper;
 use crate::projector::{Projector, ProjectorHandle};
 use crate::query::Engine;
 use crate::replay::service::Service;
+use crate::scratch;
 use crate::store::{self, Shards};
+use crate::verify::last::Run;
+use crate::verify::schedule::Schedule;
 
 /// How long a collector that could serve from its disk waits for the broker first.
 const BROKER_FIRST: Duration = Duration::from_secs(2);
@@ -63,6 +68,8 @@ pub struct BringUp {
     pub phase: watch::Sender<Phase>,
     /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
+    /// What the last verification found.
+    pub verified: watch::Sender<Option<Run>>,
 }
 
 /// What the roles share.
@@ -292,9 +299,32 @@ impl BringUp {
         let shards = Arc::new(tokio::task::block_in_place(|| {
             Shards::open(data_dir, count, limits)
         })?);
+        tokio::task::block_in_place(|| remove_leftovers(data_dir, count))?;
         let projector = Projector::start(shards.clone(), &self.client)?;
         let handle = projector.handle();
+        let settings = &self.config.checkpoints;
+        let retention = store::Retention {
+            newest: settings.keep,
+            days: settings.keep_days,
+        };
+        let keeper = Keeper::new(
+            shards.clone(),
+            data_dir.clone(),
+            settings.every.0,
+            retention,
+        );
+        let keeping = tokio::spawn(keeper.run(self.stop.clone()));
         let mut roles = self.roles.lock().await;
+        roles.tasks.push(("checkpoints", keeping));
+        let schedule = Schedule {
+            client: self.client.clone(),
+            data_dir: data_dir.clone(),
+            shards: shards.clone(),
+            every: self.config.verify.every.0,
+            from: self.config.verify.from.0,
+        };
+        let verifying = tokio::spawn(schedule.run(self.verified.clone(), self.stop.clone()));
+        roles.tasks.push(("verify", verifying));
         let task = fold_until_stopped(
             projector,
             shards,
@@ -378,6 +408,7 @@ impl BringUp {
             client: self.client.clone(),
             projector,
             streams,
+            verified: self.verified.subscribe(),
             outboxes: self.roles.lock().await.outbox_handles(),
         });
         let operations = http::operations_router(readiness, self.prometheus.clone());
@@ -395,6 +426,19 @@ impl BringUp {
             .push(("streams", tokio::spawn(watching)));
         seen
     }
+}
+
+/// Removes what an end in the middle of making a checkpoint, a generation or a copy of the state has left behind.
+fn remove_leftovers(data_dir: &Path, shards: u16) -> anyhow::Result<()> {
+    let mut removed = scratch::remove_abandoned(data_dir)?;
+    for shard in 0..shards {
+        removed.extend(store::remove_unfinished(data_dir, shard)?);
+        removed.extend(store::checkpoints::remove_half_made(data_dir, shard)?);
+    }
+    for folder in removed {
+        tracing::info!(folder = %folder.display(), "removed what was left half done");
+    }
+    Ok(())
 }
 
 /// Folds until it is told to stop, or cannot go on: then the process must end, since its answers would be of a state

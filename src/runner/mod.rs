@@ -103,6 +103,7 @@ impl Runner {
             stop: stop.clone(),
             phase: phase.clone(),
             prometheus: prometheus.clone(),
+            verified: watch::Sender::default(),
         };
         let starting = tokio::spawn(bring_up.run());
         let upkeep = tokio::spawn(async move {

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use adtally_streams::time::to_rfc3339;
 use tokio::sync::watch;
 
 use super::streams_watch::Seen;
 
 use crate::catalogue_feed::CatalogueHandle;
-use crate::http::health::{Facts, FillFacts, Readiness, ShardFacts};
+use crate::http::health::{Facts, FillFacts, Readiness, ShardFacts, VerifyFacts};
 use crate::log::connect::is_connected;
 use crate::outbox::OutboxHandle;
 use crate::projector::ProjectorHandle;
+use crate::verify::last::Run;
 
 /// Where facts come from. What this process does not have is left out.
 pub struct Sources {
@@ -22,6 +24,8 @@ pub struct Sources {
     pub projector: Option<ProjectorHandle>,
     /// What was last seen of the streams.
     pub streams: Option<watch::Receiver<Seen>>,
+    /// What the last verification found.
+    pub verified: watch::Receiver<Option<Run>>,
     /// The outboxes, with the names of their owners.
     pub outboxes: Vec<(&'static str, OutboxHandle)>,
 }
@@ -64,6 +68,7 @@ fn facts(sources: &Sources, seen: Seen) -> Facts {
                 Some(((*name).to_owned(), u64::try_from(waits_ms).ok()? / 1_000))
             })
             .collect(),
+        verified: sources.verified.borrow().as_ref().map(verified),
         full_disks: sources
             .outboxes
             .iter()
@@ -83,6 +88,16 @@ fn shards(projector: &ProjectorHandle) -> Vec<ShardFacts> {
             stopped: None,
         })
         .collect()
+}
+
+fn verified(run: &Run) -> VerifyFacts {
+    VerifyFacts {
+        at: to_rfc3339(run.at_ms),
+        error: run.error.clone(),
+        equal: run.equal,
+        differences: run.differences,
+        lost_events: run.lost_events,
+    }
 }
 
 fn fill(name: &str, outbox: &OutboxHandle) -> FillFacts {

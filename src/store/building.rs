@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Memory, Shard, StoreError, generations};
+use super::{Checkpoint, Memory, Shard, StoreError, checkpoints, generations};
 use crate::fail_points::{Point, pass};
 
 /// A half-built generation of one shard.
@@ -21,7 +21,7 @@ pub struct Building {
 }
 
 impl Building {
-    /// Makes and opens an empty generation.
+    /// Makes and opens a generation that begins as `from`, which stays as it is; none: an empty one.
     ///
     /// # Errors
     /// [`StoreError`] when it cannot be made.
@@ -29,18 +29,27 @@ impl Building {
         data_dir: &Path,
         number: u16,
         name: &str,
+        from: Option<&Checkpoint>,
         memory: &Memory,
     ) -> Result<Self, StoreError> {
         let folder = generations::shard_folder(data_dir, number);
-        fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
-        let mark = generations::building_mark(&folder, name);
-        let marked = || {
-            File::create(&mark)?.sync_all()?;
-            File::open(&folder)?.sync_all()
-        };
-        marked().map_err(StoreError::io(&mark))?;
-        let shard = Arc::new(Shard::open(number, name, &folder.join(name), memory)?);
-        Ok(Self { folder, shard })
+        mark(&folder, name)?;
+        let path = folder.join(name);
+        let opened = match from {
+            Some(checkpoint) => checkpoints::fork(&checkpoint.state(), &path),
+            None => Ok(()),
+        }
+        .and_then(|()| Shard::open(number, name, &path, memory));
+        match opened {
+            Ok(shard) => Ok(Self {
+                folder,
+                shard: Arc::new(shard),
+            }),
+            Err(error) => {
+                discard(&folder, name);
+                Err(error)
+            }
+        }
     }
 
     /// The generation, to be written by one fold.
@@ -77,18 +86,81 @@ impl Building {
         if generations::current(&folder).is_ok_and(|current| current.as_ref() == Some(&name)) {
             return;
         }
-        if let Err(error) = generations::remove(&folder, &name) {
-            tracing::warn!(%error, "a half-built generation stays behind; the next replay removes it");
-        }
+        discard(&folder, &name);
     }
 
     fn unmark(&self) -> Result<(), StoreError> {
-        let mark = generations::building_mark(&self.folder, self.shard.generation());
-        match fs::remove_file(&mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io(&mark)(error))
-            }
-            _ => Ok(()),
+        unmark(&self.folder, self.shard.generation())
+    }
+}
+
+fn discard(folder: &Path, name: &str) {
+    if let Err(error) = generations::remove(folder, name) {
+        tracing::warn!(%error, "a half-built generation stays behind; the next replay removes it");
+    }
+}
+
+/// A generation of one shard whose files come from elsewhere, as from a backup.
+#[derive(Debug)]
+pub struct Installing {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Installing {
+    /// Makes its folder, empty, with the mark beside it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be made.
+    pub fn begin(data_dir: &Path, number: u16, name: &str) -> Result<Self, StoreError> {
+        let folder = generations::shard_folder(data_dir, number);
+        mark(&folder, name)?;
+        let path = folder.join(name);
+        fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
+        Ok(Self {
+            folder,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Its folder, in which all that is there must be synced before it is switched to.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    /// Puts it into use for whoever opens the shard from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be named.
+    pub fn switch(&self) -> Result<(), StoreError> {
+        generations::set_current(&self.folder, &self.name)?;
+        unmark(&self.folder, &self.name)
+    }
+
+    /// Removes it, unless it is in use.
+    pub fn discard(self) {
+        let current = generations::current(&self.folder);
+        if !current.is_ok_and(|current| current.as_ref() == Some(&self.name)) {
+            discard(&self.folder, &self.name);
         }
+    }
+}
+
+/// Says beside a generation's folder, before there is one, that it is not whole.
+fn mark(folder: &Path, name: &str) -> Result<(), StoreError> {
+    fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
+    let mark = generations::building_mark(folder, name);
+    let marked = || {
+        File::create(&mark)?.sync_all()?;
+        File::open(folder)?.sync_all()
+    };
+    marked().map_err(StoreError::io(&mark))
+}
+
+fn unmark(folder: &Path, name: &str) -> Result<(), StoreError> {
+    let mark = generations::building_mark(folder, name);
+    match fs::remove_file(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&mark)(error)),
+        _ => Ok(()),
     }
 }

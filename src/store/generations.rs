@@ -146,7 +146,7 @@ pub fn remove(folder: &Path, name: &str) -> Result<(), StoreError> {
 }
 
 /// The names in a shard's folder, in order; none where there is no folder.
-fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

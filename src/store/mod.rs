@@ -4,6 +4,7 @@
 //! Nothing here knows the log. RocksDB's calls block: callers use threads of their own, never the async ones.
 
 mod building;
+pub mod checkpoints;
 mod generations;
 mod options;
 mod shard;
@@ -12,8 +13,9 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use building::Building;
-pub use generations::{in_use, new_name, position_in_use, prune, remove_unfinished};
+pub use building::{Building, Installing};
+pub use checkpoints::{Checkpoint, Record, Retention};
+pub use generations::{in_use, new_name, position_in_use, prune, remove_unfinished, shard_folder};
 pub use options::{Limits, Memory};
 pub use shard::Shard;
 pub use shards::Shards;

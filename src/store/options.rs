@@ -31,6 +31,12 @@ impl Default for Limits {
     }
 }
 
+/// What a look into a closed state takes, as for its position.
+pub const GLANCE: Limits = Limits {
+    block_cache_bytes: 8 << 20,
+    write_buffer_bytes: 8 << 20,
+};
+
 /// Bytes of a shard's write-ahead log; past it what it holds is flushed. Bounds the time of opening after a crash.
 const MAX_WAL_BYTES: u64 = 128 << 20;
 /// RocksDB threads that flush, of all shards.

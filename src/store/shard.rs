@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
 use adtally_projections::fold::Fold;
 use adtally_projections::ids::{self, IdRecord};
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded,
 };
@@ -31,6 +32,8 @@ pub struct Shard {
     memory: Memory,
     /// Log days that have a family of ids.
     days: Mutex<BTreeSet<i32>>,
+    /// Held while a family is made or dropped, and while a checkpoint is made: see [`Shard::link_to`].
+    families: Mutex<()>,
     db: Db,
 }
 
@@ -54,9 +57,36 @@ impl Shard {
         path: &Path,
         memory: &Memory,
     ) -> Result<Self, StoreError> {
+        Self::open_as(number, generation, path, memory, false)
+    }
+
+    /// Opens a closed state only to read it: nothing in its folder is changed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot open it.
+    pub fn open_read_only(
+        number: u16,
+        generation: &str,
+        path: &Path,
+        memory: &Memory,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(number, generation, path, memory, true)
+    }
+
+    fn open_as(
+        number: u16,
+        generation: &str,
+        path: &Path,
+        memory: &Memory,
+        read_only: bool,
+    ) -> Result<Self, StoreError> {
         let options = memory.database();
         let mut names: BTreeSet<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
-        if path.join("CURRENT").exists() {
+        if read_only {
+            // None can be made.
+            names.clear();
+        }
+        if read_only || path.join("CURRENT").exists() {
             names.extend(Db::list_cf(&options, path).map_err(rocks(path, "list its families"))?);
         }
         let days = names
@@ -66,14 +96,19 @@ impl Shard {
         let families = names
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
-        let db =
-            Db::open_cf_descriptors(&options, path, families).map_err(rocks(path, "open it"))?;
+        let db = if read_only {
+            Db::open_cf_descriptors_read_only(&options, path, families, false)
+        } else {
+            Db::open_cf_descriptors(&options, path, families)
+        };
+        let db = db.map_err(rocks(path, "open it"))?;
         Ok(Self {
             number,
             generation: generation.to_owned(),
             path: path.to_path_buf(),
             memory: memory.clone(),
             days: Mutex::new(days),
+            families: Mutex::new(()),
             db,
         })
     }
@@ -230,10 +265,11 @@ impl Shard {
     }
 
     fn ensure_day(&self, day: i32) -> Result<(), StoreError> {
-        let mut days = self.days();
-        if days.contains(&day) {
+        if self.days().contains(&day) {
             return Ok(());
         }
+        let _families = self.families();
+        let mut days = self.days();
         let name = ids::day_family(day);
         let options: Options = self.memory.family(&name);
         self.db
@@ -242,6 +278,27 @@ impl Shard {
         days.insert(day);
         pass(Point::FoldDayMade);
         Ok(())
+    }
+
+    fn families(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a copy of the state in a folder that is not there yet, with links to its tables, while others write.
+    ///
+    /// What is written in the course of it comes along by the write-ahead log, of which RocksDB passes over, without
+    /// a word, what is in a family that was made since the copy's list of families was. So no family is made
+    /// meanwhile; whoever makes one takes `families` first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB cannot.
+    pub(super) fn link_to(&self, folder: &Path) -> Result<(), StoreError> {
+        // Most of it without the lock.
+        self.flush()?;
+        let _families = self.families();
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(folder))
+            .map_err(self.rocks("make a checkpoint"))
     }
 
     /// Log days that have a family of ids, earliest first.
@@ -254,12 +311,13 @@ impl Shard {
     /// # Errors
     /// [`StoreError`] when RocksDB cannot drop one.
     pub fn drop_expired_ids(&self, log_time_ms: i64) -> Result<usize, StoreError> {
+        let may_drop = |day: &i32| ids::may_drop(*day, log_time_ms);
+        let expired: Vec<i32> = self.days().iter().copied().filter(may_drop).collect();
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let _families = self.families();
         let mut days = self.days();
-        let expired: Vec<i32> = days
-            .iter()
-            .copied()
-            .filter(|day| ids::may_drop(*day, log_time_ms))
-            .collect();
         for day in &expired {
             self.db
                 .drop_cf(&ids::day_family(*day))

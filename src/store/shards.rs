@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Building, Limits, Memory, Shard, StoreError, generations};
+use super::{Building, Checkpoint, Limits, Memory, Shard, StoreError, generations};
 use crate::fail_points::{Point, pass};
 
 /// The open generations of all shards at one moment.
@@ -80,12 +80,17 @@ impl Shards {
         Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins a generation beside the open one of a shard, within the same memory.
+    /// Begins a generation beside the open one of a shard, within the same memory: as `from`, or empty.
     ///
     /// # Errors
     /// [`StoreError`] when it cannot be made.
-    pub fn build_beside(&self, number: u16, name: &str) -> Result<Building, StoreError> {
-        Building::begin(&self.data_dir, number, name, &self.memory)
+    pub fn build_beside(
+        &self,
+        number: u16,
+        name: &str,
+        from: Option<&Checkpoint>,
+    ) -> Result<Building, StoreError> {
+        Building::begin(&self.data_dir, number, name, from, &self.memory)
     }
 
     /// Puts a generation in the place of the one that its shard has open. Questions that hold the old one go on

@@ -17,8 +17,9 @@ use adtally_streams::event::{
 use adtally_streams::frame::{Header, encode};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
+use proptest::prelude::*;
 
-use super::{Limits, Memory, Shard, Shards};
+use super::{Limits, Memory, Shard, Shards, checkpoints};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -213,4 +214,123 @@ fn a_current_file_that_names_nothing_is_refused() {
     std::fs::write(&current, "g-../../elsewhere\n").unwrap();
     let error = Shards::open(folder.path(), 1, Limits::default()).unwrap_err();
     assert!(error.to_string().contains("names no generation"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_is_the_state_and_stays_as_it_is_while_the_state_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = folder.path().join("checkpoints");
+    let shard = open(&folder.path().join("state"));
+    let mut fold = shard.open_fold(77).unwrap();
+    assert_eq!(checkpoints::make(&shard, &parent, 1).unwrap(), None);
+    assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
+    let mut made = Vec::new();
+    for batch in entries().chunks(5) {
+        let folded = fold.fold(batch, |reads| shard.read(reads)).unwrap();
+        shard.write(&folded.changes).unwrap();
+        // Days go, and new ones come, between one checkpoint and the next.
+        shard.drop_expired_ids(fold.position().log_time_ms).unwrap();
+        let checkpoint = checkpoints::make(&shard, &parent, 1).unwrap().unwrap();
+        assert_eq!(checkpoint.record.position(), fold.position());
+        made.push((checkpoint, dump(&shard.snapshot().unwrap()).unwrap()));
+    }
+    let memory = Memory::new(Limits::default()).unwrap();
+    for (checkpoint, then) in &made {
+        let copy = Shard::open_read_only(0, "g-copy", &checkpoint.state(), &memory).unwrap();
+        assert_eq!(&dump(&copy.snapshot().unwrap()).unwrap(), then);
+    }
+    // What is begun with it changes nothing of it.
+    let fork = folder.path().join("fork");
+    checkpoints::fork(&made[0].0.state(), &fork).unwrap();
+    let forked = Shard::open(0, "g-fork", &fork, &memory).unwrap();
+    let mut changes = Changes::default();
+    changes.add(Family::Spend, |k| spend::total_key(k, 7), &[5]);
+    forked.write(&changes).unwrap();
+    forked.settle().unwrap();
+    assert_ne!(dump(&forked.snapshot().unwrap()).unwrap(), made[0].1);
+    let copy = Shard::open_read_only(0, "g-copy", &made[0].0.state(), &memory).unwrap();
+    assert_eq!(dump(&copy.snapshot().unwrap()).unwrap(), made[0].1);
+}
+
+#[test]
+fn a_half_made_checkpoint_is_none_and_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = Shards::open(folder.path(), 1, Limits::default()).unwrap();
+    let set = shards.set();
+    let shard = set.iter().next().unwrap();
+    let mut fold = shard.open_fold(77).unwrap();
+    let folded = fold
+        .fold(&entries()[..4], |reads| shard.read(reads))
+        .unwrap();
+    shard.write(&folded.changes).unwrap();
+    let parent = checkpoints::folder_of(folder.path(), 0);
+    let whole = checkpoints::make(shard, &parent, 1).unwrap().unwrap();
+    let half = checkpoints::make(shard, &parent, 2).unwrap().unwrap();
+    std::fs::remove_file(half.folder.join("position.json")).unwrap();
+    assert_eq!(
+        checkpoints::list(folder.path(), 0).unwrap(),
+        std::slice::from_ref(&whole)
+    );
+    assert_eq!(
+        checkpoints::remove_half_made(folder.path(), 0).unwrap(),
+        [half.folder]
+    );
+    checkpoints::remove(&whole).unwrap();
+    assert_eq!(checkpoints::list(folder.path(), 0).unwrap(), []);
+    // Where there can be none, the state is as it was.
+    std::fs::remove_dir_all(&parent).unwrap();
+    std::fs::write(&parent, "in the way").unwrap();
+    assert!(checkpoints::make(shard, &parent, 3).is_err());
+    shard.write(&folded.changes).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn what_goes_on_from_any_checkpoint_is_what_went_on_without(
+        cuts in proptest::collection::vec((1usize..9, any::<bool>()), 1..12),
+        seed in any::<u64>(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        // The order of messages is the log's; which of them there are is drawn.
+        let mut entries: Vec<Entry> = entries()
+            .into_iter()
+            .filter(|entry| (seed.rotate_left(entry.sequence as u32) & 7) != 0)
+            .collect();
+        for (sequence, entry) in (1..).zip(&mut entries) {
+            entry.sequence = sequence;
+        }
+        let shard = open(&folder.path().join("state"));
+        let mut made = Vec::new();
+        let mut fold = shard.open_fold(77).unwrap();
+        let mut at = 0;
+        for (length, checkpoint) in cuts.iter().cycle() {
+            let end = entries.len().min(at + length);
+            let folded = fold.fold(&entries[at..end], |reads| shard.read(reads)).unwrap();
+            shard.write(&folded.changes).unwrap();
+            shard.drop_expired_ids(fold.position().log_time_ms).unwrap();
+            if *checkpoint && made.len() < 3 {
+                made.extend(checkpoints::make(&shard, &folder.path().join("c"), 1).unwrap());
+            }
+            at = end;
+            if at == entries.len() {
+                break;
+            }
+        }
+        let want = dump(&shard.snapshot().unwrap()).unwrap();
+        let memory = Memory::new(Limits::default()).unwrap();
+        for (n, checkpoint) in made.iter().enumerate() {
+            let path = folder.path().join(format!("fork-{n}"));
+            checkpoints::fork(&checkpoint.state(), &path).unwrap();
+            let fork = Shard::open(0, "g-fork", &path, &memory).unwrap();
+            let mut fold = fork.open_fold(77).unwrap();
+            for entry in &entries[checkpoint.record.sequence as usize..] {
+                let batch = std::slice::from_ref(entry);
+                let folded = fold.fold(batch, |reads| fork.read(reads)).unwrap();
+                fork.write(&folded.changes).unwrap();
+            }
+            prop_assert_eq!(&dump(&fork.snapshot().unwrap()).unwrap(), &want);
+        }
+    }
 }

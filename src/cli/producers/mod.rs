@@ -7,6 +7,8 @@ mod retire;
 mod salvage;
 mod scene;
 
+pub use list::print;
+
 use args::Producers;
 
 use super::Exit;

@@ -11,13 +11,12 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::args::Replay;
+use super::folder::{Holder, Scene};
 use super::output::Output;
 use super::{Exit, Usage};
 use crate::config::Config;
 use crate::control::{self, Verb};
-use crate::data_dir::{self, DataDir, DataDirError};
-use crate::deployment::{self, Deployment};
-use crate::log::streams;
+use crate::data_dir::DataDirError;
 use crate::replay::range::Range;
 use crate::replay::service::Question;
 use crate::replay::{Job, Place, Started, Status};
@@ -43,59 +42,7 @@ fn range_of(args: &Replay) -> anyhow::Result<Option<Range>> {
     Ok(Some(range.map_err(Usage)?))
 }
 
-/// Who has the folder.
-enum Holder {
-    /// This command: by a lock of its own, or by that of the deployment that it has opened.
-    Us { _lock: Option<DataDir> },
-    /// A `serve`.
-    Process(u32),
-}
-
-/// A data folder and its broker, for the time of the command.
-struct Scene {
-    deployment: Deployment,
-    holder: Holder,
-}
-
 impl Scene {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
-        let path = &config.data_dir;
-        if !data_dir::exists(path) {
-            return Err(DataDirError::Missing { path: path.clone() }.into());
-        }
-        let named = deployment::nats_options(&config.nats).is_some();
-        let (own, pid) = match DataDir::take(path) {
-            Ok(dir) => (Some(dir), None),
-            Err(DataDirError::InUse { pid, .. }) => (None, pid.or(data_dir::holder_of(path))),
-            Err(error) => return Err(error.into()),
-        };
-        if own.is_some() && !named {
-            // An empty log of its own would make an empty state of one that was folded elsewhere.
-            anyhow::ensure!(
-                path.join("nats").is_dir(),
-                "no nats-server of its own ever ran in {}: name the NATS of that deployment with --server",
-                path.display()
-            );
-        }
-        let held = own.is_some();
-        // The embedded server of a stopped folder is started by the deployment, which takes the folder for that.
-        let own = own.filter(|_| named);
-        let deployment = Deployment::find(config, false).await?;
-        let holder = match (held, pid) {
-            (true, _) if named || deployment.own_folder().is_some() => Holder::Us { _lock: own },
-            (false, Some(pid)) => Holder::Process(pid),
-            _ => {
-                deployment.close().await;
-                return Err(DataDirError::InUse {
-                    path: path.clone(),
-                    pid,
-                }
-                .into());
-            }
-        };
-        Ok(Self { deployment, holder })
-    }
-
     async fn run(
         &self,
         args: &Replay,
@@ -125,20 +72,6 @@ impl Scene {
             false => Vec::new(),
         };
         show::report(last.as_ref(), args.prune.then_some(&pruned), output)
-    }
-
-    async fn shards(&self, one: Option<u16>) -> anyhow::Result<Vec<u16>> {
-        let count = streams::shards_of_running(&self.deployment.jetstream()).await?;
-        let count = count.context("there are no EVENTS streams on this NATS")?;
-        match one {
-            None => Ok((0..count).collect()),
-            Some(shard) if shard < count => Ok(vec![shard]),
-            Some(shard) => Err(Usage(format!(
-                "--shard {shard}: this deployment has the shards 0 to {}",
-                count.max(1) - 1
-            ))
-            .into()),
-        }
     }
 
     async fn start(

@@ -58,6 +58,7 @@ fn line(shard: &ShardStatus, output: Output) -> anyhow::Result<()> {
     output.json(&json!({
         "shard": shard.shard,
         "state": shard.state,
+        "from_sequence": shard.from_sequence,
         "sequence": shard.sequence,
         "last_sequence": shard.last_sequence,
         "messages_per_second": shard.messages_per_second.round(),
@@ -104,9 +105,10 @@ pub fn report(
         }));
     }
     if let Some(status) = status {
-        let messages: u64 = status.shards.iter().map(|s| s.sequence).sum();
+        let read = |s: &ShardStatus| s.sequence.saturating_sub(s.from_sequence);
+        let messages: u64 = status.shards.iter().map(read).sum();
         output.line(&format!(
-            "No checkpoint is kept: from the beginning of the log. {} messages of {} shards are in {}.",
+            "{} messages of {} shards were read again, into {}.",
             grouped(messages as i64),
             status.shards.len(),
             status.generation
@@ -116,8 +118,12 @@ pub fn report(
                 State::Switched => "in use",
                 State::Built | State::Folding => "not in use",
             };
+            let from = match shard.from_sequence {
+                0 => "the beginning".to_owned(),
+                sequence => format!("the checkpoint at sequence {sequence}"),
+            };
             output.line(&format!(
-                "shard {} up to sequence {}, {now}: {}",
+                "shard {} from {from} up to sequence {}, {now}: {}",
                 shard.shard,
                 shard.sequence,
                 shard.folder.display()

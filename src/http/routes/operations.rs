@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::health::{Readiness, reasons};
+use crate::http::health::{Readiness, notes, reasons};
 use crate::http::problem::Problem;
 
 /// What these routes are made of.
@@ -27,12 +27,16 @@ pub struct Health {
     status: &'static str,
     /// The program's version.
     version: &'static str,
+    /// What should be known besides, such as that a verification found a difference; left out when there is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
-fn health(status: &'static str) -> Response {
+fn health(status: &'static str, notes: Vec<String>) -> Response {
     let body = Json(Health {
         status,
         version: env!("CARGO_PKG_VERSION"),
+        notes,
     });
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
@@ -40,7 +44,7 @@ fn health(status: &'static str) -> Response {
 /// Whether the process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "It is", body = Health)))]
 pub async fn healthz() -> Response {
-    health("ok")
+    health("ok", Vec::new())
 }
 
 /// Whether the process should get traffic. Not while it is far behind its streams, while the NATS server is gone,
@@ -50,10 +54,12 @@ pub async fn healthz() -> Response {
     (status = 503, description = "It should not; `detail` says why", body = Problem, content_type = "application/problem+json"),
 ))]
 pub async fn readyz(State(operations): State<Operations>) -> Result<Response, Problem> {
-    let reasons = reasons(&(operations.readiness)());
+    let facts = (operations.readiness)();
+    let (mut reasons, notes) = (reasons(&facts), notes(&facts));
     if reasons.is_empty() {
-        Ok(health("ready"))
+        Ok(health("ready", notes))
     } else {
+        reasons.extend(notes);
         Err(Problem::unavailable(reasons.join("; ")))
     }
 }
