@@ -23,6 +23,7 @@ fn every_documented_path_answers_and_every_answer_is_documented() {
         "/api/v1/top",
         "/api/v1/rolling",
         "/api/v1/trending",
+        "/api/v1/uniques",
         "/api/v1/fraud",
         "/api/v1/fraud/clicks",
         "/api/v1/catalog/ads",

@@ -123,6 +123,21 @@ fn answered(rows: Value, more: Value) -> Value {
     json!({"type": "object", "properties": properties, "required": required})
 }
 
+/// A size with the bounds of its estimate.
+fn estimate(description: &str) -> Value {
+    let bounded = |description: &str| json!({"type": "integer", "description": description});
+    json!({
+        "type": "object",
+        "description": description,
+        "properties": {
+            "estimate": bounded("The likeliest number; exact up to 384"),
+            "lower": bounded("Not fewer, in 95 of a hundred cases (two standard deviations)"),
+            "upper": bounded("Not more, likewise"),
+        },
+        "required": ["estimate", "lower", "upper"],
+    })
+}
+
 fn listed(name: &str, document: &str) -> Value {
     json!({
         "type": "object",
@@ -186,6 +201,23 @@ schemas! {
             "end": {"type": "string", "description": "The instant after it: the beginning of the current minute"},
         }),
     );
+    /// An answer about distinct visitors.
+    UniquesAnswer = json!({
+        "type": "object",
+        "properties": {
+            "campaign_id": {"type": ["string", "array"], "items": {"type": "string"}, "description": "What was counted; a list where several were asked for"},
+            "start": {"type": "string", "description": "The first instant that is counted, after widening to whole days"},
+            "end": {"type": "string", "description": "The instant after the last"},
+            "time_zone": {"type": "string"},
+            "unique_clickers": estimate("Visitors with a click that the border did not judge invalid"),
+            "users_reached": estimate("Visitors with an impression that the border did not judge invalid"),
+            "relative_standard_error": {"type": "number", "description": "Of an estimate past 384 visitors"},
+            "as_of": as_of(),
+            "complete_through": time_or_null("Everything that arrived up to then is counted"),
+            "judged_through": time_or_null("Null, as no judge runs"),
+        },
+        "required": ["campaign_id", "start", "end", "time_zone", "unique_clickers", "users_reached", "relative_standard_error", "as_of", "complete_through", "judged_through"],
+    });
     /// An answer about reasons of invalid clicks.
     FraudAnswer = framed(
         json!({

@@ -13,6 +13,7 @@ pub mod spend;
 mod stored;
 pub mod top;
 pub mod trending;
+pub mod uniques;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,6 +4,7 @@
 mod answers;
 mod asked;
 mod derived;
+mod uniques;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -99,6 +100,8 @@ pub(super) struct Plain {
     pub time_ms: i64,
     pub cost_micros: i64,
     pub verdict: Option<EdgeReason>,
+    /// Number of the user; 0 for nobody.
+    pub user: u32,
 }
 
 pub(super) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Plain {
@@ -112,6 +115,7 @@ pub(super) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Pla
         time_ms: ms(time),
         cost_micros: 1_000,
         verdict: None,
+        user: 0,
     }
 }
 
@@ -139,7 +143,7 @@ fn stamped(n: usize, plain: &Plain, catalogue: &Catalogue) -> Event {
         content_hash: n as u64,
         flags: Flags::default(),
         address_hash: None,
-        user_id: None,
+        user_id: (plain.user > 0).then(|| id(&format!("user-{}", plain.user))),
         user_agent: None,
         referrer: None,
         body: match plain.kind {

@@ -9,6 +9,7 @@ mod rolling;
 mod spend;
 mod top;
 mod trending;
+mod uniques;
 
 use adtally_projections::bounds::print;
 use adtally_streams::catalogue::Catalogue;
@@ -37,6 +38,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(top::top))
         .routes(routes!(rolling::rolling))
         .routes(routes!(trending::trending))
+        .routes(routes!(uniques::uniques))
         .routes(routes!(fraud::fraud))
         .routes(routes!(fraud::fraud_clicks))
         .merge(catalog::router())
