@@ -77,10 +77,10 @@ fn top_row() -> Value {
 fn as_of() -> Value {
     json!({
         "type": "object",
-        "description": "The one state that the answer is made of: its generation, and the applied sequence of each shard's stream",
-        "properties": {"generation": {"type": "string"}, "events.0": {"type": "integer"}},
+        "description": "The one state that the answer is made of: its generation (those of several processes with commas between them), the applied sequence of each shard's stream, and where shards are remote which process answered for each",
+        "properties": {"generation": {"type": "string"}, "events.0": {"type": "integer"}, "replica.0": {"type": "string"}},
         "required": ["generation"],
-        "additionalProperties": {"type": "integer"},
+        "additionalProperties": {"type": ["integer", "string"]},
     })
 }
 
