@@ -24,6 +24,7 @@ pub mod memory;
 pub mod metrics;
 #[cfg(test)]
 mod model_tests;
+pub mod month;
 pub mod partial;
 pub mod plan;
 pub mod position;
@@ -32,6 +33,7 @@ pub mod rolling;
 mod sift;
 pub mod sketch;
 pub mod spend;
+pub mod statement;
 pub mod symbols;
 pub mod totals;
 pub mod trending;

@@ -22,6 +22,7 @@ mod queries;
 mod replay;
 mod rooms;
 mod shards;
+mod statements;
 mod streams;
 mod support;
 mod verify;

@@ -250,6 +250,24 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     assert_eq!(click["flags"], json!([]));
     let log = border.log();
     assert!(!log.contains("Permissions Violation"), "{log}");
+    // A month is closed by its own user, and by nobody else: not even by a `serve`.
+    let close = [
+        "statement",
+        "--advertiser",
+        "acme",
+        "--month",
+        "2026-01",
+        "--close",
+        "--json",
+    ];
+    for user in ["serve", "operator"] {
+        let output = as_user(&broker, user, &close);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{user}: {text}");
+        assert!(text.contains("could not be closed"), "{user}: {text}");
+    }
+    let closed: Value = serde_json::from_str(&ok(&as_user(&broker, "statements", &close))).unwrap();
+    assert_eq!(closed["closed"]["sequence"], 1, "{closed}");
     // Who may not write the catalogue is told so in time.
     let began = std::time::Instant::now();
     let output = as_user(&broker, "projector", &["keys", "create", "--admin"]);

@@ -138,6 +138,61 @@ fn estimate(description: &str) -> Value {
     })
 }
 
+fn statement() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let number = |description: &str| json!({"type": "integer", "description": description});
+    let amount = || text("In the currency, rounded once to its minor unit, half away from zero");
+    let list = |properties: Value| json!({"type": "array", "items": {"type": "object", "properties": properties}});
+    let properties = json!({
+        "advertiser_id": id(),
+        "month": text("YYYY-MM, of the advertiser's time zone"),
+        "time_zone": text("IANA name"),
+        "start": text("The month's first instant"),
+        "end": text("The instant after its last"),
+        "currency_code": text("Of all money"),
+        "lines": list(json!({
+            "campaign_id": id(),
+            "pricing_model": {"type": "string", "enum": ["cpc", "cpm"]},
+            "clicks": number("Valid ones"),
+            "impressions": {"type": ["integer", "null"], "description": "Valid ones; null where clicks are paid for"},
+            "cost_micros": number("Charged"),
+            "amount": amount(),
+            "invalid_clicks": number("Not charged"),
+            "invalid_clicks_by_reason": list(json!({
+                "reason": text("The rule"),
+                "invalid_clicks": number("How many"),
+                "cost_micros": number("Not charged"),
+            })),
+            "over_delivery_micros": number("By how much days cost more than their daily budget, as that stood at their end; charged all the same"),
+        })),
+        "adjustments": list(json!({
+            "month": text("A month that was closed"),
+            "campaign_id": id(),
+            "clicks": number("More than were put on closed statements"),
+            "impressions": number("Likewise"),
+            "cost_micros": number("Likewise; a credit below zero"),
+            "amount": amount(),
+        })),
+        "totals": {"type": "object", "properties": {
+            "clicks": number("Of the lines"),
+            "cost_micros": number("Of the lines"),
+            "adjustments_micros": number("Of the adjustments"),
+            "amount": text("The sum of all rounded lines and adjustments"),
+        }},
+        "as_of": text("The log time up to which it is made"),
+        "complete_through": time_or_null("Everything that arrived up to then is counted"),
+        "positions": {"type": "object", "description": "The last message of each stream that is in it", "additionalProperties": {"type": "integer"}},
+        "sha256": text("Of this object without `sha256` and `closed`, in this order of fields and without white space"),
+        "closed": {"type": ["object", "null"], "properties": {"sequence": number("In STATEMENTS"), "at": text("When")}},
+    });
+    let required: Vec<String> = properties
+        .as_object()
+        .into_iter()
+        .flat_map(|p| p.keys().cloned())
+        .collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
 fn listed(name: &str, document: &str) -> Value {
     json!({
         "type": "object",
@@ -218,6 +273,8 @@ schemas! {
         },
         "required": ["campaign_id", "start", "end", "time_zone", "unique_clickers", "users_reached", "relative_standard_error", "as_of", "complete_through", "judged_through"],
     });
+    /// What an advertiser owes for a month.
+    StatementAnswer = statement();
     /// An answer about reasons of invalid clicks.
     FraudAnswer = framed(
         json!({

@@ -39,6 +39,7 @@ use crate::projector::{Projector, ProjectorHandle};
 use crate::query::{Engine, remote};
 use crate::replay::service::Service;
 use crate::scratch;
+use crate::statement;
 use crate::store::{self, Shards};
 use crate::verify::last::Run;
 use crate::verify::schedule::Schedule;
@@ -404,9 +405,18 @@ impl BringUp {
                 (QueryShards::Local, Some(projector)) => Engine::new(projector.shards().clone()),
                 _ => Engine::new(remote::Remote::new(self.client.clone(), shared.shards)),
             };
+            let (statements, tidying) = statement::Desk::start(
+                self.client.clone(),
+                engine.clone(),
+                shared.shards,
+                self.config.data_dir.clone(),
+                self.stop.clone(),
+            );
+            self.roles.lock().await.tasks.push(("statements", tidying));
             let state = AppState {
                 catalogue: shared.catalogue.clone(),
                 engine,
+                statements,
             };
             router = router.merge(http::api_router(state));
         }

@@ -7,6 +7,7 @@ mod fraud;
 mod operations;
 mod rolling;
 mod spend;
+mod statements;
 mod top;
 mod trending;
 mod uniques;
@@ -39,6 +40,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(rolling::rolling))
         .routes(routes!(trending::trending))
         .routes(routes!(uniques::uniques))
+        .routes(routes!(statements::statement))
         .routes(routes!(fraud::fraud))
         .routes(routes!(fraud::fraud_clicks))
         .merge(catalog::router())
