@@ -18,9 +18,11 @@ use crate::incidents::{BadFrame, Conflict};
 use crate::ledger::{self, Intervals};
 use crate::metrics::Metrics;
 use crate::position::Position;
+use crate::sketch::Sketch;
 use crate::spend::{self, Spend};
 use crate::symbols::{self, Space, Symbol};
 use crate::totals::{self, Totals};
+use crate::uniques::UniquesKey;
 use crate::verdicts::{FraudClick, FraudSum, FraudSumKey};
 
 /// A state of which every row can be visited.
@@ -254,10 +256,11 @@ pub fn digest(lines: &[String]) -> String {
         hash.update(line.as_bytes());
         hash.update(b"\n");
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hexadecimal(&hash.finalize())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn id_text(table: &NameTable, key: &[u8]) -> Result<String, Damaged> {
@@ -366,6 +369,20 @@ fn line(
             format!("totals {kind} {:?}", Totals::decode(value)?)
         }
         Family::Directory => directory_line(table, key, value)?,
+        Family::Uniques => {
+            let k = UniquesKey::decode(key)?;
+            let mut sketch = Sketch::default();
+            sketch.merge(value)?;
+            // The stored form is the canonical one, and the size says what it means.
+            format!(
+                "uniques {} {} day={} estimate={} {}",
+                campaign(k.campaign),
+                k.what.name(),
+                k.day,
+                sketch.estimate().estimate,
+                hexadecimal(&Sha256::digest(value))
+            )
+        }
     }))
 }
 

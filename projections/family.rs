@@ -6,6 +6,7 @@
 use crate::cell_list::merge_lists;
 use crate::ids::IdRecord;
 use crate::metrics::merge_sums;
+use crate::sketch::merge_sketches;
 
 /// The families of rows, each a column family of the shard's RocksDB. The id index is apart, since it has one
 /// family a log day: [`crate::ids::day_family`].
@@ -42,11 +43,13 @@ pub enum Family {
     BadFrames,
     /// Sums over everything, see [`crate::totals`].
     Totals,
+    /// Sketches of visitors by campaign and civil day, see [`crate::uniques`].
+    Uniques,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 15] = [
+    pub const ALL: [Family; 16] = [
         Family::Meta,
         Family::Ledger,
         Family::Symbols,
@@ -62,6 +65,7 @@ impl Family {
         Family::Conflicts,
         Family::BadFrames,
         Family::Totals,
+        Family::Uniques,
     ];
 
     /// The column family's name.
@@ -82,6 +86,7 @@ impl Family {
             Family::Conflicts => "conflicts",
             Family::BadFrames => "bad_frames",
             Family::Totals => "totals",
+            Family::Uniques => "uniques",
         }
     }
 
@@ -92,6 +97,7 @@ impl Family {
             Family::Spend | Family::FraudSums | Family::Conversions | Family::Totals => {
                 Some(Merge::Sums)
             }
+            Family::Uniques => Some(Merge::Sketches),
             _ => None,
         }
     }
@@ -104,6 +110,8 @@ pub enum Merge {
     Sums,
     /// Lists of cells, by [`merge_lists`].
     Cells,
+    /// Sketches, by [`merge_sketches`].
+    Sketches,
 }
 
 impl Merge {
@@ -116,6 +124,7 @@ impl Merge {
         match self {
             Merge::Sums => merge_sums(existing, operands),
             Merge::Cells => merge_lists(existing, operands),
+            Merge::Sketches => merge_sketches(existing, operands),
         }
     }
 }
@@ -271,7 +280,7 @@ impl Values {
 pub enum Op {
     /// Store the value.
     Put,
-    /// Add the sums or cells to what is there, see [`Family::merge`].
+    /// Add the sums, cells or sketches to what is there, see [`Family::merge`].
     Merge,
     /// Remove the row.
     Delete,

@@ -23,6 +23,7 @@ use crate::ledger::{self, Intervals};
 use crate::position::{POSITION_KEY, Position};
 use crate::symbols::Names;
 use crate::totals::{self, Totals};
+use crate::uniques::Uniques;
 use crate::verdicts::Verdicts;
 
 /// Lanes and producers kept in memory; past it they are forgotten between batches and read again.
@@ -164,6 +165,7 @@ struct Projections {
     verdicts: Verdicts,
     directory: Directory,
     conversions: Conversions,
+    uniques: Uniques,
 }
 
 impl Projections {
@@ -172,6 +174,7 @@ impl Projections {
         f(&mut self.verdicts);
         f(&mut self.directory);
         f(&mut self.conversions);
+        f(&mut self.uniques);
     }
 }
 

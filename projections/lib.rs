@@ -24,14 +24,18 @@ pub mod memory;
 pub mod metrics;
 #[cfg(test)]
 mod model_tests;
+pub mod month;
 pub mod partial;
 pub mod plan;
 pub mod position;
 pub mod ratios;
 pub mod rolling;
 mod sift;
+pub mod sketch;
 pub mod spend;
+pub mod statement;
 pub mod symbols;
 pub mod totals;
 pub mod trending;
+pub mod uniques;
 pub mod verdicts;

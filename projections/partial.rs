@@ -408,6 +408,9 @@ impl Table {
     }
 }
 
+#[path = "partial_wire.rs"]
+mod wire;
+
 #[cfg(test)]
 #[path = "partial_tests.rs"]
 mod tests;

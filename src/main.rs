@@ -38,6 +38,7 @@ mod runner;
 mod scratch;
 mod signals;
 mod simulate;
+mod statement;
 mod store;
 mod stream_info;
 mod stretch;

@@ -95,6 +95,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Events that were refused, by reason and way in",
     ),
     (
+        "adtally_shard_questions_total",
+        Counter,
+        "Questions about a shard that an API elsewhere asked and this process answered",
+    ),
+    (
         "adtally_store_memory_bytes",
         Gauge,
         "Memory of the shards' stores, by part: cached blocks, writes not yet in files",

@@ -218,6 +218,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Passes over `count` numbers, whatever they are.
+    pub(crate) fn skip_varints(&mut self, count: usize) -> Result<(), FrameError> {
+        let mut left = count;
+        let mut at = 0;
+        while left > 0 {
+            left -= usize::from(*self.rest.get(at).ok_or(FrameError::Short)? < 0x80);
+            at += 1;
+        }
+        self.rest = &self.rest[at..];
+        Ok(())
+    }
+
     fn long_varint(&mut self) -> Result<u64, FrameError> {
         let mut n = 0u64;
         for i in 0..VARINT_MAX_BYTES {

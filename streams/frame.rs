@@ -14,13 +14,15 @@ pub use crate::frame_writer::{encode, encode_rows};
 use crate::id::{Epoch, Id};
 use crate::money::{Currency, Micros};
 use crate::view::IdView;
+#[cfg(doc)]
+use crate::visitor::NOBODY;
 use crate::watermark::Watermark;
 
 /// The layout that this program writes and reads.
 pub const VERSION: u8 = 1;
 /// The most bytes that a reader unpacks for a fold.
 pub const HOT_MAX_BYTES: usize = 1024 * 1024;
-/// The most bytes that a reader unpacks besides, for whole events.
+/// The most bytes that a reader unpacks besides.
 pub const COLD_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// The most bytes of a frame's envelope: its header and the names and lengths of its parts.
 pub const ENVELOPE_MAX_BYTES: usize = 320;
@@ -134,6 +136,9 @@ pub struct FoldFrame {
     pub id: Vec<EventId>,
     /// Hash of what the publisher gave.
     pub content_hash: Vec<u64>,
+    /// Who saw or clicked, see [`crate::visitor`]; [`NOBODY`] for conversions, and for every event of a frame whose
+    /// cold part cannot be read: who it was changes no money.
+    pub visitor: Vec<u64>,
 }
 
 /// A message of an EVENTS stream, decoded for a fold.

@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) cold: Vec<u8>,
     pub(crate) raw: Vec<u8>,
     raw_cold: Vec<u8>,
+    /// Where those columns of the cold part end that say who saw or clicked.
+    pub(crate) visitors_end: usize,
 }
 
 /// The events of a frame, column by column.
@@ -274,6 +276,7 @@ impl Parts {
             raw.extend_from_slice(&hash.to_be_bytes());
         }
         put_ids(cold, raw, &columns.user_ids, columns.times());
+        self.visitors_end = cold.len();
         put_optional_texts(cold, &columns.user_agents);
         put_optional_texts(cold, &columns.referrers);
         match columns.kind {

@@ -113,7 +113,8 @@ fn placement(fold: &FoldFrame, i: usize) -> Placement {
     }
 }
 
-fn read_hashes(
+/// The hashes of a column in which each event has one or none.
+pub(crate) fn read_hashes(
     from: &mut Reader<'_>,
     raw: &mut Reader<'_>,
     count: usize,

@@ -2,17 +2,19 @@
 //!
 //! The checksum comes first, then the map, then what the parts declare, and only then are bytes reserved: at most
 //! [`HOT_MAX_BYTES`] and [`COLD_MAX_BYTES`], and a few dozen for each of at most [`FRAME_MAX_EVENTS_READ`] events.
-//! A fold never unpacks the cold part.
+//! Of the cold part a fold reads the visitors only.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use zstd::bulk::Decompressor;
+use zstd::zstd_safe::{DCtx, DParameter};
 
 use crate::columns::Reader;
 use crate::envelope::{ANNOUNCEMENT, COLD_PACKED, Envelope, HOT_PACKED, read_watermark};
 use crate::event::{Device, EdgeReason, Flags, Kind};
-use crate::frame::{AdEntry, EventMessage, FoldFrame, FoldMessage, Header};
+use crate::first_block;
+use crate::frame::{AdEntry, COLD_MAX_BYTES, EventMessage, FoldFrame, FoldMessage, Header};
 use crate::frame_columns::{AMOUNT_BY_AD, AMOUNT_DICTIONARY, AMOUNT_EACH, NO_CURRENCY};
 use crate::frame_error::FrameError;
 use crate::frame_events::read_events;
@@ -20,14 +22,16 @@ use crate::id::{Epoch, Id};
 use crate::id_column::{event_id, read_ids};
 use crate::money::{Currency, Micros};
 use crate::names::{FRAME_MAX_EVENTS_READ, REASON_MAX_BYTES};
+use crate::visitor::{NOBODY, read_visitors};
 use crate::watermark::Watermark;
 
 #[cfg(doc)]
-use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES};
+use crate::frame::HOT_MAX_BYTES;
 
 /// What a reader keeps from frame to frame: at most the two parts' limits a thread.
 struct Scratch {
     zstd: Decompressor<'static>,
+    beginnings: DCtx<'static>,
     hot: Vec<u8>,
     cold: Vec<u8>,
 }
@@ -35,6 +39,7 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         zstd: Decompressor::new().expect("zstd's context takes some memory and nothing else"),
+        beginnings: beginnings(),
         hot: Vec::new(),
         cold: Vec::new(),
     });
@@ -101,7 +106,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
     }
 }
 
-/// Reads what a fold needs of a message, and never unpacks the rest.
+/// Reads what a fold needs of a message, and passes over the rest.
 ///
 /// # Errors
 /// When the bytes are not a message that this program can read.
@@ -120,9 +125,22 @@ pub fn decode_for_fold(bytes: &[u8]) -> Result<FoldMessage, FrameError> {
         }),
         Opened::Frame(header, envelope) => SCRATCH.with_borrow_mut(|scratch| {
             let hot = unpack(&mut scratch.zstd, &mut scratch.hot, envelope.hot_part())?;
-            Ok(FoldMessage::Frame(Box::new(
-                read_hot(header, hot, envelope.raw)?.0,
-            )))
+            let (mut fold, raw_cold) = read_hot(header, hot, envelope.raw)?;
+            fold.visitor = match fold.header.kind {
+                Kind::Impression | Kind::Click => {
+                    let times = [fold.event_time_ms.as_slice(), &fold.arrival_ms];
+                    let (zstd, cold) = (&mut scratch.zstd, &mut scratch.cold);
+                    let part = envelope.cold_part();
+                    beginning(&mut scratch.beginnings, cold, &part)
+                        .and_then(|cold| read_visitors(cold, raw_cold, times).ok())
+                        .or_else(|| {
+                            read_visitors(unpack(zstd, cold, part).ok()?, raw_cold, times).ok()
+                        })
+                        .unwrap_or_else(|| vec![NOBODY; fold.id.len()])
+                }
+                Kind::Conversion => vec![NOBODY; fold.id.len()],
+            };
+            Ok(FoldMessage::Frame(Box::new(fold)))
         }),
     }
 }
@@ -182,6 +200,30 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// What unpacks beginnings; no frame makes it reserve for more than a part may have.
+fn beginnings() -> DCtx<'static> {
+    let mut zstd = DCtx::create();
+    let limit = DParameter::WindowLogMax(COLD_MAX_BYTES.ilog2());
+    zstd.set_parameter(limit)
+        .expect("22 is a window that zstd knows");
+    zstd
+}
+
+/// The plain bytes of a part's first block, in `buffer`; none where it has no such block.
+fn beginning<'b>(
+    zstd: &mut DCtx<'_>,
+    buffer: &'b mut Vec<u8>,
+    part: &Part<'_>,
+) -> Option<&'b [u8]> {
+    if !part.packed {
+        return None;
+    }
+    if buffer.len() < part.length {
+        buffer.resize(part.length, 0);
+    }
+    first_block::unpack(zstd, part.bytes, &mut buffer[..part.length])
+}
+
 /// The plain bytes of a part, in `buffer` where it was packed.
 fn unpack<'b>(
     zstd: &mut Decompressor<'_>,
@@ -208,7 +250,7 @@ fn unpack<'b>(
     }
 }
 
-/// Reads the hot part; returned beside it is what of `raw` belongs to the cold one.
+/// Reads the hot part, which knows no visitors; returned beside it is what of `raw` belongs to the cold one.
 fn read_hot<'a>(
     header: Header,
     hot: &[u8],
@@ -259,6 +301,7 @@ fn read_hot<'a>(
         amount_micros,
         id,
         content_hash,
+        visitor: Vec::new(),
     };
     Ok((fold, raw_cold))
 }

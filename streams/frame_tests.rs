@@ -15,6 +15,8 @@ use crate::id::{Epoch, Id};
 use crate::lane::{EVENT_OVERHEAD_BYTES, FRAME_OVERHEAD_BYTES};
 use crate::names::FRAME_MAX_EVENTS_READ;
 use crate::strategies;
+use crate::visitor::NOBODY;
+use crate::visitor::tests::of_event;
 use crate::watermark::Watermark;
 
 fn events_of(message: &[u8]) -> EventFrame {
@@ -51,10 +53,12 @@ fn assert_same(fold: &FoldFrame, i: usize, event: &Event) {
             assert_eq!(fold.device[i], p.device);
             assert_eq!(fold.verdict[i], p.verdict);
             assert_eq!(fold.amount_micros[i], p.cost_micros);
+            assert_eq!(fold.visitor[i], of_event(event));
         }
         Body::Conversion(c) => {
             assert_eq!((&ad.ad_id, &ad.campaign_id), (&None, &None));
             assert_eq!(fold.amount_micros[i], c.value_micros);
+            assert_eq!(fold.visitor[i], NOBODY);
         }
     }
 }

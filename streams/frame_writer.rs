@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use zstd::bulk::Compressor;
 
 use crate::envelope::{COLD_PACKED, Envelope, HOT_PACKED, put_watermark};
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::event_row::{BadRow, Rows};
+use crate::first_block;
 use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES, Header};
 use crate::frame_columns::{Columns, Parts};
 use crate::names::FRAME_MAX_EVENTS_READ;
@@ -103,7 +104,15 @@ impl Scratch {
                 envelope.hot = &self.hot_packed;
                 envelope.codec |= HOT_PACKED;
             }
-            if pack(&mut self.zstd, &parts.cold, &mut self.cold_packed) {
+            // A fold reads the visitors only, so they have a block of their own.
+            let cold = &mut self.cold_packed;
+            let packed = match header.kind {
+                Kind::Impression | Kind::Click => {
+                    first_block::pack(&mut self.zstd, &parts.cold, parts.visitors_end, cold)
+                }
+                Kind::Conversion => pack(&mut self.zstd, &parts.cold, cold),
+            };
+            if packed {
                 envelope.cold = &self.cold_packed;
                 envelope.codec |= COLD_PACKED;
             }

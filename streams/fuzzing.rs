@@ -44,6 +44,7 @@ fn read_every_way(bytes: &[u8]) {
             assert_eq!(header.as_ref(), Ok(&Some(frame.header.clone())));
             assert_eq!(frame.ad.len(), frame.header.count as usize);
             assert_eq!(frame.id.len(), frame.ad.len());
+            assert_eq!(frame.visitor.len(), frame.ad.len());
         }
         Ok(FoldMessage::Announcement { .. }) => assert_eq!(header, Ok(None)),
         Err(error) => assert!(!error.to_string().is_empty()),
@@ -58,7 +59,8 @@ fn read_every_way(bytes: &[u8]) {
         Ok(EventMessage::Announcement { .. }) => {
             assert!(matches!(fold, Ok(FoldMessage::Announcement { .. })));
         }
-        // The cold part is opened only here, so a fold may believe what this reader refuses; never the reverse.
+        // A fold does without what it cannot read of the cold part, so it may believe what this reader refuses; never
+        // the reverse.
         Err(error) => assert!(fold.is_ok() || fold.err() == Some(error)),
     }
 }

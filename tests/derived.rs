@@ -210,3 +210,89 @@ fn windows_trends_and_tops_are_those_of_what_was_sent() {
         assert_eq!(problem["parameter"], parameter, "{path}: {problem}");
     }
 }
+
+/// Impressions and clicks of 1,000 and 60 users by POST, each twice on different days, and clicks of two addresses.
+#[test]
+fn uniques_are_the_distinct_visitors_that_were_sent() {
+    let server = Server::start(Options::default());
+    server.apply_catalogue(&small_catalogue());
+    let mut items = Vec::new();
+    for user in 0..1_000 {
+        for day in ["2026-03-03T12:00:00-05:00", "2026-03-04T23:59:00-05:00"] {
+            let kinds: &[&str] = if user < 60 {
+                &["impression", "click"]
+            } else {
+                &["impression"]
+            };
+            for kind in kinds {
+                // Every second user is named by a UUID.
+                let user = match user % 2 {
+                    0 => format!("user-{user}"),
+                    _ => format!("018f0203-0405-7607-8809-{user:012x}"),
+                };
+                items.push(
+                    json!({"kind": kind, format!("{kind}_id"): uuid::Uuid::new_v4().to_string(),
+                    "ad_id": "banner", "ts": day, "user_id": user}),
+                );
+            }
+        }
+    }
+    // A crawler's click counts nobody.
+    items.push(json!({"kind": "click", "click_id": "bot", "ad_id": "banner", "ts": "2026-03-03T12:00:00-05:00",
+        "user_id": "crawler", "user_agent": "Googlebot/2.1 (+http://www.google.com/bot.html)"}));
+    let answer = post_json(&server, "/api/v1/events", &json!(items)).json();
+    assert_eq!(answer["accepted"], items.len(), "{answer}");
+    wait_totals(
+        &server,
+        "spring",
+        &[("impressions", 2_000), ("gross_clicks", 121)],
+    );
+
+    let of = |range: &str| server.json(&format!("/api/v1/uniques?campaign_id=spring{range}"));
+    let both = of("&start=2026-03-03&end=2026-03-05");
+    assert_eq!(
+        both["unique_clickers"],
+        json!({"estimate": 60, "lower": 60, "upper": 61})
+    );
+    let reached = &both["users_reached"];
+    let number = |name: &str| reached[name].as_u64().unwrap();
+    assert!(
+        number("lower") <= 1_000 && 1_000 <= number("upper"),
+        "{reached}"
+    );
+    let error = both["relative_standard_error"].as_f64().unwrap();
+    let off = (number("estimate") as f64 - 1_000.0).abs() / 1_000.0;
+    assert!((0.01..0.02).contains(&error) && off < 3.0 * error, "{both}");
+    assert_eq!(both["campaign_id"], "spring");
+    assert_eq!(both["start"], "2026-03-03T00:00:00-05:00");
+    assert_eq!(both["end"], "2026-03-05T00:00:00-05:00");
+    // The same users on either day; the same estimate, since a sketch is a function of its set.
+    for range in [
+        "&start=2026-03-03T10:00&end=2026-03-03T11:00",
+        "&start=2026-03-05T04:00Z&end=2026-03-05T04:01Z",
+    ] {
+        assert_eq!(of(range)["users_reached"], *reached, "{range}");
+    }
+    let nobody = of("&start=2026-03-06&end=2026-03-07");
+    assert_eq!(
+        nobody["users_reached"],
+        json!({"estimate": 0, "lower": 0, "upper": 0})
+    );
+    // Without a user, the address.
+    for _ in 0..3 {
+        assert_eq!(ask(&server, "/click?ad_id=banner&geo=DE").status, 302);
+    }
+    wait_totals(&server, "spring", &[("gross_clicks", 124)]);
+    assert_eq!(of("")["unique_clickers"]["estimate"], 1);
+    for (query, blamed) in [
+        ("", "campaign_id"),
+        ("?campaign_id=spring&start=x", "start"),
+        ("?campaign_id=spring&time_zone=UTC", "time_zone"),
+    ] {
+        let refused = ask(&server, &format!("/api/v1/uniques{query}"));
+        assert_eq!(
+            (refused.status, &refused.json()["parameter"]),
+            (400, &json!(blamed))
+        );
+    }
+}

@@ -21,6 +21,8 @@ mod producers;
 mod queries;
 mod replay;
 mod rooms;
+mod shards;
+mod statements;
 mod streams;
 mod support;
 mod verify;

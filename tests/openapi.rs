@@ -23,6 +23,8 @@ fn every_documented_path_answers_and_every_answer_is_documented() {
         "/api/v1/top",
         "/api/v1/rolling",
         "/api/v1/trending",
+        "/api/v1/uniques",
+        "/api/v1/statements/{advertiser_id}/{month}",
         "/api/v1/fraud",
         "/api/v1/fraud/clicks",
         "/api/v1/catalog/ads",
@@ -45,6 +47,8 @@ fn every_documented_path_answers_and_every_answer_is_documented() {
         let Some(operation) = item.get("get") else {
             continue;
         };
+        let path = path.replace("{advertiser_id}", "acme");
+        let path = path.replace("{month}", "2026-01");
         let concrete = path.replace("{ad_id}", "banner").replace(
             "{id}",
             if path.contains("ads") {

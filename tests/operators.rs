@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::{ask, post_json, wait_totals};
 use crate::support::{
-    ADTALLY, Broker, Folder, Options, Server, cli_on_disk, ok, small_catalogue, wait_for,
+    ADTALLY, Broker, Folder, Options, Server, block_on, cli_on_disk, ok, small_catalogue, wait_for,
 };
 
 fn rows(output: &std::process::Output) -> Vec<Value> {
@@ -24,7 +24,7 @@ fn conflicts_and_bad_frames_are_listed_by_a_running_serve_and_from_disk() {
         server.cli(&["events", "conflicts", "--json"]).stdout,
         b"[]\n"
     );
-    crate::support::block_on(async {
+    block_on(async {
         let client = async_nats::connect(server.nats_url()).await.unwrap();
         let js = async_nats::jetstream::new(client);
         let stored = js
@@ -154,6 +154,10 @@ fn as_user(broker: &Broker, user: &str, args: &[&str]) -> std::process::Output {
 
 /// A `serve` as that user.
 fn serve_as(broker: &Broker, user: &str, roles: &str) -> Server {
+    serve_with(Options::default(), broker, user, roles)
+}
+
+fn serve_with(options: Options, broker: &Broker, user: &str, roles: &str) -> Server {
     let options = [
         "--server",
         &broker.url(),
@@ -165,8 +169,31 @@ fn serve_as(broker: &Broker, user: &str, roles: &str) -> Server {
         roles,
     ]
     .into_iter()
-    .fold(Options::default(), |options, arg| options.arg(arg));
+    .fold(options, |options, arg| options.arg(arg));
     Server::start(options)
+}
+
+/// Whether a user hears what is said on a subject.
+fn listens(broker: &Broker, user: &str, subject: &str) -> bool {
+    let (url, subject) = (broker.url(), subject.to_owned());
+    let connect = |user: &str| {
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(user.into(), password(user));
+        let url = url.clone();
+        async move { options.connect(url).await.unwrap() }
+    };
+    block_on(async {
+        let (listener, speaker) = (connect(user).await, connect("serve").await);
+        let mut heard = listener.subscribe(subject.clone()).await.unwrap();
+        listener.flush().await.unwrap();
+        speaker.publish(subject, "x".into()).await.unwrap();
+        speaker.flush().await.unwrap();
+        let next = futures_util::StreamExt::next(&mut heard);
+        matches!(
+            tokio::time::timeout(Duration::from_millis(400), next).await,
+            Ok(Some(_))
+        )
+    })
 }
 
 #[test]
@@ -195,6 +222,23 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     ));
     assert_eq!(ask(&border, "/click?ad_id=banner&click_id=c1").status, 302);
     wait_totals(&projector, "spring", &[("clicks", 1)]);
+    // An API without shards of its own asks as the same user. Whoever could answer there could say any number, so
+    // nobody else may listen.
+    let remote = Options::default().env("ADTALLY_QUERY_SHARDS", "remote");
+    let api = serve_with(remote, &broker, "projector", "api");
+    wait_totals(&api, "spring", &[("clicks", 1)]);
+    for user in [
+        "border",
+        "decider",
+        "archiver",
+        "catalogue",
+        "statements",
+        "operator",
+    ] {
+        let heard = listens(&broker, user, "adtally.query.0");
+        assert!(!heard, "{user} may answer for shards");
+    }
+    assert!(listens(&broker, "projector", "adtally.query.0"));
     // The address was hashed: the border may make and use the day keys.
     let tail = ok(&as_user(
         &broker,
@@ -206,6 +250,24 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
     assert_eq!(click["flags"], json!([]));
     let log = border.log();
     assert!(!log.contains("Permissions Violation"), "{log}");
+    // A month is closed by its own user, and by nobody else: not even by a `serve`.
+    let close = [
+        "statement",
+        "--advertiser",
+        "acme",
+        "--month",
+        "2026-01",
+        "--close",
+        "--json",
+    ];
+    for user in ["serve", "operator"] {
+        let output = as_user(&broker, user, &close);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{user}: {text}");
+        assert!(text.contains("could not be closed"), "{user}: {text}");
+    }
+    let closed: Value = serde_json::from_str(&ok(&as_user(&broker, "statements", &close))).unwrap();
+    assert_eq!(closed["closed"]["sequence"], 1, "{closed}");
     // Who may not write the catalogue is told so in time.
     let began = std::time::Instant::now();
     let output = as_user(&broker, "projector", &["keys", "create", "--admin"]);

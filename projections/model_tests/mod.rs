@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod oracle;
+mod visitors;
 mod world;
 
 use std::collections::BTreeSet;
@@ -86,7 +87,7 @@ fn counted(state: &Memory) -> BTreeSet<String> {
         .unwrap()
         .iter()
         .filter(oracle::is_counted)
-        .cloned()
+        .map(|line| oracle::without_bytes(line))
         .collect()
 }
 

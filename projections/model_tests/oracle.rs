@@ -162,6 +162,7 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
     let mut spend: BTreeMap<String, Spend> = BTreeMap::new();
     let mut fraud: BTreeMap<String, FraudSum> = BTreeMap::new();
     let mut conversions: BTreeMap<String, ConversionSum> = BTreeMap::new();
+    let mut visitors: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     let mut out = BTreeSet::new();
     for (event, creative) in events {
         let [minute, hour, day] = buckets(event);
@@ -184,6 +185,13 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
         );
         let invalid = placement.verdict.is_some();
         let (region, device) = (&placement.region, placement.device.name());
+        let user = event.user_id.as_ref().map(|id| format!("user {id}"));
+        let address = event.address_hash.map(|hash| format!("address {hash}"));
+        if let (false, Some(visitor)) = (invalid, user.or(address)) {
+            let what = if is_click { "clickers" } else { "reached" };
+            let row = format!("uniques {campaign} {what} {day}");
+            visitors.entry(row).or_default().insert(visitor);
+        }
         for bucket in [&minute, &hour, &day] {
             let key = format!(
                 "cell {campaign} {bucket} ad={ad} creative={creative:?} region={region} device={device}"
@@ -226,12 +234,34 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
     );
     out.extend(fraud.iter().map(|(k, v)| format!("{k} {v:?}")));
     out.extend(conversions.iter().map(|(k, v)| format!("{k} {v:?}")));
+    // So few are counted exactly.
+    out.extend(
+        visitors
+            .iter()
+            .map(|(k, v)| format!("{k} estimate={}", v.len())),
+    );
     out
 }
 
 /// Which lines of a dump [`lines`] speaks of.
 pub fn is_counted(line: &&String) -> bool {
-    ["cell ", "spend ", "fraud ", "fraud_click ", "conversions "]
-        .iter()
-        .any(|prefix| line.starts_with(prefix))
+    [
+        "cell ",
+        "spend ",
+        "fraud ",
+        "fraud_click ",
+        "conversions ",
+        "uniques ",
+    ]
+    .iter()
+    .any(|prefix| line.starts_with(prefix))
+}
+
+/// A line of a dump without what [`lines`] cannot know: the bytes of a sketch.
+pub fn without_bytes(line: &str) -> String {
+    let known = match line.starts_with("uniques ") {
+        true => line.rsplit_once(' ').unwrap().0,
+        false => line,
+    };
+    known.to_owned()
 }

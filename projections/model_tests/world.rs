@@ -279,8 +279,15 @@ impl World {
             catalogue_revision: 0,
             content_hash: self.next_name << 1,
             flags,
-            address_hash: None,
-            user_id: None,
+            address_hash: (self.next_name % 4 < 2).then_some(self.next_name % 7),
+            user_id: match self.next_name % 3 {
+                0 => Some(id(format!("user-{}", self.next_name % 11))),
+                1 => Some(id(format!(
+                    "018f0203-0405-7607-8809-{:012x}",
+                    self.next_name % 13
+                ))),
+                _ => None,
+            },
             user_agent: None,
             referrer: None,
             body: match kind {

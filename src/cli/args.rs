@@ -66,6 +66,8 @@ pub enum Command {
     Backup(Backup),
     /// Put a backup into a data folder
     Restore(Restore),
+    /// What an advertiser owes for a month, as of any past time, with its proof; and its closing
+    Statement(Statement),
     /// The JetStream streams: make them, or check them
     #[command(subcommand)]
     Streams(Streams),
@@ -174,6 +176,23 @@ pub struct Restore {
     /// Put it into use over the state that the data folder has, which stays beside it
     #[arg(long)]
     pub force: bool,
+}
+
+/// `adtally statement`.
+#[derive(Debug, Args)]
+pub struct Statement {
+    /// Whose
+    #[arg(long, value_name = "ID")]
+    pub advertiser: String,
+    /// Which month of the advertiser's calendar
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: String,
+    /// As of this time of the log; the same bytes for ever [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub as_of: Option<String>,
+    /// Close the month: publish the statement, which never changes from then on
+    #[arg(long)]
+    pub close: bool,
 }
 
 /// `adtally simulate`.

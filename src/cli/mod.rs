@@ -19,6 +19,7 @@ mod serve;
 mod settings;
 mod simulate;
 mod state;
+mod statement;
 mod streams;
 mod verify;
 
@@ -87,6 +88,7 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Verify(args) => verify::run(args, config, output).await,
         Command::Backup(args) => backup::run(args, config, output).await,
         Command::Restore(args) => restore::run(args, config, output).await,
+        Command::Statement(args) => statement::run(args, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
         Command::Events(Events::Conflicts(newest)) => {
             incidents::conflicts(newest.lines, config, output).await

@@ -146,6 +146,8 @@ pub struct Config {
     pub checkpoints: Checkpoints,
     /// The check of the state against the log.
     pub verify: Verify,
+    /// How questions are answered.
+    pub query: Query,
     /// The HTTP server, and how commands reach it.
     pub http: Http,
 }
@@ -264,6 +266,25 @@ pub struct Verify {
     pub from: Span,
 }
 
+/// How questions are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Query {
+    /// Whose shards the role api reads.
+    pub shards: QueryShards,
+}
+
+/// Whose shards the role api reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueryShards {
+    /// Those that this process folds.
+    #[default]
+    Local,
+    /// Those of the processes with the role projector, asked over NATS.
+    Remote,
+}
+
 /// The HTTP server, and how commands reach it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -292,6 +313,7 @@ impl Default for Config {
             store: Store::default(),
             checkpoints: Checkpoints::default(),
             verify: Verify::default(),
+            query: Query::default(),
             http: Http::default(),
         }
     }

@@ -188,6 +188,11 @@ pub const SETTINGS: &[Setting] = &[
         "how far back the checkpoint lies from which that folds; 0s: all of the log",
     ),
     s(
+        "query.shards",
+        Text,
+        "whose shards the role api reads: local or remote",
+    ),
+    s(
         "http.max_connections",
         Integer,
         "connections at once; more wait",

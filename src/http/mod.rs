@@ -24,6 +24,7 @@ use crate::catalogue_feed::CatalogueHandle;
 use crate::http::auth::{Access, access_of};
 use crate::http::problem::{Problem, quote};
 use crate::query::{Engine, QueryError};
+use crate::statement::Desk;
 
 /// What the routes are made of.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct AppState {
     pub catalogue: CatalogueHandle,
     /// Answers questions.
     pub engine: Engine,
+    /// Answers for statements.
+    pub statements: Desk,
 }
 
 /// The routes of the role `api`, without what answers unknown paths: see [`finish`].
@@ -91,7 +94,7 @@ impl From<QueryError> for Problem {
                 detail,
             } => Problem::bad_request(detail),
             QueryError::NotFound(detail) => Problem::not_found(detail),
-            error @ (QueryError::Busy | QueryError::TookTooLong) => {
+            error @ (QueryError::Busy | QueryError::TookTooLong | QueryError::ShardsAway(_)) => {
                 Problem::unavailable(error.to_string())
             }
             // What the store says is in the log; it is nothing that a client can act on.

@@ -121,6 +121,8 @@ mod tests {
             ("/api/v1/top", &["get"]),
             ("/api/v1/rolling", &["get"]),
             ("/api/v1/trending", &["get"]),
+            ("/api/v1/uniques", &["get"]),
+            ("/api/v1/statements/{advertiser_id}/{month}", &["get"]),
             ("/api/v1/fraud", &["get"]),
             ("/api/v1/fraud/clicks", &["get"]),
             ("/api/v1/catalog/advertisers", &["get", "put"]),

@@ -77,10 +77,10 @@ fn top_row() -> Value {
 fn as_of() -> Value {
     json!({
         "type": "object",
-        "description": "The one state that the answer is made of: its generation, and the applied sequence of each shard's stream",
-        "properties": {"generation": {"type": "string"}, "events.0": {"type": "integer"}},
+        "description": "The one state that the answer is made of: its generation (those of several processes with commas between them), the applied sequence of each shard's stream, and where shards are remote which process answered for each",
+        "properties": {"generation": {"type": "string"}, "events.0": {"type": "integer"}, "replica.0": {"type": "string"}},
         "required": ["generation"],
-        "additionalProperties": {"type": "integer"},
+        "additionalProperties": {"type": ["integer", "string"]},
     })
 }
 
@@ -119,6 +119,76 @@ fn answered(rows: Value, more: Value) -> Value {
         .keys()
         .filter(|name| *name != "plan")
         .cloned()
+        .collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+/// A size with the bounds of its estimate.
+fn estimate(description: &str) -> Value {
+    let bounded = |description: &str| json!({"type": "integer", "description": description});
+    json!({
+        "type": "object",
+        "description": description,
+        "properties": {
+            "estimate": bounded("The likeliest number; exact up to 384"),
+            "lower": bounded("Not fewer, in 95 of a hundred cases (two standard deviations)"),
+            "upper": bounded("Not more, likewise"),
+        },
+        "required": ["estimate", "lower", "upper"],
+    })
+}
+
+fn statement() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let number = |description: &str| json!({"type": "integer", "description": description});
+    let amount = || text("In the currency, rounded once to its minor unit, half away from zero");
+    let list = |properties: Value| json!({"type": "array", "items": {"type": "object", "properties": properties}});
+    let properties = json!({
+        "advertiser_id": id(),
+        "month": text("YYYY-MM, of the advertiser's time zone"),
+        "time_zone": text("IANA name"),
+        "start": text("The month's first instant"),
+        "end": text("The instant after its last"),
+        "currency_code": text("Of all money"),
+        "lines": list(json!({
+            "campaign_id": id(),
+            "pricing_model": {"type": "string", "enum": ["cpc", "cpm"]},
+            "clicks": number("Valid ones"),
+            "impressions": {"type": ["integer", "null"], "description": "Valid ones; null where clicks are paid for"},
+            "cost_micros": number("Charged"),
+            "amount": amount(),
+            "invalid_clicks": number("Not charged"),
+            "invalid_clicks_by_reason": list(json!({
+                "reason": text("The rule"),
+                "invalid_clicks": number("How many"),
+                "cost_micros": number("Not charged"),
+            })),
+            "over_delivery_micros": number("By how much days cost more than their daily budget, as that stood at their end; charged all the same"),
+        })),
+        "adjustments": list(json!({
+            "month": text("A month that was closed"),
+            "campaign_id": id(),
+            "clicks": number("More than were put on closed statements"),
+            "impressions": number("Likewise"),
+            "cost_micros": number("Likewise; a credit below zero"),
+            "amount": amount(),
+        })),
+        "totals": {"type": "object", "properties": {
+            "clicks": number("Of the lines"),
+            "cost_micros": number("Of the lines"),
+            "adjustments_micros": number("Of the adjustments"),
+            "amount": text("The sum of all rounded lines and adjustments"),
+        }},
+        "as_of": text("The log time up to which it is made"),
+        "complete_through": time_or_null("Everything that arrived up to then is counted"),
+        "positions": {"type": "object", "description": "The last message of each stream that is in it", "additionalProperties": {"type": "integer"}},
+        "sha256": text("Of this object without `sha256` and `closed`, in this order of fields and without white space"),
+        "closed": {"type": ["object", "null"], "properties": {"sequence": number("In STATEMENTS"), "at": text("When")}},
+    });
+    let required: Vec<String> = properties
+        .as_object()
+        .into_iter()
+        .flat_map(|p| p.keys().cloned())
         .collect();
     json!({"type": "object", "properties": properties, "required": required})
 }
@@ -186,6 +256,25 @@ schemas! {
             "end": {"type": "string", "description": "The instant after it: the beginning of the current minute"},
         }),
     );
+    /// An answer about distinct visitors.
+    UniquesAnswer = json!({
+        "type": "object",
+        "properties": {
+            "campaign_id": {"type": ["string", "array"], "items": {"type": "string"}, "description": "What was counted; a list where several were asked for"},
+            "start": {"type": "string", "description": "The first instant that is counted, after widening to whole days"},
+            "end": {"type": "string", "description": "The instant after the last"},
+            "time_zone": {"type": "string"},
+            "unique_clickers": estimate("Visitors with a click that the border did not judge invalid"),
+            "users_reached": estimate("Visitors with an impression that the border did not judge invalid"),
+            "relative_standard_error": {"type": "number", "description": "Of an estimate past 384 visitors"},
+            "as_of": as_of(),
+            "complete_through": time_or_null("Everything that arrived up to then is counted"),
+            "judged_through": time_or_null("Null, as no judge runs"),
+        },
+        "required": ["campaign_id", "start", "end", "time_zone", "unique_clickers", "users_reached", "relative_standard_error", "as_of", "complete_through", "judged_through"],
+    });
+    /// What an advertiser owes for a month.
+    StatementAnswer = statement();
     /// An answer about reasons of invalid clicks.
     FraudAnswer = framed(
         json!({

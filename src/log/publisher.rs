@@ -152,6 +152,14 @@ impl Publisher {
         self.send(subject, message).await
     }
 
+    /// Publishes what must be the first message of its subject: [`Outcome::Conflict`] when there is one already.
+    pub async fn publish_first(&self, subject: &str, payload: Bytes) -> Outcome {
+        let message = PublishMessage::build()
+            .payload(payload)
+            .expected_last_subject_sequence(0);
+        self.send(subject, message).await
+    }
+
     async fn send(&self, subject: &str, message: PublishMessage) -> Outcome {
         let before = *self.inner.link.borrow();
         if !before.connected {

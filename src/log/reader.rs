@@ -13,7 +13,8 @@ use adtally_streams::frame::frame_crc;
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -345,6 +346,24 @@ impl Reading {
     }
 }
 
+/// The first message from `sequence` on whose subject matches; none when the stream has none.
+///
+/// # Errors
+/// [`LogError`] when the broker does not answer, or refuses.
+pub async fn next_of_subject(
+    jetstream: &Context,
+    stream: &str,
+    subject: &str,
+    sequence: u64,
+) -> Result<Option<LogMessage>, LogError> {
+    let asked = || format!("what {stream} has of {subject} from {sequence} on");
+    let found = get_stream(jetstream, stream)
+        .await?
+        .get_first_raw_message_by_subject(subject, sequence)
+        .await;
+    found_or_none(found, stream, asked)
+}
+
 /// The message that a stream holds at a sequence; none when it holds none there. Asks the stream's leader.
 pub async fn message_at(
     jetstream: &Context,
@@ -352,11 +371,36 @@ pub async fn message_at(
     sequence: u64,
 ) -> Result<Option<LogMessage>, LogError> {
     let asked = || format!("message {sequence} of {stream}");
-    match get_stream(jetstream, stream)
+    let found = get_stream(jetstream, stream)
         .await?
         .get_raw_message(sequence)
-        .await
-    {
+        .await;
+    found_or_none(found, stream, asked)
+}
+
+/// The last message whose subject matches; none when the stream has none.
+///
+/// # Errors
+/// [`LogError`] when the broker does not answer, or refuses.
+pub async fn last_of_subject(
+    jetstream: &Context,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<LogMessage>, LogError> {
+    let asked = || format!("the last message of {stream} on {subject}");
+    let found = get_stream(jetstream, stream)
+        .await?
+        .get_last_raw_message_by_subject(subject)
+        .await;
+    found_or_none(found, stream, asked)
+}
+
+fn found_or_none(
+    found: Result<StreamMessage, LastRawMessageError>,
+    stream: &str,
+    asked: impl Fn() -> String,
+) -> Result<Option<LogMessage>, LogError> {
+    match found {
         Ok(message) => Ok(Some(LogMessage {
             sequence: message.sequence,
             broker_ms: (message.time.unix_timestamp_nanos() / 1_000_000) as i64,

@@ -21,7 +21,7 @@ use adtally_streams::event::Device;
 use adtally_streams::money::Currency;
 use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::scope::{Scope, ShardScope, Subject};
 use super::shard::{AsOf, Shard, SnapshotSet};
@@ -100,7 +100,7 @@ impl Question {
 }
 
 /// How much was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellsRead {
     /// Day cells.
     pub day: u64,
@@ -182,8 +182,10 @@ pub(super) fn count(
         if scope.campaigns.is_empty() {
             return Ok(());
         }
-        let (sums, cells) = sum_shard(shard, scope, question, plan, cancel)?;
-        let names = names(shard, &sums)?;
+        let (sums, names, cells) = match shard.rows.elsewhere() {
+            Some(there) => there.sums(scope, question, plan)?,
+            None => part(shard, scope, question, plan, cancel)?,
+        };
         let mut merged = merged
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -204,6 +206,19 @@ pub(super) fn count(
         metrics::counter!("adtally_query_cells_read_total", "level" => level).increment(n);
     }
     Ok((merged.finish(&plan.slots, question.fill)?, cells))
+}
+
+/// A shard's part of an answer: its sums, and the names of their numbers.
+pub(super) fn part(
+    shard: &Shard<'_>,
+    scope: &ShardScope,
+    question: &Question,
+    plan: &Plan,
+    cancel: &Cancel,
+) -> Result<(ShardSums, Names, CellsRead), QueryError> {
+    let (sums, cells) = sum_shard(shard, scope, question, plan, cancel)?;
+    let names = names(shard, &sums)?;
+    Ok((sums, names, cells))
 }
 
 fn sum_shard(

@@ -6,6 +6,7 @@
 
 pub mod analytics;
 pub mod fraud;
+pub mod remote;
 pub mod rolling;
 pub mod scope;
 pub mod shard;
@@ -13,6 +14,7 @@ pub mod spend;
 mod stored;
 pub mod top;
 pub mod trending;
+pub mod uniques;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,8 @@ pub const MAX_RUNNING: usize = 8;
 pub const MAX_ADMITTED: usize = 128;
 /// How long a question may wait and run before it is given up.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a question is asked again, as a whole, when a process that answered for a shard goes away.
+const MAX_AGAIN: u32 = 3;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,12 +56,26 @@ pub enum QueryError {
     /// It took too long, or nobody waits for it any more.
     #[error("the answer took longer than {} s; ask for a shorter range or fewer groups", DEADLINE.as_secs())]
     TookTooLong,
+    /// Nobody answers for some shards, or whoever did has gone away.
+    #[error(
+        "no process answers for {}: an answer without {} would be too small. Start a process with the role projector, or look at its log",
+        shards(.0), if .0.len() == 1 { "it" } else { "them" }
+    )]
+    ShardsAway(Vec<u16>),
     /// The state cannot be read.
     #[error("the state could not be read: {0}")]
     Store(String),
     /// A row of it cannot be read.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+}
+
+fn shards(numbers: &[u16]) -> String {
+    let list: Vec<String> = numbers.iter().map(u16::to_string).collect();
+    match list.as_slice() {
+        [one] => format!("shard {one}"),
+        _ => format!("shards {}", list.join(", ")),
+    }
 }
 
 impl QueryError {
@@ -148,16 +166,17 @@ impl Engine {
         }
     }
 
-    /// Runs a question on a blocking thread, over one snapshot of every shard. `question` names its kind in
-    /// metrics.
+    /// Runs a question on a blocking thread, over one snapshot of every shard; again, over other ones, when a process
+    /// that answered for a shard has gone away. `question` names its kind in metrics.
     ///
     /// # Errors
     /// What `work` returns; [`QueryError::Busy`] past [`MAX_ADMITTED`]; [`QueryError::TookTooLong`] past
-    /// [`DEADLINE`]; [`QueryError::Store`] when no snapshot can be had.
+    /// [`DEADLINE`]; [`QueryError::ShardsAway`] when nobody answers for a shard; [`QueryError::Store`] when no snapshot
+    /// can be had.
     pub async fn run<T: Send + 'static>(
         &self,
         question: &'static str,
-        work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Send + 'static,
+        work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Clone + Send + 'static,
     ) -> Result<T, QueryError> {
         let began = Instant::now();
         let outcome = tokio::time::timeout(DEADLINE, self.admit(work))
@@ -168,6 +187,7 @@ impl Engine {
             Err(QueryError::Asked { .. } | QueryError::NotFound(_)) => "refused",
             Err(QueryError::Busy) => "busy",
             Err(QueryError::TookTooLong) => "took_too_long",
+            Err(QueryError::ShardsAway(_)) => "shards_away",
             Err(QueryError::Store(_) | QueryError::Damaged(_)) => "failed",
         };
         metrics::histogram!("adtally_query_duration_seconds", "question" => question)
@@ -182,7 +202,7 @@ impl Engine {
 
     async fn admit<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Send + 'static,
+        work: impl FnOnce(&SnapshotSet<'_>, &Cancel) -> Result<T, QueryError> + Clone + Send + 'static,
     ) -> Result<T, QueryError> {
         let closed = |_| QueryError::Store("the service is stopping".into());
         let admitted = self
@@ -197,13 +217,21 @@ impl Engine {
         let blocking = tokio::task::spawn_blocking(move || {
             // Held by the work and not by whoever waits: work that is given up still counts until it has stopped.
             let _permits: [OwnedSemaphorePermit; 2] = [admitted, running];
-            let (mut work, mut result) = (Some(work), None);
-            snapshots.with(&mut |set| {
-                if let Some(work) = work.take() {
-                    result = Some(work(set, &cancel));
+            let mut again = 0;
+            loop {
+                let mut result = None;
+                snapshots.with(&mut |set| result = Some((work.clone())(set, &cancel)))?;
+                match result {
+                    // Another process may have the shard; what was read so far is of another moment.
+                    Some(Err(QueryError::ShardsAway(shards))) if again < MAX_AGAIN => {
+                        again += 1;
+                        cancel.check()?;
+                        tracing::info!(?shards, again, "asking a question again");
+                    }
+                    Some(result) => return result,
+                    None => return Err(QueryError::Store("no snapshot was taken".into())),
                 }
-            })?;
-            result.unwrap_or_else(|| Err(QueryError::Store("no snapshot was taken".into())))
+            }
         });
         let result = blocking
             .await
@@ -214,4 +242,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

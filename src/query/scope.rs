@@ -16,6 +16,7 @@ use adtally_streams::catalogue::Catalogue;
 use adtally_streams::id::Id;
 use adtally_streams::money::Currency;
 use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
 
 use super::shard::{Shard, SnapshotSet};
 use super::{Cancel, QueryError};
@@ -69,7 +70,7 @@ impl Matched {
 }
 
 /// What one shard has of a scope.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardScope {
     /// Its numbers of the campaigns.
     pub campaigns: Vec<Symbol>,
@@ -122,7 +123,12 @@ impl Scope {
             ));
         }
         let mut shards = Vec::with_capacity(set.shards.len());
-        for (shard, counted) in set.each(|shard| numbers(shard, subject, &campaigns, cancel))? {
+        let ids: Vec<&Id> = campaigns.keys().collect();
+        let found = set.each(|shard| match shard.rows.elsewhere() {
+            Some(there) => there.numbers(&subject.ads, &ids),
+            None => numbers(shard, &subject.ads, &ids, cancel),
+        })?;
+        for (shard, counted) in found {
             for (id, fact) in counted {
                 if let Some(matched) = campaigns.get_mut(&id) {
                     matched.counted = true;
@@ -214,7 +220,10 @@ fn candidates(
                 .iter()
                 .filter_map(|ad| Some(catalogue.ad(ad.as_str())?.campaign_id.clone())),
         );
-        for found in set.each(|shard| campaigns_of_ads(shard, &subject.ads))? {
+        for found in set.each(|shard| match shard.rows.elsewhere() {
+            Some(there) => there.campaigns_of_ads(&subject.ads),
+            None => campaigns_of_ads(shard, &subject.ads),
+        })? {
             ids.extend(found);
         }
     } else {
@@ -229,7 +238,11 @@ fn candidates(
     Ok(ids.into_iter().map(|id| (id, Matched::default())).collect())
 }
 
-fn campaigns_of_ads(shard: &Shard<'_>, ads: &BTreeSet<Id>) -> Result<Vec<Id>, QueryError> {
+/// The campaigns that a shard has counted the ads under.
+pub(super) fn campaigns_of_ads(
+    shard: &Shard<'_>,
+    ads: &BTreeSet<Id>,
+) -> Result<Vec<Id>, QueryError> {
     let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
     for ad in ads {
         let Some(ad) = shard.symbol(Space::Ad, ad.as_str())? else {
@@ -254,20 +267,25 @@ fn campaigns_of_ads(shard: &Shard<'_>, ads: &BTreeSet<Id>) -> Result<Vec<Id>, Qu
 }
 
 /// What a shard's directory says of a campaign.
-struct Counted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
     zoned: bool,
     unzoned: bool,
 }
 
-fn numbers(
+/// What a shard has of a scope, and the campaigns that it has counted.
+pub type Numbers = (ShardScope, Vec<(Id, Counted)>);
+
+/// What a shard has of the ads and campaigns of a scope.
+pub(super) fn numbers(
     shard: &Shard<'_>,
-    subject: &Subject,
-    campaigns: &BTreeMap<Id, Matched>,
+    ads: &BTreeSet<Id>,
+    campaigns: &[&Id],
     cancel: &Cancel,
-) -> Result<(ShardScope, Vec<(Id, Counted)>), QueryError> {
+) -> Result<Numbers, QueryError> {
     let mut out = ShardScope::default();
     let mut counted = Vec::new();
-    for id in campaigns.keys() {
+    for &id in campaigns {
         cancel.check()?;
         let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else {
             continue;
@@ -298,11 +316,8 @@ fn numbers(
         ));
         out.campaigns.push(symbol);
     }
-    if !subject.ads.is_empty() {
-        let known = subject
-            .ads
-            .iter()
-            .map(|ad| shard.symbol(Space::Ad, ad.as_str()));
+    if !ads.is_empty() {
+        let known = ads.iter().map(|ad| shard.symbol(Space::Ad, ad.as_str()));
         out.ads = Some(
             known
                 .filter_map(Result::transpose)

@@ -3,7 +3,7 @@
 //! Invariant: everything that one answer is made of is read through one [`SnapshotSet`], so it is the state at
 //! one position of each shard (invariant 12). The store hides behind [`ShardRead`]; tests put a map there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,11 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use adtally_projections::codec::Damaged;
 use adtally_projections::completeness::{Producer, complete_through};
 use adtally_projections::family::Family;
+use adtally_projections::partial::{Names, ShardSums};
+use adtally_projections::plan::Plan;
 use adtally_projections::position::{POSITION_KEY, Position};
 use adtally_projections::symbols::{self, Space, Symbol};
+use adtally_streams::id::Id;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::QueryError;
+use super::analytics::{CellsRead, Question};
+use super::scope::{Numbers, ShardScope};
 
 /// The most threads that read shards for one question.
 pub const MAX_THREADS: usize = 8;
@@ -36,6 +41,34 @@ pub trait ShardRead: Send + Sync {
         to: &[u8],
         each: EachRow<'_>,
     ) -> Result<(), QueryError>;
+
+    /// Whoever answers in this shard's place; none where its rows are here.
+    fn elsewhere(&self) -> Option<&dyn Elsewhere> {
+        None
+    }
+}
+
+/// A shard whose rows are in another process: what takes many rows is worked out there.
+pub trait Elsewhere {
+    /// Which process answers, for people.
+    fn replica(&self) -> &str;
+
+    /// The campaigns that the ads were counted under.
+    fn campaigns_of_ads(&self, ads: &BTreeSet<Id>) -> Result<Vec<Id>, QueryError>;
+
+    /// The shard's numbers of the campaigns and ads, and what its directory says of the campaigns.
+    fn numbers(&self, ads: &BTreeSet<Id>, campaigns: &[&Id]) -> Result<Numbers, QueryError>;
+
+    /// The shard's numbers of names, parallel to them.
+    fn symbols(&self, space: Space, names: &[&str]) -> Result<Vec<Option<Symbol>>, QueryError>;
+
+    /// The sums of a question's plan, and the names of their numbers.
+    fn sums(
+        &self,
+        scope: &ShardScope,
+        question: &Question,
+        plan: &Plan,
+    ) -> Result<(ShardSums, Names, CellsRead), QueryError>;
 }
 
 /// One shard of a [`SnapshotSet`].
@@ -69,14 +102,19 @@ pub struct AsOf {
     pub positions: BTreeMap<u16, u64>,
     /// The arrival time up to which everything answered is counted, in Unix milliseconds.
     pub complete_through_ms: Option<i64>,
+    /// The process that answered for a shard, where it was another one.
+    pub replicas: BTreeMap<u16, String>,
 }
 
 impl Serialize for AsOf {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let mut map = s.serialize_map(Some(1 + self.positions.len()))?;
+        let mut map = s.serialize_map(Some(1 + self.positions.len() + self.replicas.len()))?;
         map.serialize_entry("generation", &self.generation)?;
         for (shard, sequence) in &self.positions {
             map.serialize_entry(&format!("events.{shard}"), sequence)?;
+        }
+        for (shard, replica) in &self.replicas {
+            map.serialize_entry(&format!("replica.{shard}"), replica)?;
         }
         map.end()
     }
@@ -86,9 +124,13 @@ impl SnapshotSet<'_> {
     /// Which state this is.
     pub fn as_of(&self) -> Result<AsOf, QueryError> {
         let mut positions = BTreeMap::new();
+        let mut replicas = BTreeMap::new();
         let mut through: Option<Option<i64>> = None;
         for shard in &self.shards {
             positions.insert(shard.number, shard.position()?);
+            if let Some(there) = shard.rows.elsewhere() {
+                replicas.insert(shard.number, there.replica().to_owned());
+            }
             let own = shard.complete_through()?;
             through = Some(through.map_or(own, |t: Option<i64>| Some(t?.min(own?))));
         }
@@ -97,6 +139,7 @@ impl SnapshotSet<'_> {
             positions,
             // A producer that has nothing acknowledged yet announces the beginning of time.
             complete_through_ms: through.flatten().filter(|ms| *ms > 0),
+            replicas,
         })
     }
 
@@ -165,6 +208,18 @@ impl Shard<'_> {
         symbols::decode(&value)
             .map(Some)
             .ok_or(Damaged { what: "symbol" }.into())
+    }
+
+    /// The numbers of names in this shard, parallel to them.
+    pub fn symbols<'n>(
+        &self,
+        space: Space,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<Vec<Option<Symbol>>, QueryError> {
+        match self.rows.elsewhere() {
+            Some(there) => there.symbols(space, &names.collect::<Vec<_>>()),
+            None => names.map(|name| self.symbol(space, name)).collect(),
+        }
     }
 
     /// The name of a number of this shard.

@@ -4,6 +4,7 @@
 mod answers;
 mod asked;
 mod derived;
+mod uniques;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -32,18 +33,18 @@ use super::{Cancel, QueryError};
 
 const SHARDS: u16 = 3;
 
-pub(super) fn id(text: &str) -> Id {
+pub(crate) fn id(text: &str) -> Id {
     Id::new(text).unwrap()
 }
 
-pub(super) fn ms(text: &str) -> i64 {
+pub(crate) fn ms(text: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(text)
         .unwrap()
         .timestamp_millis()
 }
 
 /// Two campaigns of New York, one of Lord Howe, one of UTC in the currency of New York's.
-pub(super) fn catalogue() -> Catalogue {
+pub(crate) fn catalogue() -> Catalogue {
     let mut catalogue = Catalogue::default();
     let documents = [
         (
@@ -89,7 +90,7 @@ pub(super) fn catalogue() -> Catalogue {
 
 /// An event as the border would stamp it.
 #[derive(Clone, Debug)]
-pub(super) struct Plain {
+pub(crate) struct Plain {
     pub kind: Kind,
     pub campaign: &'static str,
     pub ad: &'static str,
@@ -99,9 +100,11 @@ pub(super) struct Plain {
     pub time_ms: i64,
     pub cost_micros: i64,
     pub verdict: Option<EdgeReason>,
+    /// Number of the user; 0 for nobody.
+    pub user: u32,
 }
 
-pub(super) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Plain {
+pub(crate) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Plain {
     Plain {
         kind: Kind::Click,
         campaign,
@@ -112,6 +115,7 @@ pub(super) fn click(campaign: &'static str, ad: &'static str, time: &str) -> Pla
         time_ms: ms(time),
         cost_micros: 1_000,
         verdict: None,
+        user: 0,
     }
 }
 
@@ -139,7 +143,7 @@ fn stamped(n: usize, plain: &Plain, catalogue: &Catalogue) -> Event {
         content_hash: n as u64,
         flags: Flags::default(),
         address_hash: None,
-        user_id: None,
+        user_id: (plain.user > 0).then(|| id(&format!("user-{}", plain.user))),
         user_agent: None,
         referrer: None,
         body: match plain.kind {
@@ -174,7 +178,7 @@ impl ShardRead for Rows {
 }
 
 /// The state of every shard after the events, in the order given, with a producer complete through `through_ms`.
-pub(super) fn folded(
+pub(crate) fn folded(
     events: &[Plain],
     catalogue: &Catalogue,
     through_ms: i64,
@@ -225,11 +229,11 @@ pub(super) fn folded(
     }
 }
 
-pub(super) fn cancel() -> Cancel {
+pub(crate) fn cancel() -> Cancel {
     Cancel::after(Duration::from_secs(60))
 }
 
-pub(super) fn named(kind: &str, names: &[&str]) -> Subject {
+pub(crate) fn named(kind: &str, names: &[&str]) -> Subject {
     let ids: BTreeSet<Id> = names.iter().map(|n| id(n)).collect();
     match kind {
         "campaign_id" => Subject {
@@ -247,7 +251,7 @@ pub(super) fn named(kind: &str, names: &[&str]) -> Subject {
     }
 }
 
-pub(super) fn span(start: &str, end: &str) -> Span {
+pub(crate) fn span(start: &str, end: &str) -> Span {
     let bound = |text| Some(Bound::parse(text).unwrap());
     Span {
         start: bound(start),
@@ -256,7 +260,7 @@ pub(super) fn span(start: &str, end: &str) -> Span {
     }
 }
 
-pub(super) fn question(subject: Subject, span: Span) -> Question {
+pub(crate) fn question(subject: Subject, span: Span) -> Question {
     Question {
         subject,
         span,
@@ -270,7 +274,7 @@ pub(super) fn question(subject: Subject, span: Span) -> Question {
     }
 }
 
-pub(super) fn ask(
+pub(crate) fn ask(
     question: &Question,
     set: &SnapshotSet<'_>,
     catalogue: &Catalogue,

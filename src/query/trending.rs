@@ -147,10 +147,8 @@ fn confine_to(
 ) -> Result<(), QueryError> {
     let numbers = set.each(|shard| {
         cancel.check()?;
-        let known = ads.keys().map(|ad| shard.symbol(Space::Ad, ad));
-        known
-            .filter_map(Result::transpose)
-            .collect::<Result<Vec<_>, _>>()
+        let known = shard.symbols(Space::Ad, ads.keys().map(String::as_str))?;
+        Ok(known.into_iter().flatten().collect::<Vec<_>>())
     })?;
     for (shard, numbers) in scope.shards.iter_mut().zip(numbers) {
         shard.ads = Some(numbers);

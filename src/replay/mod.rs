@@ -6,6 +6,7 @@
 //! It begins with the newest checkpoint at or before the asked position, or with the empty state before the stream's
 //! first message; a stream that has lost messages which no checkpoint covers cannot be replayed.
 
+pub mod at;
 mod job;
 pub mod range;
 pub mod service;

@@ -23,7 +23,7 @@ use crate::border::facts::FactSource;
 use crate::border::keys::DayKeys;
 use crate::catalogue_feed::CatalogueHandle;
 use crate::collector::{self, Collector, Desk, Signer};
-use crate::config::{Config, Role};
+use crate::config::{Config, QueryShards, Role};
 use crate::control;
 use crate::deployment;
 use crate::http::{self, AppState};
@@ -36,9 +36,10 @@ use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::checkpoints::Keeper;
 use crate::projector::{Projector, ProjectorHandle};
-use crate::query::Engine;
+use crate::query::{Engine, remote};
 use crate::replay::service::Service;
 use crate::scratch;
+use crate::statement;
 use crate::store::{self, Shards};
 use crate::verify::last::Run;
 use crate::verify::schedule::Schedule;
@@ -143,10 +144,14 @@ impl BringUp {
         if self.has(Role::Intake) {
             self.start_intake(&shared, jetstream).await?;
         }
-        let projector = match self.has(Role::Projector) || self.has(Role::Api) {
+        let folds_for_api = self.has(Role::Api) && self.config.query.shards == QueryShards::Local;
+        let projector = match self.has(Role::Projector) || folds_for_api {
             true => Some(self.start_projector(&shared).await?),
             false => None,
         };
+        if let (true, Some(projector)) = (self.has(Role::Projector), &projector) {
+            self.answer_for_shards(&shared, projector).await;
+        }
         self.answer_questions(&shared, projector.clone()).await;
         self.serve_all(&shared, (collector, desk), projector, seen)
             .await;
@@ -335,6 +340,22 @@ impl BringUp {
         Ok(handle)
     }
 
+    /// Answers for the shards that an API elsewhere asks about.
+    async fn answer_for_shards(&self, shared: &Shared, projector: &ProjectorHandle) {
+        let snapshots = Arc::new(projector.shards().clone());
+        let serving = remote::serve(
+            self.client.clone(),
+            snapshots,
+            shared.shards,
+            self.stop.clone(),
+        );
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("query service", tokio::spawn(serving)));
+    }
+
     async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
         let outboxes = self.roles.lock().await.outbox_handles();
         let projector = match projector {
@@ -379,10 +400,23 @@ impl BringUp {
         projector: Option<ProjectorHandle>,
         seen: watch::Receiver<Seen>,
     ) {
-        if let (true, Some(projector)) = (self.has(Role::Api), &projector) {
+        if self.has(Role::Api) {
+            let engine = match (self.config.query.shards, &projector) {
+                (QueryShards::Local, Some(projector)) => Engine::new(projector.shards().clone()),
+                _ => Engine::new(remote::Remote::new(self.client.clone(), shared.shards)),
+            };
+            let (statements, tidying) = statement::Desk::start(
+                self.client.clone(),
+                engine.clone(),
+                shared.shards,
+                self.config.data_dir.clone(),
+                self.stop.clone(),
+            );
+            self.roles.lock().await.tasks.push(("statements", tidying));
             let state = AppState {
                 catalogue: shared.catalogue.clone(),
-                engine: Engine::new(projector.shards().clone()),
+                engine,
+                statements,
             };
             router = router.merge(http::api_router(state));
         }

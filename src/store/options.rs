@@ -139,14 +139,19 @@ impl Memory {
 
     fn rows(&self, family: Family) -> Options {
         let mut o = match family {
-            Family::CellsMinute | Family::CellsHour | Family::CellsDay | Family::FraudClicks => {
-                self.large()
-            }
+            Family::CellsMinute
+            | Family::CellsHour
+            | Family::CellsDay
+            | Family::FraudClicks
+            | Family::Uniques => self.large(),
             _ => self.small(),
         };
         match family.merge() {
             Some(Merge::Sums) => o.set_merge_operator_associative(c"adtally-sums", merge_sums),
             Some(Merge::Cells) => o.set_merge_operator_associative(c"adtally-cells", merge_cells),
+            Some(Merge::Sketches) => {
+                o.set_merge_operator_associative(c"adtally-sketches", merge_sketches);
+            }
             None => {}
         }
         o
@@ -207,4 +212,8 @@ fn merge_sums(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Op
 
 fn merge_cells(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
     Merge::Cells.apply(existing, operands.iter())
+}
+
+fn merge_sketches(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
+    Merge::Sketches.apply(existing, operands.iter())
 }

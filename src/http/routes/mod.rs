@@ -7,8 +7,10 @@ mod fraud;
 mod operations;
 mod rolling;
 mod spend;
+mod statements;
 mod top;
 mod trending;
+mod uniques;
 
 use adtally_projections::bounds::print;
 use adtally_streams::catalogue::Catalogue;
@@ -37,6 +39,8 @@ fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(top::top))
         .routes(routes!(rolling::rolling))
         .routes(routes!(trending::trending))
+        .routes(routes!(uniques::uniques))
+        .routes(routes!(statements::statement))
         .routes(routes!(fraud::fraud))
         .routes(routes!(fraud::fraud_clicks))
         .merge(catalog::router())

@@ -151,6 +151,7 @@ fn events(campaigns: &'static [&'static str]) -> impl Strategy<Value = Vec<Plain
                 time_ms: ms(AROUND[around]) + from,
                 cost_micros,
                 verdict,
+                user: 0,
             },
         );
     proptest::collection::vec(one, 1..150)
