@@ -197,12 +197,21 @@ impl Sketch {
     pub fn estimate(&self) -> Estimate {
         let sketch = HllSketch::deserialize(&self.image())
             .expect("the image is of the library's own layout, as a test says for every size");
-        // No visitor is counted who was not there; more than so many are not told apart.
         let whole = |n: f64| n.round().max(0.0) as u64;
+        let (lower, upper) = (
+            sketch.lower_bound(NumStdDev::Two),
+            sketch.upper_bound(NumStdDev::Two),
+        );
+        // So few lie within a tenth of a visitor of their bounds, which are theirs.
+        let is_few = matches!(self.0, Marks::Coupons(_));
+        let (lower, upper) = match is_few {
+            true => (lower, upper),
+            false => (lower.floor(), upper.ceil()),
+        };
         Estimate {
             estimate: whole(sketch.composite_estimate()),
-            lower: sketch.lower_bound(NumStdDev::Two).floor().max(0.0) as u64,
-            upper: sketch.upper_bound(NumStdDev::Two).ceil().max(0.0) as u64,
+            lower: whole(lower),
+            upper: whole(upper),
         }
     }
 
