@@ -1,5 +1,6 @@
 //! Giving the rows of one user another name: the same file with a pseudonym in place of the user's hash.
 
+use adtally_projections::sketch::Coupon;
 use bytes::Bytes;
 use parquet::basic::Type as Physical;
 use parquet::data_type::{
@@ -14,10 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::FormatError;
 use crate::optional::{Optional, read, write, write_required};
+use crate::row_group::USER_HASH_BYTES;
 use crate::schema::{properties, schema};
 
 /// Digits of a user's hash.
-pub const USER_HASH_DIGITS: usize = 32;
+pub const USER_HASH_DIGITS: usize = 2 * USER_HASH_BYTES;
 
 /// Whether that text could be a user's hash.
 pub fn is_user_hash(text: &str) -> bool {
@@ -37,19 +39,28 @@ impl Pseudonym {
         let mut user = Sha256::new_with_prefix(b"user");
         user.update(random);
         Self {
-            user: hex::encode(&user.finalize()[..USER_HASH_DIGITS / 2]),
+            user: hex::encode(&user.finalize()[..USER_HASH_BYTES]),
             key: random,
         }
     }
 
     /// An address that stays the same within these rows, and is nobody's.
     fn address(&self, hash: i64) -> i64 {
+        self.number(hash) as i64
+    }
+
+    /// The mark of a visitor whom nobody knows: one and the same in all rows, so that as many are counted as before.
+    fn mark(&self) -> i32 {
+        Coupon::of(self.number(0)).bits() as i32
+    }
+
+    fn number(&self, of: i64) -> u64 {
         let mut digest = Sha256::new_with_prefix(self.key);
-        digest.update(hash.to_be_bytes());
+        digest.update(of.to_be_bytes());
         let digest = digest.finalize();
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&digest[..8]);
-        i64::from_be_bytes(bytes)
+        u64::from_be_bytes(bytes)
     }
 }
 
@@ -64,7 +75,7 @@ pub struct Erased {
 
 /// Rewrites a file that has rows of that user; none when it has not.
 ///
-/// The hashes of addresses in those rows are replaced too. A message whose own bytes were kept beside its rows loses
+/// The hashes of addresses in those rows, and the visitor's mark, are replaced too. A message whose own bytes were kept beside its rows loses
 /// them when one of its events was the user's: the rows say the same events. Bytes of messages that nobody can read
 /// stay as they are.
 ///
@@ -142,6 +153,7 @@ impl<'a> Rewrite<'a> {
                 next.ok_or_else(|| FormatError::content("the schema has fewer columns"))?;
             match (column.name(), column.get_physical_type()) {
                 ("user_id_hash", _) => self.rename(group, at, &mut next)?,
+                ("visitor_mark", _) => self.remark(group, at, &mut next)?,
                 ("ip_hash", _) => self.readdress(group, at, &mut next)?,
                 ("raw" | "subject", _) => self.drop_bytes(group, at, &mut next)?,
                 (_, Physical::BOOLEAN) => self.copy::<BoolType>(group, at, &mut next)?,
@@ -183,6 +195,17 @@ impl<'a> Rewrite<'a> {
         let column = read::<ByteArrayType>(group, at, self.rows)?;
         let changed = changed(&column, &self.user_rows, |_| Some(name.clone()));
         write::<ByteArrayType>(out, &changed)
+    }
+
+    fn remark(
+        &self,
+        group: &dyn RowGroupReader,
+        at: usize,
+        out: &mut SerializedColumnWriter<'_>,
+    ) -> Result<(), FormatError> {
+        let column = read::<Int32Type>(group, at, self.rows)?;
+        let mark = self.pseudonym.mark();
+        write::<Int32Type>(out, &changed(&column, &self.user_rows, |_| Some(mark)))
     }
 
     fn readdress(

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use adtally_projections::fold::{Content, Entry};
+use adtally_projections::sketch::Coupon;
 use adtally_streams::event::{Device, EdgeReason, Flags, Kind};
 use adtally_streams::frame::{AdEntry, EventId, FoldFrame, Header};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::money::Currency;
+use adtally_streams::visitor::{NOBODY, visitor_of};
 use adtally_streams::watermark::Watermark;
 use bytes::Bytes;
 use parquet::data_type::{
@@ -119,6 +121,8 @@ struct ReadGroup {
     flags: Vec<i32>,
     verdict: ReadTexts<EdgeReason>,
     content_hash: Vec<i64>,
+    ip_hash: Vec<Option<i64>>,
+    visitor_mark: Vec<Option<i32>>,
     frame_checksum: Vec<Option<i32>>,
     watermark: Vec<Option<ByteArray>>,
     retired: ReadTexts<Arc<str>>,
@@ -152,7 +156,11 @@ impl ReadGroup {
         let texts = |name: &str| -> Result<_, FormatError> {
             ReadTexts::read(group, places.at(name)?, rows, shared)
         };
-        let checksums = read::<Int32Type>(group, places.at("frame_checksum")?, rows)?;
+        let marks = |name| -> Result<Vec<Option<i32>>, FormatError> {
+            let column = read::<Int32Type>(group, places.at(name)?, rows)?;
+            Ok(column.iter().map(Option::<&i32>::copied).collect())
+        };
+        let addresses = read::<Int64Type>(group, places.at("ip_hash")?, rows)?;
         Ok(Self {
             kind: ReadTexts::read(group, places.at("kind")?, rows, RowKind::of)?,
             sequence: numbers("sequence")?,
@@ -179,7 +187,9 @@ impl ReadGroup {
             flags: small("flags")?,
             verdict: ReadTexts::read(group, places.at("verdict")?, rows, verdict)?,
             content_hash: numbers("content_hash")?,
-            frame_checksum: checksums.iter().map(|n| n.copied()).collect(),
+            ip_hash: addresses.iter().map(Option::<&i64>::copied).collect(),
+            visitor_mark: marks("visitor_mark")?,
+            frame_checksum: marks("frame_checksum")?,
             watermark: bytes("watermark")?,
             retired: texts("retired")?,
             subject: texts("subject")?,
@@ -315,7 +325,17 @@ impl ReadGroup {
                 .iter()
                 .map(|hash| *hash as u64)
                 .collect(),
+            visitor: (begin..end).map(|row| self.visitor(kind, row)).collect(),
         })
+    }
+
+    /// Who saw or clicked, as far as a sketch looks.
+    fn visitor(&self, kind: Kind, row: usize) -> u64 {
+        match (kind, self.visitor_mark[row]) {
+            (Kind::Conversion, _) => NOBODY,
+            (_, Some(mark)) => Coupon::visitor_of_bits(mark as u32),
+            (_, None) => visitor_of(None, self.ip_hash[row].map(|hash| hash as u64)),
+        }
     }
 
     /// The dictionary of ads that these rows make, in the order of their first use.

@@ -66,6 +66,7 @@ message adtally_log {
   optional int64 content_hash (INTEGER(64,false));
   optional int64 ip_hash (INTEGER(64,false));
   optional binary user_id_hash (STRING);
+  optional int32 visitor_mark (INTEGER(32,false));
   optional binary user_agent (STRING);
   optional binary referrer_url (STRING);
   optional binary landing_url (STRING);
@@ -111,7 +112,7 @@ const DISTINCT: [&str; 8] = [
     "raw",
 ];
 /// Columns of hashes, as they are.
-const HASHES: [&str; 3] = ["content_hash", "ip_hash", "frame_checksum"];
+const HASHES: [&str; 4] = ["content_hash", "ip_hash", "visitor_mark", "frame_checksum"];
 /// Columns by which readers leave out row groups.
 const BOUNDED: [&str; 3] = ["sequence", "broker_time", "event_timestamp"];
 
