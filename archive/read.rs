@@ -299,7 +299,7 @@ impl ReadGroup {
             true => self.device_type.at(row).copied(),
             false => Some(Device::default()),
         };
-        let device = rows.clone().map(|row| device(row)).collect::<Option<_>>();
+        let device = rows.clone().map(device).collect::<Option<_>>();
         let id = self.ids[kind as usize][begin..end]
             .iter_mut()
             .map(Option::take);

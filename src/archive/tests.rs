@@ -286,7 +286,10 @@ async fn a_damaged_or_missing_file_keeps_the_stream_and_stops_a_replay_by_its_na
     // Without its entry there is no archive that reaches up to the stream.
     std::fs::remove_file(world.folder.path().join("archive").join(entry.path())).unwrap();
     let error = world.replayed().await.unwrap_err();
-    assert!(error.contains("no archive has what is gone"), "{error}");
+    assert!(
+        error.contains("Neither the archive nor a checkpoint holds it"),
+        "{error}"
+    );
     world.server.stop().await;
 }
 

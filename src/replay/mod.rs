@@ -111,7 +111,7 @@ fn holds(first: u64, first_ms: Option<i64>) -> String {
 
 fn begins(covered: &[(u64, i64)]) -> String {
     if covered.is_empty() {
-        return "No checkpoint holds it".to_owned();
+        return "Neither the archive nor a checkpoint holds it".to_owned();
     }
     let named: Vec<String> = covered
         .iter()
