@@ -47,6 +47,21 @@ impl Coupon {
         Self(rank << SLOT_BITS | slot)
     }
 
+    /// Its bits: all that a sketch looks at of a visitor, and too few to make a name of them again.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// A visitor whose coupon has these bits; nobody's own hash, and as good for a sketch.
+    pub fn visitor_of_bits(bits: u32) -> u64 {
+        let slot = u64::from(bits & ((1 << SLOT_BITS) - 1));
+        let zeros = (bits >> SLOT_BITS).saturating_sub(1);
+        match zeros < u64::BITS - SLOT_BITS {
+            true => 1 << (u64::BITS - 1 - zeros) | slot,
+            false => slot,
+        }
+    }
+
     fn register(self) -> usize {
         self.0 as usize & (REGISTERS - 1)
     }

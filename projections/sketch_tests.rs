@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use adtally_streams::visitor::NOBODY;
 
 /// SplitMix64: the hash of a visitor as good as any.
 fn visitor(n: u64) -> u64 {
@@ -117,6 +118,18 @@ fn few_visitors_are_their_coupons_and_many_are_registers() {
 }
 
 proptest! {
+    #[test]
+    fn a_visitor_of_a_coupons_bits_has_that_coupon(
+        bits in any::<u64>(),
+        zeros in 0u32..64,
+    ) {
+        let visitor = (bits >> zeros).max(1);
+        let coupon = Coupon::of(visitor);
+        let again = Coupon::visitor_of_bits(coupon.bits());
+        prop_assert_eq!(Coupon::of(again), coupon);
+        prop_assert_ne!(again, NOBODY);
+    }
+
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]

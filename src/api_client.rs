@@ -77,6 +77,7 @@ impl Api {
                     .into(),
             ));
         }
+        crate::tls::provide();
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT)

@@ -2,10 +2,12 @@
 //!
 //! The rooms: a request meets the *border* (facts about it), is *admitted* by the crate `adtally-streams`, waits in
 //! an *outbox* until the *log* (NATS JetStream) has it, is folded by the *projector* with the crate
-//! `adtally-projections` into the *store*, and is asked for by *query* behind *http*. The command line, *replay*,
+//! `adtally-projections` into the *store*, and is asked for by *query* behind *http*. The *archive* keeps what the
+//! log has no longer. The command line, *replay*,
 //! the *runner* that wires the roles, the *demo* and *simulate* stand around them.
 
 mod api_client;
+mod archive;
 mod backup;
 mod bench;
 mod border;
@@ -44,6 +46,7 @@ mod stream_info;
 mod stretch;
 mod table;
 mod telemetry;
+mod tls;
 mod verify;
 
 use std::process::ExitCode;
@@ -57,5 +60,6 @@ use clap::Parser;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    tls::provide();
     cli::run(&cli::args::Cli::parse())
 }

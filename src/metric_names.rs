@@ -25,6 +25,31 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Addresses that the collector's limit forgot because it had no room for more",
     ),
     (
+        "adtally_archive_bytes_total",
+        Counter,
+        "Bytes of files that this process has archived, by shard",
+    ),
+    (
+        "adtally_archive_events_total",
+        Counter,
+        "Events that this process has archived, by shard",
+    ),
+    (
+        "adtally_archive_failures_total",
+        Counter,
+        "Turns of the archiver that failed; the events stay in their stream, and it is tried again",
+    ),
+    (
+        "adtally_archive_purged_sequence",
+        Gauge,
+        "Sequence up to which this process has purged a stream, by shard",
+    ),
+    (
+        "adtally_archive_written_timestamp_seconds",
+        Gauge,
+        "When this process last archived something, by shard, in seconds of the Unix epoch",
+    ),
+    (
         "adtally_catalogue_documents_bad_total",
         Counter,
         "Catalogue documents that were skipped because they are wrong; the earlier ones stand",

@@ -10,6 +10,7 @@ use crate::columns::{Reader, put_varint, put_zigzag};
 use crate::event::Kind;
 use crate::frame::{COLD_MAX_BYTES, HOT_MAX_BYTES, VERSION};
 use crate::frame_error::FrameError;
+use crate::names::REASON_MAX_BYTES;
 use crate::watermark::Watermark;
 
 /// The number in the kind's place that marks an announcement, far from any kind of event.
@@ -144,6 +145,18 @@ impl<'a> Envelope<'a> {
         out
     }
 
+    /// Whether the message holds nothing besides what this program reads: written again, it is byte for byte the same.
+    /// A later version's key or lane would make another message of it.
+    pub(crate) fn is_all_of(&self, message: &[u8]) -> bool {
+        let mut watermark = Vec::with_capacity(64);
+        match read_watermark(self.watermark) {
+            Ok(read) => put_watermark(&mut watermark, &read),
+            Err(_) => return false,
+        }
+        let reason = self.reason.len() <= REASON_MAX_BYTES;
+        reason && watermark == self.watermark && self.seal() == message
+    }
+
     /// Checks the checksum, the map, the version, the codec and what the parts declare.
     pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, FrameError> {
         let (body, tail) = bytes
@@ -188,6 +201,23 @@ fn declared(part: &'static str, said: u64, most: usize) -> Result<(), FrameError
 
 /// Bit of a watermark's first byte: nothing more will come.
 const DRAINED: u8 = 1;
+
+impl Watermark {
+    /// Its bytes, as a message's header has them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        put_watermark(&mut out, self);
+        out
+    }
+
+    /// Reads what [`Watermark::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// When those are not such bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
+        read_watermark(bytes)
+    }
+}
 
 /// A watermark's bytes: flags, time, how many lanes, and for each what is acknowledged and how far ahead its head
 /// is. A writer that knows more kinds writes more lanes; a reader that knows fewer passes over them.

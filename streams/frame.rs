@@ -4,12 +4,17 @@
 //! [`decode_events`] into whole events. A reader checks before it trusts; a writer never exceeds
 //! [`crate::names::FRAME_MAX_EVENTS`] and [`crate::names::FRAME_MAX_BYTES`].
 
+use std::cmp::Ordering;
+use std::hash::Hash;
 use std::sync::Arc;
+
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 pub use crate::announcement::{encode_announcement, encode_retirement};
 use crate::event::{Body, Device, EdgeReason, Event, Flags, Kind, Placement};
 pub use crate::frame_error::FrameError;
-pub use crate::frame_reader::{decode_events, decode_for_fold, decode_header};
+pub use crate::frame_events::{ColdColumns, OptionalTexts};
+pub use crate::frame_reader::{decode_events, decode_for_fold, decode_header, decode_whole};
 pub use crate::frame_writer::{encode, encode_rows};
 use crate::id::{Epoch, Id};
 use crate::money::{Currency, Micros};
@@ -157,6 +162,43 @@ pub enum FoldMessage {
         /// Why an operator declared that nothing more will come; none where the producer speaks for itself.
         retired: Option<Box<str>>,
     },
+}
+
+/// All of a message, in columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WholeMessage {
+    /// What a fold needs.
+    pub fold: FoldMessage,
+    /// The rest of a frame; none of an announcement.
+    pub cold: Option<Box<ColdColumns>>,
+    /// Whether this is all: whoever keeps what stands here, each event's own values and the header, loses nothing.
+    /// Not so where another program wrote the message, with keys or entries of dictionaries that this one has not.
+    pub known: bool,
+}
+
+impl FoldFrame {
+    /// Whether its dictionaries hold each value once, in the order in which the events first use them: then they
+    /// follow from the events' own values.
+    pub fn is_as_written(&self) -> bool {
+        let placed = self.header.kind != Kind::Conversion;
+        follows(&self.ads, &self.ad)
+            && (!placed
+                || follows(&self.creatives, &self.creative) && follows(&self.regions, &self.region))
+    }
+}
+
+/// Whether a dictionary is that of its symbols' values in the order of their first use.
+fn follows<T: Eq + Hash>(entries: &[T], symbols: &[u32]) -> bool {
+    let mut used = 0;
+    for symbol in symbols {
+        match symbol.cmp(&used) {
+            Ordering::Less => {}
+            Ordering::Equal => used += 1,
+            Ordering::Greater => return false,
+        }
+    }
+    let mut seen = FxHashSet::with_capacity_and_hasher(entries.len(), FxBuildHasher);
+    used as usize == entries.len() && entries.iter().all(|entry| seen.insert(entry))
 }
 
 /// Whole events, as `events tail`, archive and judges read them.

@@ -10,92 +10,104 @@ use crate::frame_error::FrameError;
 use crate::id::Id;
 use crate::id_column::{optional_id, read_ids};
 
-/// Reads the cold part of a frame whose hot part is `fold`; `raw` is what belongs to it of the raw part.
-pub(crate) fn read_events(
-    fold: FoldFrame,
-    cold: &[u8],
-    raw: &[u8],
-) -> Result<EventFrame, FrameError> {
-    let count = fold.header.count as usize;
-    let (mut from, mut raw) = (Reader::new(cold), Reader::new(raw));
-    let times = [fold.event_time_ms.as_slice(), &fold.arrival_ms];
-    let ids: Vec<Id> = fold.id.iter().map(EventId::to_id).collect();
-    let revisions = from.deltas(count)?;
-    let address_hashes = read_hashes(&mut from, &mut raw, count)?;
-    let user_ids = read_ids(&mut from, &mut raw, times, optional_id)?;
-    let user_agents = OptionalTexts::read(&mut from, count)?;
-    let referrers = OptionalTexts::read(&mut from, count)?;
-    let mut body = read_bodies(&fold, &ids, &mut from, &mut raw)?;
-    from.end()?;
-    raw.end()?;
-    let mut events = Vec::with_capacity(count);
-    for (i, (id, user_id)) in ids.iter().zip(user_ids).enumerate() {
+/// The cold part of a frame, in columns as long as the frame has events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColdColumns {
+    /// Sequence in CATALOG of the last document that the border had applied.
+    pub catalogue_revision: Vec<u64>,
+    /// Keyed hash of the client's address.
+    pub address_hash: Vec<Option<u64>>,
+    /// The visitor as the publisher names them.
+    pub user_id: Vec<Option<EventId>>,
+    /// The client's user agent.
+    pub user_agent: OptionalTexts,
+    /// The page that the client came from.
+    pub referrer: OptionalTexts,
+    /// The impression that a click names, the click that a conversion names; empty for impressions.
+    pub cause_id: Vec<Option<EventId>>,
+    /// The advertiser's order; empty but for conversions.
+    pub order_id: Vec<Option<EventId>>,
+    /// Where the visitor was sent; empty but for clicks.
+    pub landing_url: Vec<Option<Arc<str>>>,
+}
+
+impl ColdColumns {
+    /// Reads the cold part of a frame whose hot part is `fold`; `raw` is what belongs to it of the raw part.
+    pub(crate) fn read(fold: &FoldFrame, cold: &[u8], raw: &[u8]) -> Result<Self, FrameError> {
+        let count = fold.header.count as usize;
+        let (mut from, mut raw) = (Reader::new(cold), Reader::new(raw));
+        let times = [fold.event_time_ms.as_slice(), &fold.arrival_ms];
+        let revisions = from.deltas(count)?;
+        let mut columns = Self {
+            catalogue_revision: revisions.into_iter().map(|r| r as u64).collect(),
+            address_hash: read_hashes(&mut from, &mut raw, count)?,
+            user_id: read_ids(&mut from, &mut raw, times, optional_id)?,
+            user_agent: OptionalTexts::read(&mut from, count)?,
+            referrer: OptionalTexts::read(&mut from, count)?,
+            cause_id: Vec::new(),
+            order_id: Vec::new(),
+            landing_url: Vec::new(),
+        };
+        match fold.header.kind {
+            Kind::Impression => {}
+            Kind::Click => {
+                columns.cause_id = read_ids(&mut from, &mut raw, times, optional_id)?;
+                let ids: Vec<Id> = fold.id.iter().map(EventId::to_id).collect();
+                columns.landing_url = read_landing_urls(&mut from, &ids)?;
+            }
+            Kind::Conversion => {
+                columns.cause_id = read_ids(&mut from, &mut raw, times, optional_id)?;
+                columns.order_id = read_ids(&mut from, &mut raw, times, optional_id)?;
+            }
+        }
+        from.end()?;
+        raw.end()?;
+        Ok(columns)
+    }
+}
+
+/// The events of a frame.
+pub(crate) fn events_of(fold: FoldFrame, mut cold: ColdColumns) -> EventFrame {
+    let id = |id: &Option<EventId>| id.as_ref().map(EventId::to_id);
+    let mut events = Vec::with_capacity(fold.id.len());
+    for i in 0..fold.id.len() {
         let ad = &fold.ads[fold.ad[i] as usize];
+        let body = match fold.header.kind {
+            Kind::Impression => Body::Impression(placement(&fold, i)),
+            Kind::Click => Body::Click(
+                placement(&fold, i),
+                ClickDetail {
+                    impression_id: id(&cold.cause_id[i]),
+                    landing_url: cold.landing_url[i].take(),
+                },
+            ),
+            Kind::Conversion => Body::Conversion(ConversionDetail {
+                click_id: id(&cold.cause_id[i]),
+                order_id: id(&cold.order_id[i]),
+                value_micros: fold.amount_micros[i],
+            }),
+        };
         events.push(Event {
-            id: id.clone(),
+            id: fold.id[i].to_id(),
             event_time_ms: fold.event_time_ms[i],
             arrival_ms: fold.arrival_ms[i],
             advertiser_id: ad.advertiser_id.clone(),
             currency: ad.currency,
             utc_offset_s: ad.utc_offset_s,
-            catalogue_revision: revisions[i] as u64,
+            catalogue_revision: cold.catalogue_revision[i],
             content_hash: fold.content_hash[i],
             flags: fold.flags[i],
-            address_hash: address_hashes[i],
-            user_id,
-            user_agent: user_agents.at(i),
-            referrer: referrers.at(i),
-            body: body(i),
+            address_hash: cold.address_hash[i],
+            user_id: id(&cold.user_id[i]),
+            user_agent: cold.user_agent.at(i),
+            referrer: cold.referrer.at(i),
+            body,
         });
     }
-    drop(body);
-    Ok(EventFrame {
+    EventFrame {
         header: fold.header,
         events,
-    })
-}
-
-/// What makes the body of each event, asked once for each in their order.
-type Bodies<'a> = Box<dyn FnMut(usize) -> Body + 'a>;
-
-fn read_bodies<'a>(
-    fold: &'a FoldFrame,
-    ids: &[Id],
-    from: &mut Reader<'_>,
-    raw: &mut Reader<'_>,
-) -> Result<Bodies<'a>, FrameError> {
-    let times = [fold.event_time_ms.as_slice(), &fold.arrival_ms];
-    Ok(match fold.header.kind {
-        Kind::Impression => Box::new(|i| Body::Impression(placement(fold, i))),
-        Kind::Click => {
-            let mut impression_ids = read_ids(from, raw, times, optional_id)?;
-            let mut landing_urls = read_landing_urls(from, ids)?;
-            Box::new(move |i| {
-                let (impression_id, landing_url) =
-                    (impression_ids[i].take(), landing_urls[i].take());
-                Body::Click(
-                    placement(fold, i),
-                    ClickDetail {
-                        impression_id,
-                        landing_url,
-                    },
-                )
-            })
-        }
-        Kind::Conversion => {
-            let mut click_ids = read_ids(from, raw, times, optional_id)?;
-            let mut order_ids = read_ids(from, raw, times, optional_id)?;
-            Box::new(move |i| {
-                let (click_id, order_id) = (click_ids[i].take(), order_ids[i].take());
-                let value_micros = fold.amount_micros[i];
-                Body::Conversion(ConversionDetail {
-                    click_id,
-                    order_id,
-                    value_micros,
-                })
-            })
-        }
-    })
+    }
 }
 
 /// The placement of event `i` of an impression or click frame.
@@ -132,9 +144,12 @@ pub(crate) fn read_hashes(
 }
 
 /// A dictionary of texts and of none, and its symbols.
-struct OptionalTexts {
-    entries: Vec<Option<Arc<str>>>,
-    symbols: Vec<u32>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionalTexts {
+    /// The distinct texts.
+    pub entries: Vec<Option<Arc<str>>>,
+    /// Index into them, of each event.
+    pub symbols: Vec<u32>,
 }
 
 impl OptionalTexts {

@@ -14,15 +14,17 @@ use crate::columns::Reader;
 use crate::envelope::{ANNOUNCEMENT, COLD_PACKED, Envelope, HOT_PACKED, read_watermark};
 use crate::event::{Device, EdgeReason, Flags, Kind};
 use crate::first_block;
-use crate::frame::{AdEntry, COLD_MAX_BYTES, EventMessage, FoldFrame, FoldMessage, Header};
+use crate::frame::{
+    AdEntry, COLD_MAX_BYTES, EventMessage, FoldFrame, FoldMessage, Header, WholeMessage,
+};
 use crate::frame_columns::{AMOUNT_BY_AD, AMOUNT_DICTIONARY, AMOUNT_EACH, NO_CURRENCY};
 use crate::frame_error::FrameError;
-use crate::frame_events::read_events;
+use crate::frame_events::{ColdColumns, events_of};
 use crate::id::{Epoch, Id};
 use crate::id_column::{event_id, read_ids};
 use crate::money::{Currency, Micros};
 use crate::names::{FRAME_MAX_EVENTS_READ, REASON_MAX_BYTES};
-use crate::visitor::{NOBODY, read_visitors};
+use crate::visitor::{NOBODY, read_visitors, visitor_of};
 use crate::watermark::Watermark;
 
 #[cfg(doc)]
@@ -166,7 +168,56 @@ pub fn decode_events(bytes: &[u8]) -> Result<EventMessage, FrameError> {
             let hot = unpack(&mut scratch.zstd, &mut scratch.hot, envelope.hot_part())?;
             let (fold, raw_cold) = read_hot(header, hot, envelope.raw)?;
             let cold = unpack(&mut scratch.zstd, &mut scratch.cold, envelope.cold_part())?;
-            Ok(EventMessage::Frame(read_events(fold, cold, raw_cold)?))
+            let cold = ColdColumns::read(&fold, cold, raw_cold)?;
+            Ok(EventMessage::Frame(events_of(fold, cold)))
+        }),
+    }
+}
+
+/// Reads all of a message into columns, for whoever keeps it in another form, and says whether that would lose
+/// something of it.
+///
+/// # Errors
+/// When the bytes are not a message that this program can read.
+pub fn decode_whole(bytes: &[u8]) -> Result<WholeMessage, FrameError> {
+    let envelope = Envelope::open(bytes)?;
+    let known = envelope.is_all_of(bytes);
+    match open(bytes)? {
+        Opened::Announcement {
+            producer,
+            epoch,
+            watermark,
+            retired,
+        } => Ok(WholeMessage {
+            fold: FoldMessage::Announcement {
+                producer,
+                epoch,
+                watermark,
+                retired,
+            },
+            cold: None,
+            known,
+        }),
+        Opened::Frame(header, envelope) => SCRATCH.with_borrow_mut(|scratch| {
+            let hot = unpack(&mut scratch.zstd, &mut scratch.hot, envelope.hot_part())?;
+            let (mut fold, raw_cold) = read_hot(header, hot, envelope.raw)?;
+            let cold = unpack(&mut scratch.zstd, &mut scratch.cold, envelope.cold_part())?;
+            let cold = ColdColumns::read(&fold, cold, raw_cold)?;
+            fold.visitor = match fold.header.kind {
+                Kind::Impression | Kind::Click => {
+                    let users = cold.user_id.iter().zip(&cold.address_hash);
+                    users
+                        .map(|(user, address)| visitor_of(user.as_ref(), *address))
+                        .collect()
+                }
+                Kind::Conversion => vec![NOBODY; fold.id.len()],
+            };
+            let known = known && fold.is_as_written();
+            Ok(WholeMessage {
+                fold: FoldMessage::Frame(Box::new(fold)),
+                cold: Some(Box::new(cold)),
+                known,
+            })
         }),
     }
 }

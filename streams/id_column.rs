@@ -171,10 +171,10 @@ pub(crate) fn event_id(found: Option<Found<'_>>) -> Result<EventId, FrameError> 
 
 /// An id that an event may have.
 #[inline]
-pub(crate) fn optional_id(found: Option<Found<'_>>) -> Result<Option<Id>, FrameError> {
+pub(crate) fn optional_id(found: Option<Found<'_>>) -> Result<Option<EventId>, FrameError> {
     match found {
-        Some(Found::Uuid(bytes)) => Ok(Some(Id::from_uuid(&bytes))),
-        Some(Found::Text(text)) => Ok(Some(Id::new(text)?)),
+        Some(Found::Uuid(bytes)) => Ok(Some(EventId::Uuid(bytes))),
+        Some(Found::Text(text)) => Ok(Some(EventId::Text(Id::new(text)?))),
         None => Ok(None),
     }
 }

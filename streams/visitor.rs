@@ -7,6 +7,7 @@
 use twox_hash::XxHash3_64;
 
 use crate::columns::Reader;
+use crate::frame::EventId;
 use crate::frame_error::FrameError;
 use crate::frame_events::read_hashes;
 use crate::id_column::{Found, read_ids};
@@ -40,6 +41,16 @@ fn of_user(user: Option<Found<'_>>) -> u64 {
         Some(Found::Uuid(bytes)) => hash(SEED_UUID, &bytes),
         Some(Found::Text(text)) => hash(SEED_TEXT, text.as_bytes()),
         None => NOBODY,
+    }
+}
+
+/// The visitor of an event that names that user and has that hashed address.
+pub fn visitor_of(user: Option<&EventId>, address_hash: Option<u64>) -> u64 {
+    match (user, address_hash) {
+        (Some(EventId::Uuid(bytes)), _) => of_user(Some(Found::Uuid(*bytes))),
+        (Some(EventId::Text(id)), _) => of_user(Some(Found::Text(id.as_str()))),
+        (None, Some(address)) => of_address(address),
+        (None, None) => NOBODY,
     }
 }
 

@@ -1,6 +1,7 @@
 //! How we know: one integration binary against real nats-servers, real files, real HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod backup;
 mod bad_input;
 mod catalogue;

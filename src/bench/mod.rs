@@ -3,6 +3,7 @@
 //! Load, server, broker and disk are one machine here, so a ratio says more than its parts: it stays when the
 //! machine changes.
 
+mod archive;
 mod clicks;
 mod events;
 mod fold;
@@ -91,6 +92,11 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     if options.wants("fold") {
         for events in &options.events {
             figures.extend(fold::run(folder, *events).await?);
+        }
+    }
+    if options.wants("archive") {
+        for events in &options.events {
+            figures.extend(archive::run(*events).await?);
         }
     }
     if options.wants("shipping") {

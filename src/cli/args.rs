@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::archive::Archive;
 use super::producers::args::Producers;
 use crate::config::units::Span;
 use crate::log::connect::NatsOptions;
@@ -52,7 +53,7 @@ pub struct Common {
 /// The commands of this version.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the service: collector, intake, projector and API
+    /// Run the service: collector, intake, projector, API and archiver
     Serve(Serve),
     /// Everything on this machine in one go: a broker, a catalogue, traffic, and the count of it
     Demo(Demo),
@@ -83,6 +84,9 @@ pub enum Command {
     /// The log, decoded
     #[command(subcommand)]
     Events(Events),
+    /// The log in Parquet: what is there, whether it is whole, and erasing one user
+    #[command(subcommand)]
+    Archive(Archive),
     /// Measure this machine: each figure beside its yardstick
     Bench(Bench),
     /// Check what adtally needs of this machine
@@ -97,7 +101,7 @@ pub enum Command {
 /// `adtally serve`.
 #[derive(Debug, Default, Args)]
 pub struct Serve {
-    /// What this process does: collector, intake, projector, api [default: all]
+    /// What this process does: collector, intake, projector, api, archiver [default: all]
     #[arg(long, value_delimiter = ',', value_name = "ROLES")]
     pub roles: Vec<String>,
     /// Address of the HTTP server; port 0 takes a free one [default: 127.0.0.1:8080]
@@ -371,7 +375,7 @@ pub struct Bench {
     /// Seconds for each figure
     #[arg(long, default_value = "10", value_name = "SECONDS")]
     pub seconds: u64,
-    /// Only figures of a group: fold, shipping, whole, clicks, redirects, posts, freshness or frames; growth only by
+    /// Only figures of a group: fold, archive, shipping, whole, clicks, redirects, posts, freshness or frames; growth only by
     /// this
     #[arg(long, value_name = "GROUP")]
     pub only: Option<String>,

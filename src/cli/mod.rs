@@ -1,5 +1,6 @@
 //! The command line: one file a command; this one dispatches and decides the exit status.
 
+mod archive;
 pub mod args;
 mod backup;
 mod bench;
@@ -89,6 +90,7 @@ async fn dispatch(cli: &Cli, config: &Config, output: Output) -> anyhow::Result<
         Command::Backup(args) => backup::run(args, config, output).await,
         Command::Restore(args) => restore::run(args, config, output).await,
         Command::Statement(args) => statement::run(args, config, output).await,
+        Command::Archive(command) => archive::run(command, config, output).await,
         Command::Bench(args) => bench::run(args, config, output).await,
         Command::Events(Events::Conflicts(newest)) => {
             incidents::conflicts(newest.lines, config, output).await

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use super::args::Statement as Args;
 use super::output::Output;
 use super::{Exit, Usage};
+use crate::archive;
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::log::streams;
@@ -43,7 +44,7 @@ pub async fn run(args: &Args, config: &Config, output: Output) -> anyhow::Result
         Some(text) => Some(parse_time_text(text).map_err(|e| usage("--as-of", e.to_string()))?),
     };
     let deployment = Deployment::find(config, false).await?;
-    let done = made(&deployment, &asked, as_of_ms, args.close).await;
+    let done = made(&deployment, config, &asked, as_of_ms, args.close).await;
     deployment.close().await;
     let (document, statement, exit) = done?;
     print(&document, &statement, output)?;
@@ -55,6 +56,7 @@ type Made = (Document, Statement, Exit);
 
 async fn made(
     deployment: &Deployment,
+    config: &Config,
     asked: &Asked,
     as_of_ms: Option<i64>,
     close: bool,
@@ -76,6 +78,7 @@ async fn made(
         client,
         shards,
         checkpoints: None,
+        archive: &archive::Place::of(config)?,
     };
     let state = at::open(log, time_ms, scratch, &memory, &stop).await?;
     let ground = Ground::read(client, Some(time_ms), &asked.advertiser).await?;

@@ -16,6 +16,7 @@ use super::args::Verify;
 use super::folder::{Holder, Scene};
 use super::output::Output;
 use super::{Exit, Usage};
+use crate::archive;
 use crate::config::Config;
 use crate::frozen::{self, FrozenShard};
 use crate::replay::range::Range;
@@ -86,6 +87,7 @@ async fn verify(
     let job = Job {
         client: scene.deployment.client.clone(),
         data_dir: config.data_dir.clone(),
+        archive: archive::Place::of(config)?,
         frozen,
         scratch: other.as_ref().unwrap_or(&own).path().to_path_buf(),
         from: range.from,

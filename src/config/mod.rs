@@ -3,6 +3,8 @@
 //! Layers are merged as one TOML table and read once, so a setting cannot exist in one layer and be missing in
 //! another. An unknown key is refused with the nearest known one: a misspelt limit must not be a silent default.
 
+mod archive;
+mod role;
 pub mod settings;
 pub mod units;
 
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use archive::Archive;
+pub use role::Role;
 pub use units::{Bytes, Span};
 
 /// Why there is no configuration.
@@ -61,61 +65,6 @@ pub enum ConfigError {
     },
 }
 
-/// What a process can do; several at once by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Serves the collector's paths and `POST /api/v1/events`.
-    Collector,
-    /// Takes single events from INTAKE.
-    Intake,
-    /// Folds the EVENTS streams.
-    Projector,
-    /// Answers queries.
-    Api,
-}
-
-impl Role {
-    /// Every role of this version.
-    pub const ALL: [Role; 4] = [Role::Collector, Role::Intake, Role::Projector, Role::Api];
-
-    /// The role's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Collector => "collector",
-            Role::Intake => "intake",
-            Role::Projector => "projector",
-            Role::Api => "api",
-        }
-    }
-}
-
-impl std::str::FromStr for Role {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = text.trim();
-        Role::ALL
-            .into_iter()
-            .find(|r| r.name() == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
-                format!(
-                    "there is no role `{name}` in this version; the roles are {}",
-                    known.join(", ")
-                )
-            })
-    }
-}
-
-impl<'de> Deserialize<'de> for Role {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -150,6 +99,8 @@ pub struct Config {
     pub query: Query,
     /// The HTTP server, and how commands reach it.
     pub http: Http,
+    /// Where the log goes from its streams.
+    pub archive: Archive,
 }
 
 /// What is logged when nothing says otherwise: the NATS client repeats what the program itself says better.
@@ -315,6 +266,7 @@ impl Default for Config {
             verify: Verify::default(),
             query: Query::default(),
             http: Http::default(),
+            archive: Archive::default(),
         }
     }
 }

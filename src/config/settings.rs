@@ -77,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
     s(
         "roles",
         List,
-        "what this process does: collector, intake, projector, api",
+        "what this process does: collector, intake, projector, api, archiver",
     ),
     s(
         "log",
@@ -203,6 +203,16 @@ pub const SETTINGS: &[Setting] = &[
         "where commands find the API; default: as the deployment says",
     ),
     s("http.key", Text, "API key that commands send"),
+    s(
+        "archive.url",
+        Text,
+        "where the archive is: s3://BUCKET/PREFIX (credentials from AWS_...) or file:///FOLDER",
+    ),
+    s(
+        "archive.keep_in_stream",
+        Text,
+        "how long an archived message stays in its stream",
+    ),
     s("json", Flag, "machine-readable output and logs"),
 ];
 

@@ -131,6 +131,7 @@ fn every_setting_is_listed_and_every_listed_one_exists() {
     full.streams.quarantine_max_bytes = Some(Bytes(1));
     full.http.url = text();
     full.http.key = text();
+    full.archive.url = text();
     let table = toml::Table::try_from(&full).unwrap();
     let mut found = Vec::new();
     for (name, value) in &table {

@@ -255,6 +255,7 @@ mod tests {
     use super::*;
 
     async fn ask(url: &str) -> (u16, String) {
+        crate::tls::provide();
         let answer = reqwest::get(url).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(ask(&format!("{url}/panics")).await.0, 503);
         assert_eq!(ask(&format!("{url}/peer")).await.0, 200);
         listener.close().await;
+        crate::tls::provide();
         assert!(reqwest::get(&url).await.is_err());
     }
 
@@ -322,6 +324,7 @@ mod tests {
         let refuses = axum::routing::post(|| async { Problem::too_large("less, please") });
         listener.serve(Router::new().route("/", refuses), None);
         let body = vec![b'x'; 20 << 20];
+        crate::tls::provide();
         let answer = reqwest::Client::new()
             .post(listener.url())
             .body(body)

@@ -77,7 +77,7 @@ pub enum ProjectorError {
     },
     /// Messages that were not folded are gone.
     #[error(
-        "{stream} begins at sequence {first}, and shard {shard} is folded up to {position} only: what is between was purged, and a count without it would be wrong. Restore the stream or a state at or past {before}"
+        "{stream} begins at sequence {first}, and shard {shard} is folded up to {position} only: what is between was purged, and a count without it would be wrong. Restore the stream or a state at or past {before}; where an archive has what is gone, `adtally replay --from beginning --shard {shard}` on the stopped folder reads it there"
     )]
     Purged {
         /// The shard.
@@ -131,6 +131,14 @@ pub enum ProjectorError {
         /// The shard.
         shard: u16,
         /// How it differs.
+        why: String,
+    },
+    /// What the stream has no longer cannot be read elsewhere.
+    #[error("shard {shard}: {why}")]
+    Earlier {
+        /// The shard.
+        shard: u16,
+        /// Why not.
         why: String,
     },
     /// No thread could be started, or one panicked.

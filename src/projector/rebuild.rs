@@ -1,8 +1,9 @@
 //! Folding a shard's stream anew into a generation that is empty or begins as a checkpoint: the projector's own fold
 //! and reader, for as far as one is told.
 //!
-//! Invariant: it begins at a message that the stream still has next after where the generation ends, so that nothing
-//! is missing of what it comes to. It neither shows nor counts anything: that is for whoever has the state in use.
+//! Invariant: it goes on at the message that comes next after where the generation ends, from the stream or from what
+//! is read in the place of those that the stream has no longer, so that nothing is missing of what it comes to. It
+//! neither shows nor counts anything: that is for whoever has the state in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,29 @@ use adtally_projections::fold::{Content, Entry};
 use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
+use async_nats::jetstream;
 use tokio_util::sync::CancellationToken;
 
 use super::ProjectorError;
-use super::worker::{Folder, Gathered, Until};
+use super::worker::{BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES, Folder, Gathered, Until};
 use crate::log::reader::ShardReader;
+use crate::log::streams::info_of;
 use crate::store::Shard;
 
 /// How long a stream that says there is more may give nothing: longer than an election and a restart of the broker.
 const QUIET_MAX: Duration = Duration::from_secs(60);
+
+/// What a rebuild reads before its stream: messages that the stream no longer has.
+pub trait Earlier: Send {
+    /// The next messages, in the order of their sequences; none after the last one. Blocks.
+    ///
+    /// # Errors
+    /// Why there are no more, in words for an operator.
+    fn next(&mut self) -> Result<Option<Vec<Entry>>, String>;
+
+    /// The last sequence that it answers for, whether a message was ever there or not.
+    fn through(&self) -> u64;
+}
 
 /// Why a fold came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +43,8 @@ pub enum Ended {
     There,
     /// The next message is past where it is to end.
     Until,
+    /// What comes next was purged: the stream begins at that sequence now.
+    Purged(u64),
     /// It was told to stop.
     Stopped,
 }
@@ -78,7 +95,12 @@ impl Seen {
 pub struct Rebuild {
     number: u16,
     folder: Folder,
-    reader: ShardReader,
+    client: Client,
+    /// Read to its end before the stream is.
+    earlier: Option<Box<dyn Earlier>>,
+    /// The last sequence that what was read before the stream has answered for.
+    answered: u64,
+    reader: Option<ShardReader>,
     gathered: Gathered,
     seen: Seen,
     until: Until,
@@ -101,13 +123,14 @@ impl Rebuild {
     ) -> Result<Self, ProjectorError> {
         let number = shard.number();
         let folder = Folder::open(Arc::clone(shard), stream_created_ns)?;
-        let from = folder.sequence() + 1;
         let runtime = tokio::runtime::Handle::current();
-        let reader = ShardReader::open(client.clone(), &events_stream(number), from, None);
         Ok(Self {
             number,
             folder,
-            reader,
+            client: client.clone(),
+            earlier: None,
+            answered: 0,
+            reader: None,
             gathered: Gathered::default(),
             seen: Seen::default(),
             until,
@@ -116,9 +139,14 @@ impl Rebuild {
         })
     }
 
-    /// How far it is.
+    /// Reads that first, and then the stream from after the last of its messages.
+    pub fn after(&mut self, earlier: impl Earlier + 'static) {
+        self.earlier = Some(Box::new(earlier));
+    }
+
+    /// How far it is: everything up to there is folded, or was never there.
     pub fn sequence(&self) -> u64 {
-        self.folder.sequence()
+        self.folder.sequence().max(self.answered)
     }
 
     /// What it has read.
@@ -137,6 +165,80 @@ impl Rebuild {
         last: u64,
         told: &mut dyn FnMut(u64),
     ) -> Result<Ended, ProjectorError> {
+        if let Some(ended) = self.fold_earlier(told)? {
+            return Ok(ended);
+        }
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => {
+                let from = self.sequence() + 1;
+                if let Some(first) = self.purged(from)? {
+                    return Ok(Ended::Purged(first));
+                }
+                let (client, stream) = (self.client.clone(), events_stream(self.number));
+                let opening = async { ShardReader::open(client, &stream, from, None) };
+                self.runtime.block_on(opening)
+            }
+        };
+        let ended = self.fold_stream(&mut reader, last, told)?;
+        if !matches!(ended, Ended::Purged(_)) {
+            self.reader = Some(reader);
+        }
+        Ok(ended)
+    }
+
+    /// Where the stream begins, when that is past `sequence`: then what was there is gone from it.
+    fn purged(&self, sequence: u64) -> Result<Option<u64>, ProjectorError> {
+        let jetstream = jetstream::new(self.client.clone());
+        let stream = events_stream(self.number);
+        let info = self.runtime.block_on(info_of(&jetstream, &stream));
+        let info = info.map_err(|source| ProjectorError::Log {
+            shard: self.number,
+            source,
+        })?;
+        let first = info.state.first_sequence;
+        Ok((first > sequence).then_some(first))
+    }
+
+    /// Folds what comes before the stream; answers why the whole fold ends there, none when it goes on.
+    fn fold_earlier(&mut self, told: &mut dyn FnMut(u64)) -> Result<Option<Ended>, ProjectorError> {
+        let Some(mut earlier) = self.earlier.take() else {
+            return Ok(None);
+        };
+        let shard = self.number;
+        while let Some(entries) = earlier
+            .next()
+            .map_err(|why| ProjectorError::Earlier { shard, why })?
+        {
+            let until = &self.until;
+            let end = entries
+                .iter()
+                .position(|e| until.is_before(e.sequence, e.broker_ms));
+            let mut rest = &entries[..end.unwrap_or(entries.len())];
+            while !rest.is_empty() {
+                if self.stop.is_cancelled() {
+                    return Ok(Some(Ended::Stopped));
+                }
+                let (batch, later) = rest.split_at(batch_of(rest));
+                self.seen.take(self.folder.sequence(), batch);
+                self.folder.apply(batch)?;
+                told(self.sequence());
+                rest = later;
+            }
+            if end.is_some() {
+                return Ok(Some(Ended::Until));
+            }
+        }
+        self.answered = self.answered.max(earlier.through());
+        Ok(None)
+    }
+
+    fn fold_stream(
+        &mut self,
+        reader: &mut ShardReader,
+        last: u64,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<Ended, ProjectorError> {
         while self.sequence() < last {
             if self
                 .until
@@ -150,18 +252,28 @@ impl Rebuild {
                 tokio::select! {
                     biased;
                     () = self.stop.cancelled() => None,
-                    next = tokio::time::timeout(QUIET_MAX, self.reader.next()) => Some(next),
+                    next = tokio::time::timeout(QUIET_MAX, reader.next()) => Some(next),
                 }
             });
             let first = match next {
                 None => return Ok(Ended::Stopped),
                 Some(Ok(Some(first))) => first,
-                Some(Ok(None)) => return Err(self.changed()),
-                Some(Err(_)) => return Err(self.silent(last)),
+                Some(Ok(None)) => return Err(self.changed(reader)),
+                Some(Err(_)) => match self.purged(self.sequence() + 1)? {
+                    Some(first) => return Ok(Ended::Purged(first)),
+                    None => return Err(self.silent(last)),
+                },
             };
-            let ends = self.gathered.gather(first, &mut self.reader, &self.until);
+            let ends = self.gathered.gather(first, reader, &self.until);
+            if let Some(skipped) = self.gathered.skipped(self.sequence())
+                && let Some(first) = self.purged(skipped)?
+            {
+                self.gathered.clear();
+                return Ok(Ended::Purged(first));
+            }
             if !self.gathered.entries.is_empty() {
-                self.seen.take(self.sequence(), &self.gathered.entries);
+                self.seen
+                    .take(self.folder.sequence(), &self.gathered.entries);
                 self.folder.apply(&self.gathered.entries)?;
                 self.gathered.clear();
                 told(self.sequence());
@@ -173,10 +285,10 @@ impl Rebuild {
         Ok(Ended::There)
     }
 
-    fn changed(&self) -> ProjectorError {
+    fn changed(&self, reader: &ShardReader) -> ProjectorError {
         ProjectorError::Changed {
             shard: self.number,
-            why: self.reader.changed().unwrap_or("it has ended").to_owned(),
+            why: reader.changed().unwrap_or("it has ended").to_owned(),
         }
     }
 
@@ -188,4 +300,14 @@ impl Rebuild {
             quiet: QUIET_MAX,
         }
     }
+}
+
+/// How many of the first messages make a batch.
+fn batch_of(entries: &[Entry]) -> usize {
+    let mut events = 0;
+    let full = entries.iter().take(BATCH_MAX_MESSAGES).position(|entry| {
+        events += entry.events();
+        events >= BATCH_MAX_EVENTS
+    });
+    full.map_or(entries.len().min(BATCH_MAX_MESSAGES), |at| at + 1)
 }

@@ -135,9 +135,10 @@ impl Until {
         self.sequence.is_some() || self.time_ms.is_some()
     }
 
-    fn is_before(&self, message: &LogMessage) -> bool {
-        self.sequence.is_some_and(|last| message.sequence > last)
-            || self.time_ms.is_some_and(|last| message.broker_ms > last)
+    /// Whether it ends before the message of that sequence and timestamp.
+    pub fn is_before(&self, sequence: u64, broker_ms: i64) -> bool {
+        self.sequence.is_some_and(|last| sequence > last)
+            || self.time_ms.is_some_and(|last| broker_ms > last)
     }
 }
 
@@ -157,7 +158,7 @@ impl Gathered {
         let began = Instant::now();
         let mut next = Some(first);
         while let Some(message) = next {
-            if until.is_before(&message) {
+            if until.is_before(message.sequence, message.broker_ms) {
                 return true;
             }
             self.take(message);
@@ -188,6 +189,19 @@ impl Gathered {
             );
         }
         self.entries.push(entry);
+    }
+
+    /// The first sequence after `position` that was not given; none where each message follows the one before. The
+    /// stream has skipped it, or has purged it under its reader.
+    pub fn skipped(&self, position: u64) -> Option<u64> {
+        let mut next = position + 1;
+        for entry in &self.entries {
+            if entry.sequence > next {
+                return Some(next);
+            }
+            next = entry.sequence + 1;
+        }
+        None
     }
 
     fn is_full(&self) -> bool {
@@ -315,6 +329,11 @@ impl Run {
             };
             let began = Instant::now();
             gathered.gather(first, reader, &Until::default());
+            if gathered.skipped(folder.sequence()).is_some()
+                && runtime.block_on(self.verify())?.is_none()
+            {
+                return Ok(None);
+            }
             let folded = folder.apply(&gathered.entries)?;
             gathered.clear();
             let progress = folder.progress();

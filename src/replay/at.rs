@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::ReplayError;
 use super::range::{From, Range, To};
 use super::source::Source;
+use crate::archive;
 use crate::projector::rebuild::{Ended, Rebuild};
 use crate::scratch::Scratch;
 use crate::store::{Building, Memory, Shard};
@@ -61,6 +62,8 @@ pub struct Log<'l> {
     /// A data folder whose checkpoints may be begun with, on the file system of the scratch folder; none: the log is
     /// read from its first message.
     pub checkpoints: Option<&'l Path>,
+    /// Where the archive is that has what the streams have no longer.
+    pub archive: &'l archive::Place,
 }
 
 /// Opens the state of every shard at a log time.
@@ -86,7 +89,7 @@ pub async fn open(
     let kept = log.checkpoints.unwrap_or(scratch.path());
     let mut sources = Vec::with_capacity(usize::from(log.shards));
     for shard in 0..log.shards {
-        sources.push(Source::find(&jetstream, kept, shard, &range).await?);
+        sources.push(Source::find(&jetstream, kept, log.archive, shard, &range).await?);
     }
     let stop = stop.child_token();
     let scratch = Arc::new(scratch);
@@ -127,8 +130,8 @@ fn fold(
         range.until(),
         stop.clone(),
     )?;
-    match rebuild.fold_to(source.last, &mut |_| ())? {
-        Ended::Stopped => Err(ReplayError::Interrupted),
+    match source.fold(&mut rebuild, source.last, &mut |_| ())? {
+        Ended::Stopped | Ended::Purged(_) => Err(ReplayError::Interrupted),
         Ended::There | Ended::Until => Ok(shard),
     }
 }

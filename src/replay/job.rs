@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::range::Range;
 use super::source::Source;
 use super::{ReplayError, ShardStatus, State, Status};
+use crate::archive;
 use crate::log::streams::info_of;
 use crate::projector::ProjectorHandle;
 use crate::projector::rebuild::{Ended, Rebuild};
@@ -44,6 +45,8 @@ pub struct Job {
     pub shards: Vec<u16>,
     /// What part of the log.
     pub range: Range,
+    /// Where the archive is that has what the streams have no longer.
+    pub archive: archive::Place,
     /// Interrupts it.
     pub stop: CancellationToken,
 }
@@ -69,7 +72,9 @@ impl Job {
         let jetstream = jetstream::new(self.client.clone());
         let mut sources = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
-            sources.push(Source::find(&jetstream, &self.data_dir, *shard, &self.range).await?);
+            let (data_dir, archive) = (&self.data_dir, &self.archive);
+            let source = Source::find(&jetstream, data_dir, archive, *shard, &self.range);
+            sources.push(source.await?);
         }
         let job = self.clone();
         let checked = tokio::task::spawn_blocking(move || -> Result<_, ReplayError> {
@@ -219,11 +224,11 @@ impl Job {
         )?;
         let mut last = source.last;
         loop {
-            match rebuild.fold_to(last, &mut |sequence| tell.at(sequence))? {
+            match source.fold(&mut rebuild, last, &mut |sequence| tell.at(sequence))? {
                 Ended::Stopped => return Err(ReplayError::Interrupted),
                 Ended::Until => break,
                 Ended::There if until.is_somewhere() => break,
-                Ended::There => {}
+                Ended::There | Ended::Purged(_) => {}
             }
             let stream = events_stream(source.shard);
             last = runtime
@@ -244,7 +249,7 @@ impl Job {
             Place::Live(projector) => {
                 // What is on disk already need not be written while the shard stands still.
                 building.shard().flush()?;
-                self.hand_over(projector, &mut rebuild, building, tell)?;
+                self.hand_over(projector, &mut rebuild, source, building, tell)?;
             }
         }
         Ok(State::Switched)
@@ -264,6 +269,7 @@ impl Job {
         &self,
         projector: &ProjectorHandle,
         rebuild: &mut Rebuild,
+        source: &Source,
         building: &Building,
         tell: &Tell,
     ) -> Result<(), ReplayError> {
@@ -276,9 +282,11 @@ impl Job {
             }
         });
         let stands = stands.ok_or(ReplayError::Interrupted)?;
-        match rebuild.fold_to(stands.sequence, &mut |sequence| tell.at(sequence))? {
+        match source.fold(rebuild, stands.sequence, &mut |sequence| tell.at(sequence))? {
             Ended::There => {}
-            Ended::Until | Ended::Stopped => return Err(ReplayError::Interrupted),
+            Ended::Until | Ended::Stopped | Ended::Purged(_) => {
+                return Err(ReplayError::Interrupted);
+            }
         }
         self.switch(building)?;
         projector.shards().replace(Arc::clone(shard));

@@ -3,8 +3,9 @@
 //! Invariant: the generation in use is not touched before the new one is whole, on disk and at least as far; then it
 //! is exchanged in one step, shard by shard. A range that ends somewhere never exchanges anything.
 //!
-//! It begins with the newest checkpoint at or before the asked position, or with the empty state before the stream's
-//! first message; a stream that has lost messages which no checkpoint covers cannot be replayed.
+//! It begins with the newest checkpoint at or before the asked position, or with the empty state before the log's
+//! first message. What a stream has no longer is read from the archive; where neither that nor a checkpoint has it,
+//! there is no replay.
 
 pub mod at;
 mod job;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use adtally_streams::time::to_rfc3339;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::ArchiveError;
 use crate::log::LogError;
 use crate::projector::ProjectorError;
 use crate::store::StoreError;
@@ -30,7 +32,7 @@ pub use job::{Job, Place, Started};
 pub enum ReplayError {
     /// The beginning is gone.
     #[error(
-        "{stream} does not begin at its first message any more: {}. A replay needs all that came before, from the log or in a checkpoint, for a count without it would be wrong. {}",
+        "{stream} does not begin at its first message any more: {}. A replay needs all that came before, from the log, its archive or a checkpoint, for a count without it would be wrong. {}",
         holds(*.first, *.first_ms),
         begins(.covered)
     )]
@@ -83,6 +85,9 @@ pub enum ReplayError {
         /// The shard.
         shard: u16,
     },
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -100,13 +105,13 @@ fn holds(first: u64, first_ms: Option<i64>) -> String {
             "the first that it has is sequence {first} of {}",
             to_rfc3339(ms)
         ),
-        None => format!("it is empty, and its next message is sequence {first}"),
+        None => format!("it begins at sequence {first} now"),
     }
 }
 
 fn begins(covered: &[(u64, i64)]) -> String {
     if covered.is_empty() {
-        return "No checkpoint holds it".to_owned();
+        return "Neither the archive nor a checkpoint holds it".to_owned();
     }
     let named: Vec<String> = covered
         .iter()

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::range::Range;
 use super::{Job, Place, ReplayError, Started, Status};
+use crate::archive;
 use crate::projector::ProjectorHandle;
 
 /// What a `serve` is asked. Each is meant for one process: others on the same NATS do not answer.
@@ -43,6 +44,7 @@ pub enum Question {
 pub struct Service {
     client: async_nats::Client,
     data_dir: PathBuf,
+    archive: archive::Place,
     projector: ProjectorHandle,
     stop: CancellationToken,
     /// The last one.
@@ -54,12 +56,14 @@ impl Service {
     pub fn new(
         client: async_nats::Client,
         data_dir: PathBuf,
+        archive: archive::Place,
         projector: ProjectorHandle,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             client,
             data_dir,
+            archive,
             projector,
             stop,
             replay: Mutex::default(),
@@ -94,6 +98,7 @@ impl Service {
                     place: Place::Live(self.projector.clone()),
                     shards,
                     range,
+                    archive: self.archive.clone(),
                     stop: self.stop.child_token(),
                 };
                 let started = job.start().await?;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::range::{From, Range, To};
 use super::{Job, Place, State, Status};
+use crate::archive;
 use crate::log::connect::{NatsOptions, connect};
 use crate::log::embedded::NatsServer;
 use crate::log::publisher::{Outcome, Publisher};
@@ -84,6 +85,7 @@ async fn replay(client: &Client, data: &Path, place: Place, range: Range) -> Sta
         place,
         shards: vec![0],
         range,
+        archive: archive::Place::Folder(data.join("archive")),
         stop: CancellationToken::new(),
     };
     let started = job.start().await.unwrap();
@@ -317,6 +319,7 @@ async fn a_checkpoint_that_is_not_of_this_log_is_passed_over() {
         place: Place::Stopped(memory()),
         shards: vec![0],
         range,
+        archive: archive::Place::Folder(data.path().join("archive")),
         stop: CancellationToken::new(),
     };
     let error = job(ALL).start().await.unwrap_err().to_string();

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::roles::Roles;
 use super::streams_watch::{self, Seen};
-use super::{Phase, answers, readiness, shards_file};
+use super::{Phase, readiness, shards_file};
+use crate::archive;
 use crate::border::Border;
 use crate::border::facts::FactSource;
 use crate::border::keys::DayKeys;
 use crate::catalogue_feed::CatalogueHandle;
 use crate::collector::{self, Collector, Desk, Signer};
 use crate::config::{Config, QueryShards, Role};
-use crate::control;
 use crate::deployment;
 use crate::http::{self, AppState};
 use crate::intake::Intake;
@@ -37,7 +37,6 @@ use crate::post_events;
 use crate::projector::checkpoints::Keeper;
 use crate::projector::{Projector, ProjectorHandle};
 use crate::query::{Engine, remote};
-use crate::replay::service::Service;
 use crate::scratch;
 use crate::statement;
 use crate::store::{self, Shards};
@@ -74,8 +73,9 @@ pub struct BringUp {
 }
 
 /// What the roles share.
-struct Shared {
-    shards: u16,
+pub(super) struct Shared {
+    pub(super) shards: u16,
+    pub(super) archive: archive::Place,
     catalogue: CatalogueHandle,
     facts: Arc<FactSource>,
     publisher: Publisher,
@@ -124,6 +124,7 @@ impl BringUp {
         };
         let shared = Shared {
             shards,
+            archive: archive::Place::of(&self.config)?,
             catalogue: self.start_catalogue(&jetstream).await,
             facts: self.start_facts(&jetstream).await?,
             publisher: Publisher::new(self.client.clone()),
@@ -153,6 +154,9 @@ impl BringUp {
             self.answer_for_shards(&shared, projector).await;
         }
         self.answer_questions(&shared, projector.clone()).await;
+        if self.has(Role::Archiver) {
+            self.start_archiver(&shared).await;
+        }
         self.serve_all(&shared, (collector, desk), projector, seen)
             .await;
         Ok(())
@@ -324,6 +328,7 @@ impl BringUp {
         let schedule = Schedule {
             client: self.client.clone(),
             data_dir: data_dir.clone(),
+            archive: shared.archive.clone(),
             shards: shards.clone(),
             every: self.config.verify.every.0,
             from: self.config.verify.from.0,
@@ -338,59 +343,6 @@ impl BringUp {
         );
         roles.late_tasks.push(("projector", tokio::spawn(task)));
         Ok(handle)
-    }
-
-    /// Answers for the shards that an API elsewhere asks about.
-    async fn answer_for_shards(&self, shared: &Shared, projector: &ProjectorHandle) {
-        let snapshots = Arc::new(projector.shards().clone());
-        let serving = remote::serve(
-            self.client.clone(),
-            snapshots,
-            shared.shards,
-            self.stop.clone(),
-        );
-        self.roles
-            .lock()
-            .await
-            .tasks
-            .push(("query service", tokio::spawn(serving)));
-    }
-
-    async fn answer_questions(&self, shared: &Shared, projector: Option<ProjectorHandle>) {
-        let outboxes = self.roles.lock().await.outbox_handles();
-        let projector = match projector {
-            Some(projector) => {
-                let replays = self.replays(projector.clone()).await;
-                Some((projector, replays))
-            }
-            None => None,
-        };
-        let answerers = answers::all(
-            &self.config,
-            &self.listener,
-            shared.shards,
-            projector,
-            outboxes,
-        );
-        let serving = control::serve(self.client.clone(), answerers, self.stop.clone());
-        self.roles
-            .lock()
-            .await
-            .tasks
-            .push(("control", tokio::spawn(serving)));
-    }
-
-    /// Replays at an operator's word, which end before the state is closed.
-    async fn replays(&self, projector: ProjectorHandle) -> Arc<Service> {
-        let replays = Service::new(
-            self.client.clone(),
-            self.config.data_dir.clone(),
-            projector,
-            self.stop.clone(),
-        );
-        let ended = tokio::spawn(replays.clone().ended());
-        self.roles.lock().await.tasks.push(("replays", ended));
-        replays
     }
 
     async fn serve_all(
@@ -409,7 +361,7 @@ impl BringUp {
                 self.client.clone(),
                 engine.clone(),
                 shared.shards,
-                self.config.data_dir.clone(),
+                (self.config.data_dir.clone(), shared.archive.clone()),
                 self.stop.clone(),
             );
             self.roles.lock().await.tasks.push(("statements", tidying));

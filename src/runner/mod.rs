@@ -8,6 +8,7 @@ mod answers;
 mod bring_up;
 mod readiness;
 mod roles;
+mod services;
 mod shards_file;
 mod streams_watch;
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::closed::Closed;
 use super::compute::{Ground, at_state, compute};
 use super::{Asked, Document, StatementError, check_settled};
+use crate::archive;
 use crate::query::shard::SnapshotSet;
 use crate::query::{Cancel, DEADLINE, Engine};
 use crate::replay::at::{self, StateAt};
@@ -54,18 +55,19 @@ struct Inner {
     engine: Engine,
     shards: u16,
     data_dir: PathBuf,
+    archive: archive::Place,
     stop: CancellationToken,
     open: Mutex<Vec<Open>>,
 }
 
 impl Desk {
     /// Over the state that `engine` reads and the log of that many shards; past states begin with the checkpoints of
-    /// `data_dir` and lie in its scratch folder. The task ends, with every state closed, after `stop`.
+    /// the data folder and lie in its scratch folder; what the log's streams have no longer is in the archive. The task ends, with every state closed, after `stop`.
     pub fn start(
         client: Client,
         engine: Engine,
         shards: u16,
-        data_dir: PathBuf,
+        (data_dir, archive): (PathBuf, archive::Place),
         stop: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let open = Mutex::default();
@@ -75,6 +77,7 @@ impl Desk {
                 engine,
                 shards,
                 data_dir,
+                archive,
                 stop,
                 open,
             }),
@@ -210,6 +213,7 @@ async fn open_at(inner: &Inner, time_ms: i64) -> Result<StateAt, StatementError>
         client: &inner.client,
         shards: inner.shards,
         checkpoints: Some(data_dir),
+        archive: &inner.archive,
     };
     Ok(at::open(log, time_ms, scratch, &memory, &inner.stop).await?)
 }

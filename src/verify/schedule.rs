@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::last::{self, Last, Run};
 use super::{Job, Verdict, VerifyError};
+use crate::archive;
 use crate::frozen;
 use crate::replay::range::From;
 use crate::scratch::Scratch;
@@ -32,6 +33,8 @@ pub struct Schedule {
     pub client: Client,
     /// The data folder.
     pub data_dir: PathBuf,
+    /// Where the archive is.
+    pub archive: archive::Place,
     /// The open shards.
     pub shards: Arc<Shards>,
     /// How often; zero: never.
@@ -135,6 +138,7 @@ impl Schedule {
         let job = Job {
             client: self.client.clone(),
             data_dir: self.data_dir.clone(),
+            archive: self.archive.clone(),
             frozen,
             scratch: scratch.path().to_path_buf(),
             from,

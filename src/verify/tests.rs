@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Job, Verdict, VerifyError};
+use crate::archive;
 use crate::frozen;
 use crate::log::connect::{NatsOptions, connect};
 use crate::log::embedded::NatsServer;
@@ -108,6 +109,7 @@ impl World {
         let job = Job {
             client: self.client.clone(),
             data_dir: self.data.path().to_path_buf(),
+            archive: archive::Place::Folder(self.data.path().join("archive")),
             frozen: frozen::of_stopped(self.data.path(), &[0]).unwrap(),
             scratch: scratch.path().to_path_buf(),
             from,

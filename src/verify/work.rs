@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bad, MAX_TOLD, ShardVerdict, Told, Verdict, VerifyError};
+use crate::archive;
 use crate::frozen::FrozenShard;
 use crate::log::reader::message_at;
 use crate::log::streams::info_of;
@@ -49,6 +50,8 @@ pub struct Job {
     pub client: Client,
     /// The data folder, for its checkpoints.
     pub data_dir: PathBuf,
+    /// Where the archive is that has what the streams have no longer.
+    pub archive: archive::Place,
     /// The states that are checked, at their positions.
     pub frozen: Vec<FrozenShard>,
     /// Where they are folded again; nothing stays there.
@@ -181,7 +184,8 @@ impl Job {
                 from: self.from,
                 to: Some(To::Sequence(until)),
             };
-            let source = Source::find(jetstream, &self.data_dir, shard, &range).await?;
+            let (data_dir, archive) = (&self.data_dir, &self.archive);
+            let source = Source::find(jetstream, data_dir, archive, shard, &range).await?;
             // A checkpoint is not held against itself.
             match source.from.as_ref().map(store::Checkpoint::state) {
                 Some(state) if state == frozen.state => until = live.sequence - 1,
@@ -192,7 +196,11 @@ impl Job {
             jetstream,
             &stream,
             live.sequence.min(last),
-            source.begins_after(),
+            // What is archived is read there, whether it ends with a message or not.
+            source
+                .begins_after()
+                .max(source.archived)
+                .min(live.sequence.min(last)),
         );
         Ok(Some(Plan {
             frozen: frozen.clone(),
@@ -294,9 +302,9 @@ impl Job {
             let before = counted.swap(sequence, Ordering::Relaxed);
             told.send_modify(|p| p.messages += sequence.saturating_sub(before));
         };
-        match rebuild.fold_to(plan.end, &mut tell)? {
+        match plan.source.fold(&mut rebuild, plan.end, &mut tell)? {
             Ended::There | Ended::Until => {}
-            Ended::Stopped => return Err(VerifyError::Interrupted),
+            Ended::Stopped | Ended::Purged(_) => return Err(VerifyError::Interrupted),
         }
         let mut seen = rebuild.seen().clone();
         let there = plan.live.sequence.min(plan.ends_at.unwrap_or(u64::MAX));

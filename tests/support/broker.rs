@@ -202,7 +202,7 @@ impl Drop for Broker {
 }
 
 /// Ports that were free a moment ago, all different.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();

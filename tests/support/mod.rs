@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-pub use broker::{Broker, Folder};
+pub use broker::{Broker, Folder, free_ports};
 
 /// The binary under test.
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");
@@ -297,6 +297,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A client that follows no redirect.
 pub fn client() -> reqwest::Client {
+    // An error says that another test has installed it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .build()

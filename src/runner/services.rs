@@ -1,0 +1,86 @@
+//! What a process does at the word of others, and by itself besides its ways in and its answers over HTTP: it answers
+//! commands and APIs elsewhere, replays, and archives.
+
+use std::sync::Arc;
+
+use super::answers;
+use super::bring_up::{BringUp, Shared};
+use crate::archive;
+use crate::control;
+use crate::projector::ProjectorHandle;
+use crate::query::remote;
+use crate::replay::service::Service;
+
+impl BringUp {
+    /// Answers for the shards that an API elsewhere asks about.
+    pub(super) async fn answer_for_shards(&self, shared: &Shared, projector: &ProjectorHandle) {
+        let snapshots = Arc::new(projector.shards().clone());
+        let serving = remote::serve(
+            self.client.clone(),
+            snapshots,
+            shared.shards,
+            self.stop.clone(),
+        );
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("query service", tokio::spawn(serving)));
+    }
+
+    /// Answers commands that ask this process.
+    pub(super) async fn answer_questions(
+        &self,
+        shared: &Shared,
+        projector: Option<ProjectorHandle>,
+    ) {
+        let outboxes = self.roles.lock().await.outbox_handles();
+        let projector = match projector {
+            Some(projector) => {
+                let replays = self.replays(shared, projector.clone()).await;
+                Some((projector, replays))
+            }
+            None => None,
+        };
+        let answerers = answers::all(
+            &self.config,
+            &self.listener,
+            shared.shards,
+            projector,
+            outboxes,
+        );
+        let serving = control::serve(self.client.clone(), answerers, self.stop.clone());
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("control", tokio::spawn(serving)));
+    }
+
+    /// Archives, and purges what is archived.
+    pub(super) async fn start_archiver(&self, shared: &Shared) {
+        let archiving = archive::serve(
+            shared.archive.clone(),
+            self.client.clone(),
+            shared.shards,
+            self.config.archive.keep_in_stream.0,
+            self.stop.clone(),
+        );
+        let mut roles = self.roles.lock().await;
+        roles.tasks.push(("archiver", tokio::spawn(archiving)));
+    }
+
+    /// Replays at an operator's word, which end before the state is closed.
+    async fn replays(&self, shared: &Shared, projector: ProjectorHandle) -> Arc<Service> {
+        let replays = Service::new(
+            self.client.clone(),
+            self.config.data_dir.clone(),
+            shared.archive.clone(),
+            projector,
+            self.stop.clone(),
+        );
+        let ended = tokio::spawn(replays.clone().ended());
+        self.roles.lock().await.tasks.push(("replays", ended));
+        replays
+    }
+}
