@@ -21,6 +21,7 @@ mod producers;
 mod queries;
 mod replay;
 mod rooms;
+mod sealing;
 mod streams;
 mod support;
 mod verify;

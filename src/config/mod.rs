@@ -3,6 +3,7 @@
 //! Layers are merged as one TOML table and read once, so a setting cannot exist in one layer and be missing in
 //! another. An unknown key is refused with the nearest known one: a misspelt limit must not be a silent default.
 
+pub mod kept;
 pub mod settings;
 pub mod units;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use kept::{Retention, Sealing};
 pub use units::{Bytes, Span};
 
 /// Why there is no configuration.
@@ -146,6 +148,10 @@ pub struct Config {
     pub checkpoints: Checkpoints,
     /// The check of the state against the log.
     pub verify: Verify,
+    /// How long counts are kept.
+    pub retention: Retention,
+    /// When they are sealed.
+    pub sealing: Sealing,
     /// The HTTP server, and how commands reach it.
     pub http: Http,
 }
@@ -292,6 +298,8 @@ impl Default for Config {
             store: Store::default(),
             checkpoints: Checkpoints::default(),
             verify: Verify::default(),
+            retention: Retention::default(),
+            sealing: Sealing::default(),
             http: Http::default(),
         }
     }
@@ -462,6 +470,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             ),
         );
     }
+    kept::check(&config.retention)?;
     if config.outbox.capacity < MIN_OUTBOX {
         return refuse(
             "outbox.capacity",

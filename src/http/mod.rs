@@ -91,7 +91,7 @@ impl From<QueryError> for Problem {
                 detail,
             } => Problem::bad_request(detail),
             QueryError::NotFound(detail) => Problem::not_found(detail),
-            error @ (QueryError::Busy | QueryError::TookTooLong) => {
+            error @ (QueryError::Busy | QueryError::TookTooLong | QueryError::Block { .. }) => {
                 Problem::unavailable(error.to_string())
             }
             // What the store says is in the log; it is nothing that a client can act on.

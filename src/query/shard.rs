@@ -12,6 +12,7 @@ use adtally_projections::codec::Damaged;
 use adtally_projections::completeness::{Producer, complete_through};
 use adtally_projections::family::Family;
 use adtally_projections::position::{POSITION_KEY, Position};
+use adtally_projections::spans::{DELETED_KEY, Horizon, Retention};
 use adtally_projections::symbols::{self, Space, Symbol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -36,6 +37,11 @@ pub trait ShardRead: Send + Sync {
         to: &[u8],
         each: EachRow<'_>,
     ) -> Result<(), QueryError>;
+
+    /// How long it keeps cells.
+    fn retention(&self) -> Retention {
+        Retention::default()
+    }
 }
 
 /// One shard of a [`SnapshotSet`].
@@ -88,7 +94,8 @@ impl SnapshotSet<'_> {
         let mut positions = BTreeMap::new();
         let mut through: Option<Option<i64>> = None;
         for shard in &self.shards {
-            positions.insert(shard.number, shard.position()?);
+            let sequence = shard.position()?.map_or(0, |position| position.sequence);
+            positions.insert(shard.number, sequence);
             let own = shard.complete_through()?;
             through = Some(through.map_or(own, |t: Option<i64>| Some(t?.min(own?))));
         }
@@ -98,6 +105,15 @@ impl SnapshotSet<'_> {
             // A producer that has nothing acknowledged yet announces the beginning of time.
             complete_through_ms: through.flatten().filter(|ms| *ms > 0),
         })
+    }
+
+    /// What every shard still keeps: an answer is made of nothing before it.
+    pub fn horizon(&self) -> Result<Horizon, QueryError> {
+        let mut all = Horizon::default();
+        for shard in &self.shards {
+            all = all.and(&shard.horizon()?);
+        }
+        Ok(all)
     }
 
     /// Calls `work` for every shard on up to [`MAX_THREADS`] threads; the results in the order of the shards, or
@@ -182,11 +198,19 @@ impl Shard<'_> {
         Ok(Arc::from(name))
     }
 
-    fn position(&self) -> Result<u64, QueryError> {
-        match self.rows.get(Family::Meta, POSITION_KEY)? {
-            Some(value) => Ok(Position::decode(&value)?.sequence),
-            None => Ok(0),
-        }
+    fn position(&self) -> Result<Option<Position>, QueryError> {
+        let value = self.rows.get(Family::Meta, POSITION_KEY)?;
+        Ok(value.map(|value| Position::decode(&value)).transpose()?)
+    }
+
+    /// What the shard keeps at its log time, and has not deleted under an earlier setting.
+    fn horizon(&self) -> Result<Horizon, QueryError> {
+        let log_time_ms = self.position()?.map_or(0, |position| position.log_time_ms);
+        let deleted = match self.rows.get(Family::Meta, DELETED_KEY)? {
+            Some(value) => Horizon::decode(&value)?,
+            None => Horizon::default(),
+        };
+        Ok(self.rows.retention().horizon(log_time_ms).and(&deleted))
     }
 
     fn complete_through(&self) -> Result<Option<i64>, QueryError> {
