@@ -7,13 +7,14 @@
 
 use adtally_streams::event::Kind;
 use adtally_streams::names::LATE_AFTER_MS;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::applied::{Applied, Projection};
 use crate::cell_list::{ListWriter, Place};
 use crate::cells::{Bucket, Grain, RowKey};
-use crate::family::{Changes, Op, Target};
+use crate::family::{Changes, Family, Op, Target};
 use crate::metrics::{Metrics, encode_sums};
+use crate::spans::{OpenSpan, Span};
 use crate::spend;
 use crate::symbols::Symbol;
 
@@ -119,9 +120,16 @@ impl From<&Cell> for Cell {
     }
 }
 
+/// Open spans that are remembered; past it they are forgotten, and their markers put once more.
+const MAX_OPEN: usize = 1 << 18;
+
 /// The projection. Between batches it is empty and keeps its memory.
 #[derive(Debug, Default)]
 pub struct CellSums {
+    /// Spans whose markers are known to be there, so that they are put once and not with every batch.
+    open: FxHashSet<OpenSpan>,
+    /// Spans that were marked since [`CellSums::take_opened`], with the offset of one of their cells.
+    opened: Vec<(OpenSpan, i32)>,
     known: FxHashMap<Owner, u32>,
     owners: Vec<Owner>,
     additions: Vec<Addition>,
@@ -180,10 +188,32 @@ impl Projection for CellSums {
             let days = order.summed(Grain::Day, &hours);
             order.write(Grain::Day, &days, out);
             order.write_spend(&days, out);
+            if self.open.len() > MAX_OPEN {
+                self.open.clear();
+            }
+            for (grain, cells) in [
+                (Grain::Minute, &minutes),
+                (Grain::Hour, &hours),
+                (Grain::Day, &days),
+            ] {
+                order.mark(grain, cells, &mut self.open, &mut self.opened, out);
+            }
         }
         self.additions.clear();
         self.owners.clear();
         self.known.clear();
+    }
+}
+
+impl CellSums {
+    /// The spans that got their first rows since the last call, each with the offset of a cell's hours and days.
+    pub fn take_opened(&mut self) -> Vec<(OpenSpan, i32)> {
+        std::mem::take(&mut self.opened)
+    }
+
+    /// A span's marker was taken away: its next row puts it again.
+    pub fn forget(&mut self, sealed: &OpenSpan) {
+        self.open.remove(sealed);
     }
 }
 
@@ -314,6 +344,34 @@ impl<'a> Order<'a> {
 }
 
 impl Order<'_> {
+    /// Puts the markers of the cells' spans, see [`OpenSpan`].
+    fn mark(
+        &self,
+        grain: Grain,
+        cells: &[Cell],
+        open: &mut FxHashSet<OpenSpan>,
+        opened: &mut Vec<(OpenSpan, i32)>,
+        out: &mut Changes,
+    ) {
+        let mut last = None;
+        for cell in cells {
+            let owner = &self.owners[cell.owner as usize];
+            let span = OpenSpan {
+                span: Span::of(Bucket::of(grain, cell.time_s, owner.offset_s)),
+                campaign: owner.campaign,
+            };
+            // Cells are sorted by campaign and bucket.
+            if last == Some(span) {
+                continue;
+            }
+            last = Some(span);
+            if open.insert(span) {
+                opened.push((span, owner.offset_s));
+                out.put(Family::OpenSpans, |k| span.encode(k), |_| ());
+            }
+        }
+    }
+
     /// What the campaigns' days cost, from the cells of days, which are sorted by campaign and day first.
     fn write_spend(&self, days: &[Cell], out: &mut Changes) {
         let campaign = |cell: &Cell| self.owners[cell.owner as usize].campaign;

@@ -33,6 +33,24 @@ impl Grain {
             Grain::Day => Family::CellsDay,
         }
     }
+
+    /// The family that holds the grain's sealed cells.
+    pub fn blocks(self) -> Family {
+        match self {
+            Grain::Minute => Family::BlocksMinute,
+            Grain::Hour => Family::BlocksHour,
+            Grain::Day => Family::BlocksDay,
+        }
+    }
+
+    /// The grain's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Grain::Minute => "minute",
+            Grain::Hour => "hour",
+            Grain::Day => "day",
+        }
+    }
 }
 
 /// A bucket of time.

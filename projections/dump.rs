@@ -1,24 +1,29 @@
 //! The canonical dump: a shard's state as sorted lines of text, with names instead of symbols.
 //!
 //! Invariant: two states of one log at one position dump equally, however they came to be: not symbols, not what
-//! is still stored of expired ids, not the bytes of RocksDB. That is what tests and `verify` compare.
+//! is still stored of expired ids or of cells before the horizon, not which cells are sealed, not the bytes of
+//! RocksDB. That is what tests and `verify` compare.
 
 use adtally_streams::event::{Device, Kind};
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use crate::cells::{self, Bucket, CellKey, Grain};
+use crate::block::BlockError;
+use crate::cells::{Bucket, CellKey, Grain};
 use crate::codec::Damaged;
 use crate::completeness::Producer;
 use crate::conversions::{ConversionKey, ConversionSum};
 use crate::directory::{self, Fact};
+use crate::dump_cells::visit_cells;
 use crate::family::Family;
 use crate::ids::{self, IdRecord};
 use crate::incidents::{BadFrame, Conflict};
 use crate::ledger::{self, Intervals};
 use crate::metrics::Metrics;
-use crate::position::Position;
+use crate::position::{POSITION_KEY, Position};
+use crate::seal::Rows;
 use crate::sketch::Sketch;
+use crate::spans::{DELETED_KEY, Horizon, Retention};
 use crate::spend::{self, Spend};
 use crate::symbols::{self, Space, Symbol};
 use crate::totals::{self, Totals};
@@ -26,15 +31,22 @@ use crate::uniques::UniquesKey;
 use crate::verdicts::{FraudClick, FraudSum, FraudSumKey};
 
 /// A state of which every row can be visited.
-pub trait Source {
-    /// Why a row cannot be read.
-    type Error;
-
+pub trait Source: Rows {
     /// Visits every row of a family, in the order of keys.
     fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Self::Error>;
 
     /// Visits every row of the id index, earlier log days first.
     fn scan_ids(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Self::Error>;
+
+    /// How long it keeps cells.
+    fn retention(&self) -> Retention {
+        Retention::default()
+    }
+
+    /// What it shows no cells before, besides: two states are compared by what both of them keep.
+    fn shown_from(&self) -> Horizon {
+        Horizon::default()
+    }
 }
 
 /// Why a state cannot be dumped.
@@ -46,6 +58,16 @@ pub enum DumpError<E> {
     /// A row is damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// A block of sealed cells is damaged.
+    #[error(
+        "a block of sealed counts ({span}) is damaged: {error}; rebuild the shard with `adtally replay --from beginning`"
+    )]
+    Block {
+        /// The span of its cells, where its key can be read.
+        span: String,
+        /// How.
+        error: BlockError,
+    },
 }
 
 /// Names of a shard's symbols.
@@ -87,7 +109,7 @@ pub fn dump<S: Source>(source: &S) -> Result<Vec<String>, DumpError<S::Error>> {
 }
 
 /// Visits the lines of a state's canonical dump, in no order that means anything. Of the state only the names of its
-/// symbols are held in memory.
+/// symbols are held in memory, which spans have rows of cells, and the cells of one of those spans at a time.
 ///
 /// # Errors
 /// [`DumpError`] when the state cannot be read.
@@ -111,50 +133,62 @@ pub fn visit<S: Source>(
         })
         .map_err(DumpError::Read)?;
     let mut damaged = None;
-    let mut log_time_ms = 0;
-    for family in Family::ALL
-        .into_iter()
-        .filter(|family| *family != Family::Symbols)
-    {
-        let grain = Grain::ALL.into_iter().find(|g| g.family() == family);
-        let mut emit = |about: About, text: &str| {
-            each(Line {
-                section: family.name(),
-                campaign: about
-                    .campaign
-                    .map(|symbol| table.of(Space::Campaign, symbol)),
-                day: about.day,
-                text,
-            });
-        };
+    let mut emit = |section: &'static str, about: About, text: &str| {
+        each(Line {
+            section,
+            campaign: about
+                .campaign
+                .map(|symbol| table.of(Space::Campaign, symbol)),
+            day: about.day,
+            text,
+        });
+    };
+    for family in Family::ALL.into_iter().filter(|family| !is_apart(*family)) {
         let mut visit = |key: &[u8], value: &[u8]| {
-            let read = match grain {
-                Some(grain) => cells::each(grain, key, value, |cell, sums| {
-                    emit(About::cell(cell), &cell_line(&table, cell, sums)?);
-                    Ok(())
-                }),
-                None => line(&table, family, key, value).map(|line| {
-                    line.iter()
-                        .for_each(|line| emit(About::row(family, key), line));
-                }),
-            };
+            let read = line(&table, family, key, value).map(|line| {
+                line.iter()
+                    .for_each(|line| emit(family.name(), About::row(family, key), line));
+            });
             damaged = read.err().or(damaged.take());
         };
         source.scan(family, &mut visit).map_err(DumpError::Read)?;
     }
-    let mut position = |key: &[u8], value: &[u8]| {
-        if let (crate::position::POSITION_KEY, Ok(position)) = (key, Position::decode(value)) {
-            log_time_ms = position.log_time_ms;
-        }
-    };
-    source
-        .scan(Family::Meta, &mut position)
-        .map_err(DumpError::Read)?;
+    let (log_time_ms, horizon) = position_and_horizon(source)?;
+    for grain in Grain::ALL {
+        visit_cells(source, grain, &horizon, &mut |cell, sums| {
+            let text = cell_line(&table, cell, sums);
+            emit(grain.family().name(), About::cell(cell), &text);
+        })?;
+    }
     visit_ids(source, &table, log_time_ms, each, &mut damaged)?;
     match damaged {
         Some(error) => Err(error.into()),
         None => Ok(()),
     }
+}
+
+/// Names are in every line; cells have lines of their own, whichever families they are in; and which of them are
+/// sealed is no part of a state.
+fn is_apart(family: Family) -> bool {
+    let of_cells = |grain: Grain| [grain.family(), grain.blocks()].contains(&family);
+    matches!(family, Family::Symbols | Family::OpenSpans) || Grain::ALL.into_iter().any(of_cells)
+}
+
+/// The log time, and what is shown of cells at it.
+fn position_and_horizon<S: Source>(source: &S) -> Result<(i64, Horizon), DumpError<S::Error>> {
+    let (mut log_time_ms, mut deleted) = (0, Ok(Horizon::default()));
+    let mut row = |key: &[u8], value: &[u8]| {
+        if key == DELETED_KEY {
+            deleted = Horizon::decode(value);
+        } else if let (POSITION_KEY, Ok(position)) = (key, Position::decode(value)) {
+            log_time_ms = position.log_time_ms;
+        }
+    };
+    source
+        .scan(Family::Meta, &mut row)
+        .map_err(DumpError::Read)?;
+    let kept = source.retention().horizon(log_time_ms).and(&deleted?);
+    Ok((log_time_ms, kept.and(&source.shown_from())))
 }
 
 /// Which campaign and day a row is about.
@@ -286,12 +320,17 @@ fn line(
     let campaign = |symbol| table.of(Space::Campaign, symbol);
     let ad = |symbol| table.of(Space::Ad, symbol);
     Ok(Some(match family {
-        // Names are in every line, and cells are not one a row.
-        Family::Symbols | Family::CellsMinute | Family::CellsHour | Family::CellsDay => {
-            return Ok(None);
-        }
+        // See `is_apart`.
+        Family::Symbols
+        | Family::CellsMinute
+        | Family::CellsHour
+        | Family::CellsDay
+        | Family::OpenSpans
+        | Family::BlocksMinute
+        | Family::BlocksHour
+        | Family::BlocksDay => return Ok(None),
         Family::Meta => match key {
-            crate::position::POSITION_KEY => format!("position {:?}", Position::decode(value)?),
+            POSITION_KEY => format!("position {:?}", Position::decode(value)?),
             _ => return Ok(None),
         },
         Family::Ledger => {
@@ -386,21 +425,20 @@ fn line(
     }))
 }
 
-fn cell_line(table: &NameTable, k: &CellKey, sums: &[u8]) -> Result<String, Damaged> {
+fn cell_line(table: &NameTable, k: &CellKey, sums: &Metrics) -> String {
     let bucket = match k.bucket {
         Bucket::Minute(minute) => format!("minute={minute}"),
         Bucket::Hour { start_s, offset_s } => format!("hour={start_s}{offset_s:+}"),
         Bucket::Day(day) => format!("day={day}"),
     };
-    Ok(format!(
-        "cell {} {bucket} ad={} creative={:?} region={} device={} {:?}",
+    format!(
+        "cell {} {bucket} ad={} creative={:?} region={} device={} {sums:?}",
         table.of(Space::Campaign, k.campaign),
         table.of(Space::Ad, k.ad),
         table.of(Space::Creative, k.creative),
         table.of(Space::Region, k.region),
         device(k.device),
-        Metrics::decode(sums)?,
-    ))
+    )
 }
 
 fn directory_line(table: &NameTable, key: &[u8], value: &[u8]) -> Result<String, Damaged> {

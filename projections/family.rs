@@ -45,11 +45,19 @@ pub enum Family {
     Totals,
     /// Sketches of visitors by campaign and civil day, see [`crate::uniques`].
     Uniques,
+    /// Spans that have rows of cells which are not sealed, see [`crate::spans`].
+    OpenSpans,
+    /// Sealed cells by UTC minute, see [`crate::block`].
+    BlocksMinute,
+    /// Sealed cells by civil hour.
+    BlocksHour,
+    /// Sealed cells by civil day.
+    BlocksDay,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 16] = [
+    pub const ALL: [Family; 20] = [
         Family::Meta,
         Family::Ledger,
         Family::Symbols,
@@ -66,6 +74,10 @@ impl Family {
         Family::BadFrames,
         Family::Totals,
         Family::Uniques,
+        Family::OpenSpans,
+        Family::BlocksMinute,
+        Family::BlocksHour,
+        Family::BlocksDay,
     ];
 
     /// The column family's name.
@@ -87,6 +99,10 @@ impl Family {
             Family::BadFrames => "bad_frames",
             Family::Totals => "totals",
             Family::Uniques => "uniques",
+            Family::OpenSpans => "open_spans",
+            Family::BlocksMinute => "blocks_minute",
+            Family::BlocksHour => "blocks_hour",
+            Family::BlocksDay => "blocks_day",
         }
     }
 
@@ -351,6 +367,13 @@ impl Changes {
     /// Removes a row.
     pub fn delete(&mut self, family: Family, key: impl FnOnce(&mut Vec<u8>)) {
         self.push_with(Target::Family(family), Op::Delete, key, |_| ());
+    }
+
+    /// Takes back all but the first so many.
+    pub fn truncate(&mut self, len: usize) {
+        self.list.truncate(len);
+        let end = self.list.last().map_or(0, |(_, _, _, end)| *end as usize);
+        self.bytes.truncate(end);
     }
 
     /// How many there are.

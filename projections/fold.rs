@@ -18,11 +18,13 @@ use crate::conversions::Conversions;
 use crate::creatives::Creatives;
 use crate::directory::Directory;
 use crate::family::{Changes, Family, Reads, Values};
+pub use crate::folded::Folded;
 use crate::incidents::{self, BadFrame, Counts};
 use crate::ledger::{self, Intervals};
 use crate::position::{POSITION_KEY, Position};
+use crate::spans::OpenSpan;
 use crate::symbols::Names;
-use crate::totals::{self, Totals};
+use crate::totals;
 use crate::uniques::Uniques;
 use crate::verdicts::Verdicts;
 
@@ -132,19 +134,6 @@ impl Entry {
             Content::Bad { .. } => None,
         }
     }
-}
-
-/// What a batch came to.
-#[derive(Debug, Default)]
-pub struct Folded {
-    /// What is to be written, all at once; empty when no message of the batch was new.
-    pub changes: Changes,
-    /// What was counted, by [`Kind`].
-    pub totals: [Totals; Kind::ALL.len()],
-    /// Messages that could not be applied, and frames of which some events were refused.
-    pub bad_frames: u64,
-    /// Messages that were new.
-    pub messages: u64,
 }
 
 /// Why a batch could not be folded. The [`Fold`] must be dropped.
@@ -305,7 +294,13 @@ impl Fold {
             self.projections.each(|p| p.apply(&applied));
         }
         self.write(before, &mut folded);
+        folded.opened = self.projections.cells.take_opened();
         Ok(folded)
+    }
+
+    /// A span was sealed and its marker taken away.
+    pub fn forget_span(&mut self, sealed: &OpenSpan) {
+        self.projections.cells.forget(sealed);
     }
 
     /// Gives every new message its log time.
@@ -474,19 +469,6 @@ impl Fold {
             });
         }
         meta(POSITION_KEY, &|v| self.position.encode(v));
-    }
-}
-
-impl Folded {
-    fn count_judged(&mut self, applied: &Applied<'_>) {
-        let judged = applied
-            .events
-            .iter()
-            .filter(|at| applied.frame.verdict[**at as usize].is_some())
-            .count();
-        let totals = &mut self.totals[applied.kind() as usize];
-        totals.applied += applied.events.len() as i64;
-        totals.judged_invalid += judged as i64;
     }
 }
 

@@ -4,18 +4,30 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 
 use crate::dump::Source;
 use crate::family::{Changes, Family, Op, Reads, Target, Values};
 use crate::ids::IdRecord;
+use crate::seal::{EachRow, Rows};
+use crate::spans::Retention;
 
 /// Rows of a shard's state.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     rows: BTreeMap<Target, BTreeMap<Vec<u8>, Vec<u8>>>,
+    retention: Retention,
 }
 
 impl Memory {
+    /// An empty state that keeps cells that long.
+    pub fn keeping(retention: Retention) -> Self {
+        Self {
+            retention,
+            ..Self::default()
+        }
+    }
+
     /// A row's value.
     pub fn get(&self, target: Target, key: &[u8]) -> Option<&[u8]> {
         self.rows.get(&target)?.get(key).map(Vec::as_slice)
@@ -77,8 +89,6 @@ impl Memory {
 }
 
 impl Source for Memory {
-    type Error = Infallible;
-
     fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Infallible> {
         self.rows
             .get(&Target::Family(family))
@@ -92,6 +102,33 @@ impl Source for Memory {
         for (target, rows) in &self.rows {
             if matches!(target, Target::Ids(_)) {
                 rows.iter().for_each(|(key, value)| row(key, value));
+            }
+        }
+        Ok(())
+    }
+
+    fn retention(&self) -> Retention {
+        self.retention
+    }
+}
+
+impl Rows for Memory {
+    type Error = Infallible;
+
+    fn range(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        row: EachRow<'_>,
+    ) -> Result<(), Infallible> {
+        let rows = self.rows.get(&Target::Family(family));
+        for (key, value) in rows
+            .into_iter()
+            .flat_map(|rows| rows.range(from.to_vec()..))
+        {
+            if key.as_slice() >= to || row(key, value) == ControlFlow::Break(()) {
+                break;
             }
         }
         Ok(())

@@ -9,10 +9,12 @@ use adtally_streams::event::Device;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
+use crate::block::BlockError;
 use crate::buckets::{BucketKey, Slot};
 use crate::cells::CellKey;
 use crate::codec::Damaged;
 use crate::metrics::{METRICS, Metrics, add_sums};
+use crate::sums::{Group, SumTable, add};
 use crate::symbols::{Space, Symbol};
 
 /// The most rows of one answer (contract), and of any shard's part in it.
@@ -101,6 +103,9 @@ pub enum PartialError {
     /// A stored cell cannot be read.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// A block of sealed cells cannot be read.
+    #[error("a block of sealed cells is damaged: {0}")]
+    Block(#[from] BlockError),
 }
 
 /// Values that a filter lets through, as a shard's numbers; none lets everything through.
@@ -128,6 +133,22 @@ impl Filters {
             .any(FxHashSet::is_empty)
     }
 
+    /// The filter of a dimension; the campaigns of a question are those that it reads at all.
+    pub fn of(&self, dimension: Dimension) -> &Filter {
+        match dimension {
+            Dimension::CampaignId => &None,
+            Dimension::AdId => &self.ad,
+            Dimension::Creative => &self.creative,
+            Dimension::Region => &self.region,
+            Dimension::Device => &self.device,
+        }
+    }
+
+    /// The dimensions that are filtered.
+    pub fn dimensions(&self) -> impl Iterator<Item = Dimension> {
+        Dimension::ALL.into_iter().filter(|d| self.of(*d).is_some())
+    }
+
     /// Whether a cell passes all of them.
     pub fn pass(&self, cell: &CellKey) -> bool {
         let ok =
@@ -139,18 +160,11 @@ impl Filters {
     }
 }
 
-/// A bucket and the numbers of its group; what is not grouped by is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct RowKey {
-    bucket: BucketKey,
-    group: [u32; DIMENSIONS],
-}
-
 /// The sums of one shard.
 #[derive(Debug)]
 pub struct ShardSums {
     group_by: Vec<Dimension>,
-    rows: FxHashMap<RowKey, [i64; METRICS]>,
+    table: SumTable,
 }
 
 impl ShardSums {
@@ -158,8 +172,18 @@ impl ShardSums {
     pub fn new(group_by: &[Dimension]) -> Self {
         Self {
             group_by: group_by.to_vec(),
-            rows: FxHashMap::default(),
+            table: SumTable::default(),
         }
+    }
+
+    /// What it is grouped by.
+    pub fn group_by(&self) -> &[Dimension] {
+        &self.group_by
+    }
+
+    /// The table of the sums, for whoever adds many cells at once.
+    pub fn table(&mut self) -> &mut SumTable {
+        &mut self.table
     }
 
     /// Adds a cell's stored value to the row of its bucket and group.
@@ -169,36 +193,22 @@ impl ShardSums {
         cell: &CellKey,
         value: &[u8],
     ) -> Result<(), PartialError> {
-        let mut group = [0; DIMENSIONS];
+        let mut group = Group::default();
         for (place, dimension) in group.iter_mut().zip(&self.group_by) {
             *place = dimension.of(cell);
         }
-        let rows = self.rows.len();
-        let sums = self
-            .rows
-            .entry(RowKey { bucket, group })
-            .or_insert([0; METRICS]);
-        add_sums(sums, value)?;
-        if rows == MAX_ROWS && self.rows.len() > MAX_ROWS {
-            Err(TooManyRows.into())
-        } else {
-            Ok(())
-        }
+        let (bucket, group) = (self.table.bucket(bucket), self.table.group(group));
+        add_sums(self.table.row(bucket, group)?, value)?;
+        Ok(())
     }
 
     /// The numbers in use, by the place of their dimension in the grouping: those whose names the merge needs.
     pub fn symbols(&self) -> Vec<(Dimension, FxHashSet<Symbol>)> {
-        let mut used: Vec<(Dimension, FxHashSet<Symbol>)> = self
-            .group_by
-            .iter()
-            .map(|d| (*d, FxHashSet::default()))
-            .collect();
-        for key in self.rows.keys() {
-            for (at, (_, set)) in used.iter_mut().enumerate() {
-                set.insert(key.group[at]);
-            }
-        }
-        used
+        let used = |(at, dimension): (usize, &Dimension)| {
+            let numbers = self.table.groups().iter().map(|group| group[at]);
+            (*dimension, numbers.collect())
+        };
+        self.group_by.iter().enumerate().map(used).collect()
     }
 }
 
@@ -237,7 +247,7 @@ impl Interner {
 #[derive(Debug)]
 pub struct Merged {
     group_by: Vec<Dimension>,
-    rows: FxHashMap<RowKey, [i64; METRICS]>,
+    table: SumTable,
     names: Vec<Interner>,
 }
 
@@ -246,7 +256,7 @@ impl Merged {
     pub fn new(group_by: &[Dimension]) -> Self {
         Self {
             group_by: group_by.to_vec(),
-            rows: FxHashMap::default(),
+            table: SumTable::default(),
             names: vec![Interner::default(); group_by.len()],
         }
     }
@@ -254,30 +264,28 @@ impl Merged {
     /// Adds a shard's sums. A number without a name in `names` stands under the empty name.
     pub fn add(&mut self, shard: ShardSums, names: &Names) -> Result<(), TooManyRows> {
         let nameless: Arc<str> = Arc::from("");
-        let renumbered: Vec<FxHashMap<Symbol, u32>> = shard
-            .symbols()
-            .into_iter()
-            .enumerate()
-            .map(|(at, (_, used))| {
-                let named = names.get(at);
-                let number = |symbol: Symbol| {
-                    let name = named.and_then(|n| n.get(&symbol)).unwrap_or(&nameless);
-                    (symbol, self.names[at].number(name))
-                };
-                used.into_iter().map(number).collect()
-            })
+        let mut renumber = |at: usize, symbol: Symbol| {
+            let name = names.get(at).and_then(|n| n.get(&symbol));
+            self.names[at].number(name.unwrap_or(&nameless))
+        };
+        let grouped = self.group_by.len();
+        let theirs = shard.table;
+        let mut groups = Vec::with_capacity(theirs.groups().len());
+        for group in theirs.groups() {
+            let mut own = Group::default();
+            for at in 0..grouped {
+                own[at] = renumber(at, group[at]);
+            }
+            groups.push(self.table.group(own));
+        }
+        let buckets: Vec<u32> = theirs
+            .buckets()
+            .iter()
+            .map(|bucket| self.table.bucket(*bucket))
             .collect();
-        for (mut key, sums) in shard.rows {
-            for (at, map) in renumbered.iter().enumerate() {
-                key.group[at] = map[&key.group[at]];
-            }
-            let into = self.rows.entry(key).or_insert([0; METRICS]);
-            into.iter_mut()
-                .zip(sums)
-                .for_each(|(a, b)| *a = a.saturating_add(b));
-            if self.rows.len() > MAX_ROWS {
-                return Err(TooManyRows);
-            }
+        for (bucket, group, sums) in theirs.rows() {
+            let (bucket, group) = (buckets[bucket as usize], groups[group as usize]);
+            add(self.table.row(bucket, group)?, sums);
         }
         Ok(())
     }
@@ -286,10 +294,8 @@ impl Merged {
     /// slot and every group that was seen, and, without grouping, for every slot.
     pub fn finish(mut self, slots: &[Slot], fill: bool) -> Result<Table, TooManyRows> {
         let mut sum = [0i64; METRICS];
-        for row in self.rows.values() {
-            sum.iter_mut()
-                .zip(row)
-                .for_each(|(a, b)| *a = a.saturating_add(*b));
+        for (_, _, row) in self.table.rows() {
+            add(&mut sum, row);
         }
         if fill {
             self.fill(slots)?;
@@ -299,16 +305,21 @@ impl Merged {
             .enumerate()
             .map(|(i, s)| (s.key, i as u32))
             .collect();
+        let places: Vec<Option<u32>> = self
+            .table
+            .buckets()
+            .iter()
+            .map(|bucket| place.get(bucket).copied())
+            .collect();
         let ranks: Vec<Vec<u32>> = self.names.iter().map(|n| ranks(&n.names)).collect();
         let mut rows: Vec<Row> = self
-            .rows
-            .into_iter()
-            .filter_map(|(key, sums)| {
-                let slot = *place.get(&key.bucket)?;
+            .table
+            .rows()
+            .filter_map(|(bucket, group, sums)| {
                 Some(Row {
-                    slot,
-                    group: key.group,
-                    metrics: Metrics::from_fields(sums),
+                    slot: places[bucket as usize]?,
+                    group: self.table.groups()[group as usize],
+                    metrics: Metrics::from_fields(*sums),
                 })
             })
             .collect();
@@ -334,22 +345,17 @@ impl Merged {
     }
 
     fn fill(&mut self, slots: &[Slot]) -> Result<(), TooManyRows> {
-        let groups: FxHashSet<[u32; DIMENSIONS]> = if self.group_by.is_empty() {
-            FxHashSet::from_iter([[0; DIMENSIONS]])
-        } else {
-            self.rows.keys().map(|k| k.group).collect()
-        };
-        if groups.len().saturating_mul(slots.len()) > MAX_ROWS {
+        if self.group_by.is_empty() {
+            self.table.group(Group::default());
+        }
+        let groups = self.table.groups().len() as u32;
+        if (groups as usize).saturating_mul(slots.len()) > MAX_ROWS {
             return Err(TooManyRows);
         }
-        for group in groups {
-            for slot in slots {
-                self.rows
-                    .entry(RowKey {
-                        bucket: slot.key,
-                        group,
-                    })
-                    .or_insert([0; METRICS]);
+        for slot in slots {
+            let bucket = self.table.bucket(slot.key);
+            for group in 0..groups {
+                self.table.row(bucket, group)?;
             }
         }
         Ok(())
@@ -373,7 +379,7 @@ fn ranks(names: &[Arc<str>]) -> Vec<u32> {
 pub struct Row {
     /// Place of its bucket in [`Table::slots`].
     pub slot: u32,
-    group: [u32; DIMENSIONS],
+    group: Group,
     /// Its sums.
     pub metrics: Metrics,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{DIMENSIONS, Dimension, MAX_ROWS, Names, RowKey, ShardSums};
+use super::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums};
 use crate::buckets::BucketKey;
 use crate::codec::{Damaged, Reader, put_bytes, put_signed, put_varint};
 use crate::metrics::{METRICS, add_sums, encode_sums};
@@ -21,12 +21,13 @@ impl ShardSums {
                 put_bytes(out, name.as_bytes());
             }
         }
-        put_varint(out, self.rows.len() as u64);
+        put_varint(out, self.table.len() as u64);
         let mut sums = Vec::with_capacity(32);
-        for (key, row) in &self.rows {
-            put_signed(out, key.bucket.at);
-            put_signed(out, i64::from(key.bucket.offset_s));
-            for number in &key.group[..self.group_by.len()] {
+        for (bucket, group, row) in self.table.rows() {
+            let bucket = self.table.buckets()[bucket as usize];
+            put_signed(out, bucket.at);
+            put_signed(out, i64::from(bucket.offset_s));
+            for number in &self.table.groups()[group as usize][..self.group_by.len()] {
                 put_varint(out, u64::from(*number));
             }
             sums.clear();
@@ -63,8 +64,9 @@ impl ShardSums {
             }
             let mut fields = [0; METRICS];
             add_sums(&mut fields, r.bytes()?)?;
-            let bucket = BucketKey { at, offset_s };
-            sums.rows.insert(RowKey { bucket, group }, fields);
+            let bucket = sums.table.bucket(BucketKey { at, offset_s });
+            let group = sums.table.group(group);
+            *sums.table.row(bucket, group).map_err(|_| r.damaged())? = fields;
         }
         r.end()?;
         Ok((sums, names))
@@ -78,6 +80,19 @@ mod tests {
 
     use super::*;
 
+    /// Every row by its bucket and group.
+    fn rows_of(sums: &ShardSums) -> FxHashMap<(BucketKey, super::super::Group), [i64; METRICS]> {
+        let table = &sums.table;
+        let row = |(bucket, group, row): (u32, u32, &[i64; METRICS])| {
+            let key = (
+                table.buckets()[bucket as usize],
+                table.groups()[group as usize],
+            );
+            (key, *row)
+        };
+        table.rows().map(row).collect()
+    }
+
     proptest! {
         #[test]
         fn sums_return(
@@ -89,15 +104,16 @@ mod tests {
             let group_by = [Dimension::AdId, Dimension::Region];
             let mut sums = ShardSums::new(&group_by);
             for ((at, offset_s, ad, region), row) in rows {
-                let group = [ad, region, 0, 0, 0];
-                sums.rows.insert(RowKey { bucket: BucketKey { at, offset_s }, group }, row);
+                let bucket = sums.table.bucket(BucketKey { at, offset_s });
+                let group = sums.table.group([ad, region, 0, 0, 0]);
+                *sums.table.row(bucket, group).unwrap() = row;
             }
             let column: FxHashMap<u32, Arc<str>> = names.into_iter().map(|(n, name)| (n, name.into())).collect();
             let names = vec![column.clone(), column];
             let mut out = Vec::new();
             sums.encode(&names, &mut out);
             let (read, read_names) = ShardSums::decode(&group_by, &out).unwrap();
-            prop_assert_eq!(read.rows, sums.rows);
+            prop_assert_eq!(rows_of(&read), rows_of(&sums));
             prop_assert_eq!(read_names, names);
             prop_assert!(ShardSums::decode(&group_by, &out[..out.len() - 1]).is_err());
         }

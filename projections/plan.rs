@@ -16,6 +16,8 @@ use crate::buckets::{
     day_slots, day_start, hour_extent, hour_label, hour_slots, minute_slots, stretches,
     widen_to_days,
 };
+use crate::cells::Grain;
+use crate::spans::Horizon;
 
 /// The most buckets of one answer (contract).
 pub const MAX_BUCKETS: i64 = 10_000;
@@ -47,6 +49,24 @@ pub enum PlanError {
         if *.0 == Granularity::Day { " (total)" } else { " (hour, day or total)" }
     )]
     TooManyBuckets(Granularity),
+    /// A part of the range is past its retention, and what is still kept does not divide its buckets.
+    #[error("{grain} counts are kept from {since} on; {instead}")]
+    NotKept {
+        /// Which counts.
+        grain: &'static str,
+        /// From when on: an instant for minutes, else a civil day.
+        since: String,
+        /// What can be asked instead.
+        instead: &'static str,
+    },
+    /// Minutes are past their retention, and an hour of the campaign's own clock is not within one bucket.
+    #[error(
+        "minute counts are kept from {since} on, and the hours of the advertiser's clock, which are kept longer, do not divide this range and its buckets; ask without time_zone, begin and end at whole hours, or begin there"
+    )]
+    Indivisible {
+        /// From when on minutes are kept.
+        since: String,
+    },
 }
 
 /// Hour cells with labels in `[from_ms, to_ms)` under one offset.
@@ -58,6 +78,18 @@ pub struct HourRange {
     pub to_ms: i64,
     /// The labels' offset, in seconds east of UTC.
     pub offset_s: i32,
+}
+
+/// A part of a range whose cells are past their retention, and for which no coarser ones can be read. It counts as
+/// nothing, which is exact where coarser cells say that there was nothing, and else the question is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The part, as instants.
+    pub part: Range<i64>,
+    /// The coarser cells that tell.
+    pub told_by: Grain,
+    /// The refusal.
+    pub refusal: PlanError,
 }
 
 /// What to read, and where it goes.
@@ -79,10 +111,19 @@ pub struct Plan {
     pub hours: Vec<HourRange>,
     /// Minute cells to read, as instants of whole minutes.
     pub minutes: Vec<Range<i64>>,
+    /// Hour cells of any clock to read in place of minutes that are not kept any more, as the instants that they lie
+    /// within; see [`Plan::within`].
+    pub whole_hours: Vec<Range<i64>>,
+    /// The first instant of which minutes are kept.
+    pub(crate) minutes_from_ms: i64,
+    /// Parts of the range whose own cells are gone; see [`Plan::within`].
+    pub gone: Vec<Gone>,
     /// Every bucket of the answer, in order of time.
     pub slots: Vec<Slot>,
     /// The clock over the range, where minutes are put together to its hours or days.
-    clock: Vec<Stretch>,
+    pub(crate) clock: Vec<Stretch>,
+    /// What of the cells is kept, as far as the plan knows; see [`Plan::within`].
+    pub horizon: Horizon,
 }
 
 /// The granularity of a question that names none.
@@ -117,6 +158,10 @@ impl Plan {
             days: 0..0,
             hours: Vec::new(),
             minutes: Vec::new(),
+            whole_hours: Vec::new(),
+            minutes_from_ms: i64::MIN,
+            horizon: Horizon::default(),
+            gone: Vec::new(),
             slots: Vec::new(),
             clock: Vec::new(),
         };

@@ -76,6 +76,8 @@ points! {
     FoldDayMade "fold.day-made" "the family of ids of a log day is made, what goes into it is not written",
     FoldWritten "fold.written" "changes and position are written in one batch, nobody knows of it",
     FoldShown "fold.shown" "questions see the batch",
+    SealBuilt "seal.built" "blocks of closed spans are built, nothing of them is written",
+    SealWritten "seal.written" "blocks are written and the rows they are made of deleted in one batch, nobody knows of it",
     FoldFlushed "fold.flushed" "a clean end has flushed a shard's state to tables",
     GenerationMade "generation.made" "a shard's new generation is made, nothing names it",
     GenerationWritten "generation.written" "the name of the generation is synced beside CURRENT, which is not replaced",

@@ -50,6 +50,21 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "When this process last archived something, by shard, in seconds of the Unix epoch",
     ),
     (
+        "adtally_blocks_damaged_total",
+        Counter,
+        "Times that a block of sealed cells could not be read, by shard: `adtally replay --from beginning --shard N` rebuilds it",
+    ),
+    (
+        "adtally_blocks_expired_total",
+        Counter,
+        "Blocks of sealed cells that were deleted because they are past their retention",
+    ),
+    (
+        "adtally_blocks_sealed_total",
+        Counter,
+        "Blocks of sealed cells that were written, of all cuboids",
+    ),
+    (
         "adtally_catalogue_documents_bad_total",
         Counter,
         "Catalogue documents that were skipped because they are wrong; the earlier ones stand",
@@ -88,6 +103,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "adtally_checkpoints_total",
         Counter,
         "Checkpoints that were made",
+    ),
+    (
+        "adtally_cells_sealed_total",
+        Counter,
+        "Cells that were taken from rows into blocks",
     ),
     (
         "adtally_clock_steps_total",
@@ -288,6 +308,16 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "adtally_reader_rebuilds_total",
         Counter,
         "Times that a reader of a stream was built again",
+    ),
+    (
+        "adtally_seal_seconds",
+        Histogram,
+        "Time of one portion of sealing, during which its shard is not folded",
+    ),
+    (
+        "adtally_seal_spans_behind",
+        Gauge,
+        "Spans of campaigns that are due and not sealed yet",
     ),
     (
         "adtally_shard_lag_messages",

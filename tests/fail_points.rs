@@ -42,6 +42,7 @@ fn each_is_passed_by_a_deployment_at_work() {
             .env(VARIABLE, "every=log@1")
             .env("ADTALLY_OUTBOX_KEEP_SENT", "1B")
             .env("ADTALLY_ARCHIVE_KEEP_IN_STREAM", "0s")
+            .env("ADTALLY_SEALING_MINUTES_AFTER", "0s")
     };
     let server = Server::start(options());
     server.apply_catalogue(&small_catalogue());
@@ -51,6 +52,9 @@ fn each_is_passed_by_a_deployment_at_work() {
     let put = send(&server, "PUT", "/api/v1/catalog/ads/late", &json_type, body);
     assert!(put.status < 300, "{}", put.text());
     assert_eq!(ask(&server, "/click?ad_id=late").status, 302);
+    // Of an hour that is over, so that it is sealed.
+    let old = json!([{"kind": "click", "click_id": "old", "ad_id": "banner", "ts": "2024-02-10T12:00:00Z"}]);
+    assert_eq!(post_json(&server, "/api/v1/events", &old).status, 202);
     let posted = post_json(&server, "/api/v1/events", &json!([{"kind": "click"}]));
     assert_eq!(posted.status, 202, "{}", posted.text());
     crate::support::block_on(async {
@@ -60,7 +64,7 @@ fn each_is_passed_by_a_deployment_at_work() {
         let sent = js.publish("ads.click.banner", payload).await.unwrap();
         sent.await.unwrap();
     });
-    wait_totals(&server, "spring", &[("clicks", 2)]);
+    wait_totals(&server, "spring", &[("clicks", 3)]);
     wait_for("the points of a first opening", || {
         let lacking: Vec<_> = documented().difference(&passed(&server)).cloned().collect();
         (lacking.len() <= 12).then_some(())

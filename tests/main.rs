@@ -22,6 +22,7 @@ mod producers;
 mod queries;
 mod replay;
 mod rooms;
+mod sealing;
 mod shards;
 mod statements;
 mod streams;

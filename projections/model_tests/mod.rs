@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod oracle;
+mod sealing;
 mod visitors;
 mod world;
 
@@ -20,6 +21,7 @@ use crate::fold::{Entry, Fold};
 use crate::ids;
 use crate::ledger::{self, Intervals};
 use crate::memory::Memory;
+use crate::spans::Retention;
 use crate::totals::{self, Totals};
 use world::{Message, Random, Wild, World};
 
@@ -46,20 +48,20 @@ fn fold(fold: &mut Fold, entries: &[Entry], state: &mut Memory) {
     state.write(&folded.changes);
 }
 
-/// One message a batch, from one end to the other.
-fn plainly(log: &[Message]) -> Memory {
-    let mut state = Memory::default();
+/// One message a batch, from one end to the other, never sealed.
+fn plainly(log: &[Message], retention: Retention) -> Memory {
+    let mut state = Memory::keeping(retention);
     let mut all = open(&state);
     log.iter()
         .for_each(|message| fold(&mut all, &[entry(message)], &mut state));
     state
 }
 
-/// In batches of any size, with restarts, messages that come twice, a batch that is lost before it is written, and
-/// log days dropped as soon as they may be.
-fn wildly(log: &[Message], random: &mut Random) -> Memory {
+/// In batches of any size, with restarts, messages that come twice, a batch that is lost before it is written,
+/// log days dropped as soon as they may be, and any spans sealed at any time.
+fn wildly(log: &[Message], retention: Retention, random: &mut Random) -> Memory {
     let entries: Vec<Entry> = log.iter().map(entry).collect();
-    let mut state = Memory::default();
+    let mut state = Memory::keeping(retention);
     let mut all = open(&state);
     let mut at = 0;
     while at < entries.len() {
@@ -74,6 +76,7 @@ fn wildly(log: &[Message], random: &mut Random) -> Memory {
         fold(&mut all, &entries[from..end], &mut state);
         let log_time_ms = all.position().log_time_ms;
         state.drop_ids(|day| ids::may_drop(day, log_time_ms));
+        sealing::at_random(&mut state, &mut all, random);
         if random.percent(20) {
             all = open(&state);
         }
@@ -157,13 +160,14 @@ fn assert_gaps(seed: u64, state: &Memory, told: &oracle::Counted) -> u64 {
 /// Folds a world in both manners, holds it against its log, and answers it with its state.
 fn check(seed: u64, wild: Wild) -> (World, Memory, u64) {
     let mut world = World::run(seed, wild);
-    let state = plainly(&world.log);
-    let other = wildly(&world.log, &mut world.random);
+    let state = plainly(&world.log, Retention::ALL);
+    let other = wildly(&world.log, Retention::ALL, &mut world.random);
     assert_eq!(
         dump(&state).unwrap(),
         dump(&other).unwrap(),
-        "seed {seed}: batches changed the state"
+        "seed {seed}: batches or sealing changed the state"
     );
+    sealing::assert_cuboids_agree(&other);
     let told = oracle::of_log(&world.log);
     assert_lines(seed, &counted(&state), &oracle::lines(&told.events));
     assert_totals(seed, &state, &told.totals);
@@ -254,7 +258,7 @@ fn creatives_past_the_limit_are_other() {
             .iter()
             .filter(|(e, c)| c == "other" && *e.placement().unwrap().creative != *"other")
             .count();
-        let state = wildly(&log, &mut Random(seed));
+        let state = wildly(&log, Retention::ALL, &mut Random(seed));
         assert_lines(seed, &counted(&state), &oracle::lines(&told.events));
     }
     assert!(others > 100, "{others} events past the limit");

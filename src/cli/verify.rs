@@ -91,6 +91,7 @@ async fn verify(
         frozen,
         scratch: other.as_ref().unwrap_or(&own).path().to_path_buf(),
         from: range.from,
+        retention: config.kept(),
         at_once: std::thread::available_parallelism().map_or(1, usize::from),
         stop: stop.child_token(),
     };

@@ -4,6 +4,7 @@
 //! another. An unknown key is refused with the nearest known one: a misspelt limit must not be a silent default.
 
 mod archive;
+pub mod kept;
 mod role;
 pub mod settings;
 pub mod units;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use archive::Archive;
+pub use kept::{Retention, Sealing};
 pub use role::Role;
 pub use units::{Bytes, Span};
 
@@ -97,6 +99,10 @@ pub struct Config {
     pub verify: Verify,
     /// How questions are answered.
     pub query: Query,
+    /// How long counts are kept.
+    pub retention: Retention,
+    /// When they are sealed.
+    pub sealing: Sealing,
     /// The HTTP server, and how commands reach it.
     pub http: Http,
     /// Where the log goes from its streams.
@@ -265,6 +271,8 @@ impl Default for Config {
             checkpoints: Checkpoints::default(),
             verify: Verify::default(),
             query: Query::default(),
+            retention: Retention::default(),
+            sealing: Sealing::default(),
             http: Http::default(),
             archive: Archive::default(),
         }
@@ -436,6 +444,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             ),
         );
     }
+    kept::check(&config.retention)?;
     if config.outbox.capacity < MIN_OUTBOX {
         return refuse(
             "outbox.capacity",

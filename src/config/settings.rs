@@ -193,6 +193,28 @@ pub const SETTINGS: &[Setting] = &[
         "whose shards the role api reads: local or remote",
     ),
     s(
+        "retention.minutes",
+        Text,
+        "how long counts by minute are kept, by log time; at least 2d",
+    ),
+    s(
+        "retention.hours",
+        Text,
+        "the same for hours; at least 33d, and not less than minutes",
+    ),
+    s(
+        "retention.days",
+        Text,
+        "the same for days, or forever; not less than hours",
+    ),
+    s(
+        "sealing.minutes_after",
+        Text,
+        "how long after its end an hour of minutes is sealed",
+    ),
+    s("sealing.hours_after", Text, "the same for a day of hours"),
+    s("sealing.days_after", Text, "the same for a month of days"),
+    s(
         "http.max_connections",
         Integer,
         "connections at once; more wait",

@@ -16,6 +16,17 @@ pub struct Bytes(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+impl Span {
+    /// In milliseconds, as instants are counted.
+    pub fn ms(self) -> i64 {
+        i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// How long something is kept: a span of time, or forever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep(pub Option<Duration>);
+
 /// A text that is not a size or not a span.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUnit {
@@ -29,6 +40,11 @@ pub enum BadUnit {
         "`{0}` is not a span of time: write a whole number and a unit of ms, s, m, h or d, such as 30s or 7d"
     )]
     Span(String),
+    /// Neither a span nor forever.
+    #[error(
+        "`{0}` is not how long something is kept: write a whole number and a unit of ms, s, m, h or d, such as 90d, or forever"
+    )]
+    Keep(String),
 }
 
 const SIZE_UNITS: [(&str, u64); 10] = [
@@ -82,6 +98,46 @@ impl FromStr for Span {
         scaled(text, &SPAN_UNITS)
             .map(|ms| Span(Duration::from_millis(ms)))
             .ok_or_else(|| BadUnit::Span(text.into()))
+    }
+}
+
+/// What is written for [`Keep`] without an end.
+const FOREVER: &str = "forever";
+
+impl FromStr for Keep {
+    type Err = BadUnit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().eq_ignore_ascii_case(FOREVER) {
+            return Ok(Keep(None));
+        }
+        let span = text
+            .parse::<Span>()
+            .map_err(|_| BadUnit::Keep(text.into()))?;
+        Ok(Keep(Some(span.0)))
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(span) => Span(span).fmt(f),
+            None => f.write_str(FOREVER),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Keep {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Keep {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 
@@ -201,6 +257,10 @@ mod tests {
         for n in [0, 1, 1_023, 1_024, 3 << 20, 5 << 30, 2_000_000_000] {
             assert_eq!(Bytes(n).to_string().parse::<Bytes>().unwrap(), Bytes(n));
         }
+        for keep in [Keep(None), Keep(Some(Duration::from_secs(90 * 86_400)))] {
+            assert_eq!(keep.to_string().parse::<Keep>().unwrap(), keep);
+        }
+        assert!("for ever".parse::<Keep>().is_err());
         for ms in [0, 1, 1_500, 60_000, 90_000, 86_400_000] {
             let span = Span(Duration::from_millis(ms));
             assert_eq!(span.to_string().parse::<Span>().unwrap(), span);

@@ -94,9 +94,10 @@ impl From<QueryError> for Problem {
                 detail,
             } => Problem::bad_request(detail),
             QueryError::NotFound(detail) => Problem::not_found(detail),
-            error @ (QueryError::Busy | QueryError::TookTooLong | QueryError::ShardsAway(_)) => {
-                Problem::unavailable(error.to_string())
-            }
+            error @ (QueryError::Busy
+            | QueryError::TookTooLong
+            | QueryError::ShardsAway(_)
+            | QueryError::Block { .. }) => Problem::unavailable(error.to_string()),
             // What the store says is in the log; it is nothing that a client can act on.
             QueryError::Store(_) | QueryError::Damaged(_) => Problem::unavailable(
                 "the state could not be read; the operator finds the cause in the log",

@@ -8,6 +8,7 @@ pub mod checkpoints;
 pub mod figures;
 pub mod rebuild;
 pub mod reports;
+mod sealer;
 mod telemetry;
 #[cfg(test)]
 mod tests;

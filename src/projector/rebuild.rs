@@ -276,6 +276,10 @@ impl Rebuild {
                     .take(self.folder.sequence(), &self.gathered.entries);
                 self.folder.apply(&self.gathered.entries)?;
                 self.gathered.clear();
+                // As the live fold would have: what is switched to is sealed, and its rows do not pile up meanwhile.
+                while self.folder.is_sealing_due() && !self.stop.is_cancelled() {
+                    self.folder.seal()?;
+                }
                 told(self.sequence());
             }
             if ends {

@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::Progress;
 use super::reports;
+use super::sealer::Portion;
 use crate::store::{Shard, StoreError};
 
 struct KindMetrics {
@@ -33,6 +34,12 @@ pub struct ShardMetrics {
     batch: Histogram,
     blocks: Gauge,
     writes: Gauge,
+    blocks_sealed: Counter,
+    cells_sealed: Counter,
+    blocks_damaged: Counter,
+    blocks_expired: Counter,
+    seal: Histogram,
+    behind: Gauge,
 }
 
 impl ShardMetrics {
@@ -64,6 +71,12 @@ impl ShardMetrics {
             position: gauge!("adtally_shard_position", "shard" => shard.clone()),
             log_time: gauge!("adtally_shard_log_time_seconds", "shard" => shard.clone()),
             lag: gauge!("adtally_shard_lag_messages", "shard" => shard.clone()),
+            blocks_sealed: counter!("adtally_blocks_sealed_total", "shard" => shard.clone()),
+            cells_sealed: counter!("adtally_cells_sealed_total", "shard" => shard.clone()),
+            blocks_damaged: counter!("adtally_blocks_damaged_total", "shard" => shard.clone()),
+            blocks_expired: counter!("adtally_blocks_expired_total", "shard" => shard.clone()),
+            seal: histogram!("adtally_seal_seconds", "shard" => shard.clone()),
+            behind: gauge!("adtally_seal_spans_behind", "shard" => shard.clone()),
             batch: histogram!("adtally_fold_batch_seconds", "shard" => shard),
             blocks: gauge!("adtally_store_memory_bytes", "part" => "blocks"),
             writes: gauge!("adtally_store_memory_bytes", "part" => "unflushed_writes"),
@@ -104,6 +117,16 @@ impl ShardMetrics {
         self.log_time.set(progress.log_time_ms as f64 / 1_000.0);
         self.lag.set(lag as f64);
         self.batch.record(took.as_secs_f64());
+    }
+
+    /// A portion was sealed, and so many spans are still due.
+    pub fn sealed(&self, portion: &Portion, behind: usize) {
+        self.blocks_sealed.increment(portion.sealed.blocks);
+        self.cells_sealed.increment(portion.sealed.cells);
+        self.blocks_damaged.increment(portion.damaged);
+        self.blocks_expired.increment(portion.expired);
+        self.seal.record(portion.took.as_secs_f64());
+        self.behind.set(behind as f64);
     }
 
     /// Counts what is missing of every lane, and what the store holds in memory.

@@ -15,6 +15,7 @@ use async_nats::Client;
 use async_nats::jetstream;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::sealer::{Portion, Sealer};
 use super::{Progress, ProjectorError, check, reports, telemetry};
 use crate::fail_points::{Point, pass};
 use crate::log::LogError;
@@ -53,6 +54,7 @@ pub struct Times {
 pub struct Folder {
     shard: Arc<Shard>,
     fold: Fold,
+    sealer: Sealer,
     log_day: i32,
 }
 
@@ -61,6 +63,7 @@ impl Folder {
     pub fn open(shard: Arc<Shard>, stream_created_ns: i64) -> Result<Self, ProjectorError> {
         let fold = shard.open_fold(stream_created_ns)?;
         Ok(Self {
+            sealer: Sealer::open(Arc::clone(&shard))?,
             shard,
             fold,
             log_day: i32::MIN,
@@ -100,12 +103,34 @@ impl Folder {
         times.write = began.elapsed();
         pass(Point::FoldWritten);
         let log_time_ms = self.fold.position().log_time_ms;
+        self.sealer.opened(&folded.opened, log_time_ms);
         let day = ids::log_day(log_time_ms);
         if day != self.log_day {
             self.log_day = day;
             shard.drop_expired_ids(log_time_ms)?;
         }
         Ok((folded, times))
+    }
+
+    /// Whether spans are to be sealed, or cells to be deleted, at the log time of the state.
+    pub fn is_sealing_due(&self) -> bool {
+        let position = self.fold.position();
+        position.sequence > 0 && self.sealer.is_due(position.log_time_ms)
+    }
+
+    /// Seals a portion of what is due. After an error it must be opened again.
+    pub fn seal(&mut self) -> Result<Portion, ProjectorError> {
+        let portion = self.sealer.portion(self.fold.position().log_time_ms)?;
+        portion
+            .done
+            .iter()
+            .for_each(|span| self.fold.forget_span(span));
+        Ok(portion)
+    }
+
+    /// How many spans are due and not sealed.
+    pub fn spans_behind(&self) -> usize {
+        self.sealer.behind(self.fold.position().log_time_ms)
     }
 
     /// How far it is, for others to see.
@@ -229,6 +254,8 @@ pub struct Handover {
 enum Next {
     Message(LogMessage),
     Handover(Handover),
+    /// Nothing waits, so there is time to seal.
+    Seal,
     /// It is time to stop, or the reader has.
     End,
 }
@@ -316,8 +343,12 @@ impl Run {
         let mut gathered = Gathered::default();
         let mut gaps_counted: Option<Instant> = None;
         loop {
-            let first = match runtime.block_on(self.next(reader)) {
+            let first = match runtime.block_on(self.next(reader, folder.is_sealing_due())) {
                 Next::Message(message) => message,
+                Next::Seal => {
+                    telemetry.sealed(&folder.seal()?, folder.spans_behind());
+                    continue;
+                }
                 Next::Handover(handover) => {
                     let sequence = folder.sequence();
                     match runtime.block_on(stand_still(handover, sequence, &mut self.stop)) {
@@ -344,6 +375,10 @@ impl Run {
                 .last_sequence()
                 .saturating_sub(progress.sequence);
             telemetry.batch(&folded, progress, lag, began.elapsed());
+            // Under load there is always a message: a portion after each batch keeps up with what it closes.
+            if folder.is_sealing_due() {
+                telemetry.sealed(&folder.seal()?, folder.spans_behind());
+            }
             if gaps_counted.is_none_or(|at| at.elapsed() >= GAPS_EVERY) {
                 telemetry.gaps(&self.shard)?;
                 gaps_counted = Some(Instant::now());
@@ -351,12 +386,13 @@ impl Run {
         }
     }
 
-    async fn next(&mut self, reader: &mut ShardReader) -> Next {
+    async fn next(&mut self, reader: &mut ShardReader, is_sealing_due: bool) -> Next {
         tokio::select! {
             biased;
             _ = self.stop.wait_for(|stop| *stop) => Next::End,
             Some(handover) = self.handovers.recv() => Next::Handover(handover),
             message = reader.next() => message.map_or(Next::End, Next::Message),
+            () = std::future::ready(()), if is_sealing_due => Next::Seal,
         }
     }
 

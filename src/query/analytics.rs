@@ -1,16 +1,14 @@
 //! Counts by time and dimensions: resolve what is asked about, plan, sum every shard, merge.
 //!
-//! The inner loop reads a cell's key and adds its stored value to the row of its bucket and group, without an
-//! allocation a cell.
+//! Which cells are read, and how, is in [`super::read`].
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use adtally_projections::bounds::Bound;
-use adtally_projections::buckets::{BucketKey, Granularity};
-use adtally_projections::cells::{self, Bucket, Grain};
+use adtally_projections::buckets::Granularity;
+use adtally_projections::cuboid::Cuboid;
 use adtally_projections::partial::{
     Dimension, Filter, Filters, Merged, Names, ShardSums, Table, device_name,
 };
@@ -21,8 +19,9 @@ use adtally_streams::event::Device;
 use adtally_streams::money::Currency;
 use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::read::{Levels, Read, Reader};
 use super::scope::{Scope, ShardScope, Subject};
 use super::shard::{AsOf, Shard, SnapshotSet};
 use super::{Cancel, QueryError};
@@ -83,6 +82,18 @@ pub struct Question {
 }
 
 impl Question {
+    /// The smallest cuboid with everything that is grouped by and filtered.
+    fn cuboid(&self) -> Cuboid {
+        let filtered = [
+            (Dimension::AdId, !self.subject.ads.is_empty()),
+            (Dimension::Creative, !self.creatives.is_empty()),
+            (Dimension::Region, !self.regions.is_empty()),
+            (Dimension::Device, !self.devices.is_empty()),
+        ];
+        let filtered = filtered.into_iter().filter(|(_, is)| *is).map(|(d, _)| d);
+        Cuboid::covering(filtered.chain(self.group_by.iter().copied()))
+    }
+
     /// A question about all that the subject has in a span: not grouped, not filtered, not filled.
     pub fn of(subject: Subject, span: Span) -> Self {
         Self {
@@ -99,17 +110,6 @@ impl Question {
     }
 }
 
-/// How much was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CellsRead {
-    /// Day cells.
-    pub day: u64,
-    /// Hour cells.
-    pub hour: u64,
-    /// Minute cells.
-    pub minute: u64,
-}
-
 /// An answer about counts.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -122,7 +122,9 @@ pub struct Answer {
     /// Which state it is made of.
     pub as_of: AsOf,
     /// How much was read for it.
-    pub cells: CellsRead,
+    pub read: Read,
+    /// Which blocks were read.
+    pub cuboid: Cuboid,
     /// How many campaigns matched.
     pub campaigns: usize,
     /// How long it took, in milliseconds.
@@ -147,30 +149,31 @@ where
     let granularity = question
         .granularity
         .unwrap_or_else(|| default_granularity(start, end));
-    let plan = Plan::new(start, end, granularity, zone, source)?;
-    let (table, cells) = count(question, &scope, &plan, set, cancel)?;
+    let plan = Plan::new(start, end, granularity, zone, source)?.within(&set.horizon()?)?;
+    let (table, read) = count(question, &scope, &plan, set, cancel)?;
     let took_ms = began.elapsed().as_secs_f64() * 1_000.0;
     Ok(Answer {
         plan,
         table,
         currency,
         as_of: set.as_of()?,
-        cells,
+        read,
+        cuboid: question.cuboid(),
         campaigns: scope.len(),
         took_ms,
     })
 }
 
 /// Sums the cells of a plan over all shards, grouped, filtered and filled as the question says; its span,
-/// granularity and clock are the plan's.
+/// granularity and clock are the plan's, which reads only what is kept ([`Plan::within`]).
 pub(super) fn count(
     question: &Question,
     scope: &Scope,
     plan: &Plan,
     set: &SnapshotSet<'_>,
     cancel: &Cancel,
-) -> Result<(Table, CellsRead), QueryError> {
-    let merged = std::sync::Mutex::new((Merged::new(&question.group_by), CellsRead::default()));
+) -> Result<(Table, Read), QueryError> {
+    let merged = std::sync::Mutex::new((Merged::new(&question.group_by), Read::default()));
     let by_number: FxHashMap<u16, &ShardScope> = set
         .shards
         .iter()
@@ -182,7 +185,7 @@ pub(super) fn count(
         if scope.campaigns.is_empty() {
             return Ok(());
         }
-        let (sums, names, cells) = match shard.rows.elsewhere() {
+        let (sums, names, read) = match shard.rows.elsewhere() {
             Some(there) => there.sums(scope, question, plan)?,
             None => part(shard, scope, question, plan, cancel)?,
         };
@@ -190,22 +193,20 @@ pub(super) fn count(
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         merged.0.add(sums, &names)?;
-        merged.1.day += cells.day;
-        merged.1.hour += cells.hour;
-        merged.1.minute += cells.minute;
+        merged.1.add(&read);
         Ok(())
     })?;
-    let (merged, cells) = merged
+    let (merged, read) = merged
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     for (level, n) in [
-        ("day", cells.day),
-        ("hour", cells.hour),
-        ("minute", cells.minute),
+        ("day", read.cells.day),
+        ("hour", read.cells.hour),
+        ("minute", read.cells.minute),
     ] {
         metrics::counter!("adtally_query_cells_read_total", "level" => level).increment(n);
     }
-    Ok((merged.finish(&plan.slots, question.fill)?, cells))
+    Ok((merged.finish(&plan.slots, question.fill)?, read))
 }
 
 /// A shard's part of an answer: its sums, and the names of their numbers.
@@ -215,10 +216,10 @@ pub(super) fn part(
     question: &Question,
     plan: &Plan,
     cancel: &Cancel,
-) -> Result<(ShardSums, Names, CellsRead), QueryError> {
-    let (sums, cells) = sum_shard(shard, scope, question, plan, cancel)?;
+) -> Result<(ShardSums, Names, Read), QueryError> {
+    let (sums, read) = sum_shard(shard, scope, question, plan, cancel)?;
     let names = names(shard, &sums)?;
-    Ok((sums, names, cells))
+    Ok((sums, names, read))
 }
 
 fn sum_shard(
@@ -227,98 +228,23 @@ fn sum_shard(
     question: &Question,
     plan: &Plan,
     cancel: &Cancel,
-) -> Result<(ShardSums, CellsRead), QueryError> {
-    let mut sums = ShardSums::new(&question.group_by);
-    let mut read = CellsRead::default();
+) -> Result<(ShardSums, Read), QueryError> {
+    let sums = ShardSums::new(&question.group_by);
     let filters = filters(shard, scope, question)?;
     if filters.let_nothing_through() {
-        return Ok((sums, read));
+        return Ok((sums, Read::default()));
     }
+    // An ad filter that is not the question's own is that of a scope confined to ads.
+    let wanted = filters
+        .dimensions()
+        .chain(question.group_by.iter().copied());
+    let cuboid = Cuboid::covering(wanted);
+    let mut reader = Reader::new(shard, plan, &filters, cuboid, sums, cancel);
     for campaign in &scope.campaigns {
-        let mut range = |grain, from, to, place: &mut dyn FnMut(Bucket) -> Option<BucketKey>| {
-            sum_range(
-                shard,
-                grain,
-                cells::range(grain, *campaign, from, to),
-                &filters,
-                place,
-                &mut sums,
-                cancel,
-            )
-        };
-        if !plan.days.is_empty() {
-            read.day += range(
-                Grain::Day,
-                plan.days.start,
-                plan.days.end,
-                &mut |bucket| match bucket {
-                    Bucket::Day(day) => Some(plan.place_day(i64::from(day))),
-                    _ => None,
-                },
-            )?;
-        }
-        for hours in &plan.hours {
-            read.hour += range(
-                Grain::Hour,
-                hours.from_ms / 1_000,
-                hours.to_ms / 1_000,
-                &mut |bucket| match bucket {
-                    Bucket::Hour { start_s, offset_s } if offset_s == hours.offset_s => {
-                        Some(plan.place_hour(start_s * 1_000, offset_s))
-                    }
-                    _ => None,
-                },
-            )?;
-        }
-        let mut hint = 0;
-        for minutes in &plan.minutes {
-            read.minute += range(
-                Grain::Minute,
-                minutes.start / 60_000,
-                minutes.end / 60_000,
-                &mut |bucket| match bucket {
-                    Bucket::Minute(minute) => plan.place_minute(minute * 60_000, &mut hint),
-                    _ => None,
-                },
-            )?;
-        }
+        reader.campaign(*campaign)?;
     }
-    Ok((sums, read))
+    Ok(reader.finish())
 }
-
-/// Adds the cells of a range of keys; how many were read.
-fn sum_range(
-    shard: &Shard<'_>,
-    grain: Grain,
-    (from, to): (Vec<u8>, Vec<u8>),
-    filters: &Filters,
-    place: &mut dyn FnMut(Bucket) -> Option<BucketKey>,
-    sums: &mut ShardSums,
-    cancel: &Cancel,
-) -> Result<u64, QueryError> {
-    let mut read = 0_u64;
-    shard
-        .rows
-        .scan(grain.family(), &from, &to, &mut |key, value| {
-            cells::each(grain, key, value, |cell, value| {
-                read += 1;
-                if read.is_multiple_of(CHECK_EVERY) {
-                    cancel.check()?;
-                }
-                if filters.pass(cell)
-                    && let Some(bucket) = place(cell.bucket)
-                {
-                    sums.add(bucket, cell, value)?;
-                }
-                Ok::<_, QueryError>(())
-            })?;
-            Ok(ControlFlow::Continue(()))
-        })?;
-    Ok(read)
-}
-
-/// After how many rows a scan looks whether anybody still waits for it.
-pub const CHECK_EVERY: u64 = 4_096;
 
 fn filters(
     shard: &Shard<'_>,
@@ -372,8 +298,16 @@ pub struct Explained {
     pub campaigns: usize,
     /// Shards that were read.
     pub shards: usize,
-    /// Cells that were read, by level.
-    pub cells_read: CellsRead,
+    /// The cuboid whose blocks were read: the smallest with all dimensions that are grouped by or filtered.
+    pub cuboid: Cuboid,
+    /// Cells that were read, by level, of blocks and of rows.
+    pub cells_read: Levels,
+    /// Blocks of sealed cells that were read, by level.
+    pub blocks_read: Levels,
+    /// Rows of cells that are not sealed and were read, by level.
+    pub rows_read: Levels,
+    /// Bytes of these blocks and rows, as they are stored.
+    pub bytes_read: u64,
     /// Ranges that were read, by level.
     pub ranges: Ranges,
     /// How long it took, in milliseconds.
@@ -387,6 +321,8 @@ pub struct Ranges {
     pub days: Option<[String; 2]>,
     /// Labels of hours, a range for every offset.
     pub hours: Vec<[String; 2]>,
+    /// Whole hours of the advertiser's clock that are read in place of minutes that are not kept any more.
+    pub whole_hours: Vec<[String; 2]>,
     /// Minutes.
     pub minutes: Vec<[String; 2]>,
 }
@@ -410,13 +346,22 @@ impl Answer {
             buckets: plan.slots.len(),
             campaigns: self.campaigns,
             shards: self.as_of.positions.len(),
-            cells_read: self.cells,
+            cuboid: self.cuboid,
+            cells_read: self.read.cells,
+            blocks_read: self.read.blocks,
+            rows_read: self.read.rows,
+            bytes_read: self.read.bytes,
             ranges: Ranges {
                 days: (!plan.days.is_empty()).then(|| [date(plan.days.start), date(plan.days.end)]),
                 hours: plan
                     .hours
                     .iter()
                     .map(|h| [at(h.from_ms, h.offset_s), at(h.to_ms, h.offset_s)])
+                    .collect(),
+                whole_hours: plan
+                    .whole_hours
+                    .iter()
+                    .map(|h| [utc(h.start), utc(h.end)])
                     .collect(),
                 minutes: plan
                     .minutes

@@ -21,7 +21,8 @@ use adtally_streams::money::Currency;
 use chrono_tz::Tz;
 use rustc_hash::FxHashMap;
 
-use super::analytics::{CHECK_EVERY, Span};
+use super::analytics::Span;
+use super::read::CHECK_EVERY;
 use super::scope::{Scope, ShardScope, Subject};
 use super::shard::{AsOf, Shard, SnapshotSet};
 use super::{Cancel, QueryError};

@@ -6,6 +6,7 @@
 
 pub mod analytics;
 pub mod fraud;
+pub mod read;
 pub mod remote;
 pub mod rolling;
 pub mod scope;
@@ -68,6 +69,20 @@ pub enum QueryError {
     /// A row of it cannot be read.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// A block of sealed cells cannot be read.
+    #[error(
+        "shard {shard} cannot read its sealed counts of campaign {campaign}, {span}: {what}; nothing is lost, as they are rebuilt from the log by `adtally replay --from beginning --shard {shard}`"
+    )]
+    Block {
+        /// The shard.
+        shard: u16,
+        /// The campaign.
+        campaign: String,
+        /// The span, or the spans among which it is.
+        span: String,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 fn shards(numbers: &[u16]) -> String {
@@ -93,6 +108,8 @@ impl From<PlanError> for QueryError {
         let parameter = match &error {
             PlanError::Empty => "end",
             PlanError::TooManyBuckets(_) => "granularity",
+            PlanError::NotKept { .. } => "start",
+            PlanError::Indivisible { .. } => "time_zone",
         };
         Self::asked(Some(parameter), error.to_string())
     }
@@ -109,6 +126,7 @@ impl From<PartialError> for QueryError {
         match error {
             PartialError::TooManyRows(error) => error.into(),
             PartialError::Damaged(error) => error.into(),
+            PartialError::Block(error) => Self::Store(error.to_string()),
         }
     }
 }
@@ -188,13 +206,18 @@ impl Engine {
             Err(QueryError::Busy) => "busy",
             Err(QueryError::TookTooLong) => "took_too_long",
             Err(QueryError::ShardsAway(_)) => "shards_away",
-            Err(QueryError::Store(_) | QueryError::Damaged(_)) => "failed",
+            Err(QueryError::Store(_) | QueryError::Damaged(_) | QueryError::Block { .. }) => {
+                "failed"
+            }
         };
         metrics::histogram!("adtally_query_duration_seconds", "question" => question)
             .record(began.elapsed().as_secs_f64());
         metrics::counter!("adtally_queries_total", "question" => question, "outcome" => name)
             .increment(1);
-        if let Err(error @ (QueryError::Store(_) | QueryError::Damaged(_))) = &outcome {
+        if let Err(
+            error @ (QueryError::Store(_) | QueryError::Damaged(_) | QueryError::Block { .. }),
+        ) = &outcome
+        {
             tracing::error!(question, %error, "a question could not be answered");
         }
         outcome

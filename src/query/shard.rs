@@ -14,12 +14,14 @@ use adtally_projections::family::Family;
 use adtally_projections::partial::{Names, ShardSums};
 use adtally_projections::plan::Plan;
 use adtally_projections::position::{POSITION_KEY, Position};
+use adtally_projections::spans::{DELETED_KEY, Horizon, Retention};
 use adtally_projections::symbols::{self, Space, Symbol};
 use adtally_streams::id::Id;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::QueryError;
-use super::analytics::{CellsRead, Question};
+use super::analytics::Question;
+use super::read::Read;
 use super::scope::{Numbers, ShardScope};
 
 /// The most threads that read shards for one question.
@@ -41,6 +43,11 @@ pub trait ShardRead: Send + Sync {
         to: &[u8],
         each: EachRow<'_>,
     ) -> Result<(), QueryError>;
+
+    /// How long it keeps cells.
+    fn retention(&self) -> Retention {
+        Retention::default()
+    }
 
     /// Whoever answers in this shard's place; none where its rows are here.
     fn elsewhere(&self) -> Option<&dyn Elsewhere> {
@@ -68,7 +75,7 @@ pub trait Elsewhere {
         scope: &ShardScope,
         question: &Question,
         plan: &Plan,
-    ) -> Result<(ShardSums, Names, CellsRead), QueryError>;
+    ) -> Result<(ShardSums, Names, Read), QueryError>;
 }
 
 /// One shard of a [`SnapshotSet`].
@@ -127,7 +134,8 @@ impl SnapshotSet<'_> {
         let mut replicas = BTreeMap::new();
         let mut through: Option<Option<i64>> = None;
         for shard in &self.shards {
-            positions.insert(shard.number, shard.position()?);
+            let sequence = shard.position()?.map_or(0, |position| position.sequence);
+            positions.insert(shard.number, sequence);
             if let Some(there) = shard.rows.elsewhere() {
                 replicas.insert(shard.number, there.replica().to_owned());
             }
@@ -141,6 +149,15 @@ impl SnapshotSet<'_> {
             complete_through_ms: through.flatten().filter(|ms| *ms > 0),
             replicas,
         })
+    }
+
+    /// What every shard still keeps: an answer is made of nothing before it.
+    pub fn horizon(&self) -> Result<Horizon, QueryError> {
+        let mut all = Horizon::default();
+        for shard in &self.shards {
+            all = all.and(&shard.horizon()?);
+        }
+        Ok(all)
     }
 
     /// Calls `work` for every shard on up to [`MAX_THREADS`] threads; the results in the order of the shards, or
@@ -237,11 +254,19 @@ impl Shard<'_> {
         Ok(Arc::from(name))
     }
 
-    fn position(&self) -> Result<u64, QueryError> {
-        match self.rows.get(Family::Meta, POSITION_KEY)? {
-            Some(value) => Ok(Position::decode(&value)?.sequence),
-            None => Ok(0),
-        }
+    fn position(&self) -> Result<Option<Position>, QueryError> {
+        let value = self.rows.get(Family::Meta, POSITION_KEY)?;
+        Ok(value.map(|value| Position::decode(&value)).transpose()?)
+    }
+
+    /// What the shard keeps at its log time, and has not deleted under an earlier setting.
+    fn horizon(&self) -> Result<Horizon, QueryError> {
+        let log_time_ms = self.position()?.map_or(0, |position| position.log_time_ms);
+        let deleted = match self.rows.get(Family::Meta, DELETED_KEY)? {
+            Some(value) => Horizon::decode(&value)?,
+            None => Horizon::default(),
+        };
+        Ok(self.rows.retention().horizon(log_time_ms).and(&deleted))
     }
 
     fn complete_through(&self) -> Result<Option<i64>, QueryError> {

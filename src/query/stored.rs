@@ -6,7 +6,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use adtally_projections::dump;
 use adtally_projections::family::Family;
+use adtally_projections::spans::Retention;
 
 use super::QueryError;
 use super::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
@@ -38,6 +40,10 @@ impl ShardRead for ShardSnapshot<'_> {
             })
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    fn retention(&self) -> Retention {
+        dump::Source::retention(self)
     }
 }
 

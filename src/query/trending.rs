@@ -64,6 +64,7 @@ where
         group_by: vec![Dimension::AdId, Dimension::CampaignId],
         ..Question::of(subject, span)
     };
+    let horizon = set.horizon()?;
     let counted = |scope: &Scope, plan: &Plan| {
         count(&question, scope, plan, set, cancel).map(|(table, _)| table)
     };
@@ -75,16 +76,19 @@ where
         Granularity::Total,
         zone,
         source,
-    )?;
+    )?
+    .within(&horizon)?;
     let mut ads = candidates(&counted(&scope, &last)?);
     if !ads.is_empty() {
         confine_to(&mut scope, &ads, set, cancel)?;
         let past_end = hour_extent(zone, last_hour.start).start;
         let past_start = past_end - PAST_HOURS * HOUR_MS;
         let past = Plan::new(past_start, past_end, Granularity::Hour, zone, source)?;
+        let past = past.within(&horizon)?;
         add_past(&mut ads, &counted(&scope, &past)?, &past);
         let before = past.start_ms - FIRST_EVENT_WITHIN_DAYS * DAY_MS;
         let before = Plan::new(before, past.start_ms, Granularity::Total, zone, source)?;
+        let before = before.within(&horizon)?;
         let table = counted(&scope, &before)?;
         for row in &table.rows {
             if let Some(ad) = ads.get_mut(names(&table, row).0) {

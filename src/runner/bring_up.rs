@@ -303,6 +303,8 @@ impl BringUp {
         let limits = store::Limits {
             block_cache_bytes: self.config.store.cache.0 as usize,
             write_buffer_bytes: self.config.store.write_buffers.0 as usize,
+            retention: self.config.kept(),
+            margins: self.config.sealed_after(),
         };
         let (data_dir, count) = (&self.config.data_dir, shared.shards);
         let shards = Arc::new(tokio::task::block_in_place(|| {

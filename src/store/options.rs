@@ -6,6 +6,7 @@ use std::path::Path;
 
 use adtally_projections::family::{Family, Merge};
 use adtally_projections::ids;
+use adtally_projections::spans::{Margins, Retention};
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompactionStyle, DBCompressionType, Env, LogLevel, MergeOperands,
     Options, UniversalCompactOptions, WriteBufferManager,
@@ -13,13 +14,17 @@ use rocksdb::{
 
 use super::StoreError;
 
-/// What all shards together may use.
+/// What all shards together may use, and how long each keeps its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of blocks kept in memory, filters and indexes included; past it the least used are dropped.
     pub block_cache_bytes: usize,
     /// Bytes of writes that are not yet in files; near it the largest are flushed.
     pub write_buffer_bytes: usize,
+    /// How long cells are kept, by log time.
+    pub retention: Retention,
+    /// How long after its end a span is sealed.
+    pub margins: Margins,
 }
 
 impl Default for Limits {
@@ -27,6 +32,8 @@ impl Default for Limits {
         Self {
             block_cache_bytes: 256 << 20,
             write_buffer_bytes: 256 << 20,
+            retention: Retention::default(),
+            margins: Margins::default(),
         }
     }
 }
@@ -35,6 +42,8 @@ impl Default for Limits {
 pub const GLANCE: Limits = Limits {
     block_cache_bytes: 8 << 20,
     write_buffer_bytes: 8 << 20,
+    retention: Retention::USUAL,
+    margins: Margins::USUAL,
 };
 
 /// Bytes of a shard's write-ahead log; past it what it holds is flushed. Bounds the time of opening after a crash.
@@ -60,6 +69,8 @@ pub struct Memory {
     cache: Cache,
     writes: WriteBufferManager,
     env: Env,
+    retention: Retention,
+    margins: Margins,
 }
 
 impl std::fmt::Debug for Memory {
@@ -81,7 +92,19 @@ impl Memory {
             cache: Cache::new_lru_cache(limits.block_cache_bytes),
             writes: WriteBufferManager::new_write_buffer_manager(limits.write_buffer_bytes, false),
             env,
+            retention: limits.retention,
+            margins: limits.margins,
         })
+    }
+
+    /// How long the shards keep cells.
+    pub fn retention(&self) -> Retention {
+        self.retention
+    }
+
+    /// How long after its end a span is sealed.
+    pub fn margins(&self) -> Margins {
+        self.margins
     }
 
     /// The same, for the state in that folder.
@@ -144,6 +167,7 @@ impl Memory {
             | Family::CellsDay
             | Family::FraudClicks
             | Family::Uniques => self.large(),
+            Family::BlocksMinute | Family::BlocksHour | Family::BlocksDay => self.blocks(),
             _ => self.small(),
         };
         match family.merge() {
@@ -179,6 +203,14 @@ impl Memory {
         o.set_arena_block_size(256 << 10);
         o.set_compression_type(DBCompressionType::Lz4);
         o.set_bottommost_compression_type(DBCompressionType::Zstd);
+        o
+    }
+
+    /// Values of up to some hundred kilobytes, compressed already, each read as a whole.
+    fn blocks(&self) -> Options {
+        let mut o = self.large();
+        o.set_compression_type(DBCompressionType::None);
+        o.set_bottommost_compression_type(DBCompressionType::None);
         o
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
 use adtally_projections::fold::Fold;
 use adtally_projections::ids::{self, IdRecord};
+use adtally_projections::spans::{Margins, Retention};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, FlushOptions, MultiThreaded,
@@ -131,6 +132,16 @@ impl Shard {
     /// Bytes of blocks in memory and of writes that are not in files, of all shards that were opened with this one.
     pub fn memory(&self) -> (usize, usize) {
         self.memory.usage()
+    }
+
+    /// How long it keeps cells.
+    pub fn retention(&self) -> Retention {
+        self.memory.retention()
+    }
+
+    /// How long after its end a span is sealed.
+    pub fn margins(&self) -> Margins {
+        self.memory.margins()
     }
 
     pub(super) fn db(&self) -> &Db {

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use adtally_projections::spans::Retention;
+
 use super::{Building, Checkpoint, Limits, Memory, Shard, StoreError, generations};
 use crate::fail_points::{Point, pass};
 
@@ -78,6 +80,11 @@ impl Shards {
     /// The generations that are open now. Whoever answers a question holds one set for all of it.
     pub fn set(&self) -> Arc<OpenSet> {
         Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long they keep cells.
+    pub fn retention(&self) -> Retention {
+        self.memory.retention()
     }
 
     /// Begins a generation beside the open one of a shard, within the same memory: as `from`, or empty.

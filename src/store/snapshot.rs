@@ -10,6 +10,8 @@ use adtally_projections::dump::Source;
 use adtally_projections::family::Family;
 use adtally_projections::ids;
 use adtally_projections::position::{POSITION_KEY, Position};
+use adtally_projections::seal::{EachRow, Rows};
+use adtally_projections::spans::{DELETED_KEY, Horizon, Retention};
 use adtally_projections::symbols::{self, Space, Symbol};
 use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 
@@ -21,6 +23,7 @@ pub struct ShardSnapshot<'a> {
     shard: &'a Shard,
     snapshot: SnapshotWithThreadMode<'a, Db>,
     position: Option<Position>,
+    shown_from: Horizon,
 }
 
 impl<'a> ShardSnapshot<'a> {
@@ -29,6 +32,7 @@ impl<'a> ShardSnapshot<'a> {
             shard,
             snapshot: shard.db().snapshot(),
             position: None,
+            shown_from: Horizon::default(),
         };
         if let Some(value) = snapshot.get(Family::Meta, POSITION_KEY)? {
             snapshot.position = Some(Position::decode(&value).map_err(|e| snapshot.damaged(e))?);
@@ -39,6 +43,21 @@ impl<'a> ShardSnapshot<'a> {
     /// The position; none before the first message.
     pub fn position(&self) -> Option<Position> {
         self.position
+    }
+
+    /// Up to which horizon cells may have been deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be read.
+    pub fn deleted(&self) -> Result<Horizon, StoreError> {
+        let value = self.get(Family::Meta, DELETED_KEY)?;
+        let horizon = value.map_or(Ok(Horizon::default()), |v| Horizon::decode(&v));
+        horizon.map_err(|error| self.damaged(error))
+    }
+
+    /// Its dump is to show no cells before that.
+    pub fn show_from(&mut self, horizon: Horizon) {
+        self.shown_from = horizon;
     }
 
     /// The error of a row that cannot be decoded.
@@ -116,13 +135,19 @@ impl<'a> ShardSnapshot<'a> {
 }
 
 impl Source for ShardSnapshot<'_> {
-    type Error = StoreError;
-
     fn scan(&self, family: Family, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
         ShardSnapshot::scan(self, family, &[], None, |key, value| {
             row(key, value);
             ControlFlow::Continue(())
         })
+    }
+
+    fn retention(&self) -> Retention {
+        self.shard.retention()
+    }
+
+    fn shown_from(&self) -> Horizon {
+        self.shown_from
     }
 
     fn scan_ids(&self, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
@@ -136,5 +161,19 @@ impl Source for ShardSnapshot<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Rows for ShardSnapshot<'_> {
+    type Error = StoreError;
+
+    fn range(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        row: EachRow<'_>,
+    ) -> Result<(), StoreError> {
+        self.scan(family, from, Some(to), row)
     }
 }

@@ -142,6 +142,7 @@ impl Schedule {
             frozen,
             scratch: scratch.path().to_path_buf(),
             from,
+            retention: self.shards.retention(),
             at_once: 1,
             stop: stop.child_token(),
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use adtally_projections::family::{Changes, Family, Target};
 use adtally_projections::fold::{Content, Entry};
+use adtally_projections::spans::Retention;
 use adtally_streams::event::Kind;
 use adtally_streams::frame::encode_announcement;
 use adtally_streams::watermark::Watermark;
@@ -113,6 +114,7 @@ impl World {
             frozen: frozen::of_stopped(self.data.path(), &[0]).unwrap(),
             scratch: scratch.path().to_path_buf(),
             from,
+            retention: Retention::default(),
             at_once: 2,
             stop: CancellationToken::new(),
         };

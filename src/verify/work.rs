@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use adtally_projections::compare::{Differences, Fingerprint, differences};
 use adtally_projections::position::Position;
+use adtally_projections::spans::{Margins, Retention};
 use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use adtally_streams::time::to_rfc3339;
@@ -37,6 +38,8 @@ use crate::store::{self, Building, Limits, Memory, Shard, checkpoints};
 pub const MEMORY: Limits = Limits {
     block_cache_bytes: 64 << 20,
     write_buffer_bytes: 64 << 20,
+    retention: Retention::USUAL,
+    margins: Margins::USUAL,
 };
 /// Room on the disk beyond a second copy of a shard's state: its write-ahead log and what is being compacted.
 const SPARE_BYTES: u64 = 256 << 20;
@@ -58,6 +61,8 @@ pub struct Job {
     pub scratch: PathBuf,
     /// Each begins with the newest checkpoint at or before that, or with the log.
     pub from: From,
+    /// How long the states keep cells.
+    pub retention: Retention,
     /// How many shards at once.
     pub at_once: usize,
     /// Interrupts it.
@@ -97,7 +102,11 @@ impl Job {
     /// [`VerifyError`] when it cannot be done.
     pub async fn run(self, told: watch::Sender<Progress>) -> Result<Verdict, VerifyError> {
         let began = Instant::now();
-        let memory = Memory::start(&self.scratch, MEMORY)?;
+        let limits = Limits {
+            retention: self.retention,
+            ..MEMORY
+        };
+        let memory = Memory::start(&self.scratch, limits)?;
         let jetstream = jetstream::new(self.client.clone());
         let (mut plans, mut verdicts) = (Vec::new(), Vec::new());
         for frozen in &self.frozen {
@@ -243,7 +252,11 @@ impl Job {
         let seen = self.fold(plan, again, told)?;
         let state = &plan.frozen.state;
         let live = Shard::open_read_only(shard, &plan.generation, state, memory)?;
-        let (live, again) = (live.snapshot()?, again.snapshot()?);
+        let (mut live, mut again) = (live.snapshot()?, again.snapshot()?);
+        // Under a setting that was changed one of them may have deleted what the other one keeps.
+        let both = live.deleted()?.and(&again.deleted()?);
+        live.show_from(both);
+        again.show_from(both);
         let prints = [Fingerprint::of(&live)?, Fingerprint::of(&again)?];
         let slots = prints[0].differing(&prints[1]);
         let found = match slots.is_empty() {

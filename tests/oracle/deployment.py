@@ -20,6 +20,17 @@ def free_port():
         return s.getsockname()[1]
 
 
+# What was counted is asked for by minute however old it is, and is sealed while more still comes.
+SETTINGS = {
+    "ADTALLY_COLLECTOR_TRUSTED_PROXIES": "127.0.0.1/32",
+    "ADTALLY_RETENTION_MINUTES": "forever",
+    "ADTALLY_RETENTION_HOURS": "forever",
+    "ADTALLY_SEALING_MINUTES_AFTER": "1s",
+    "ADTALLY_SEALING_HOURS_AFTER": "1s",
+    "ADTALLY_SEALING_DAYS_AFTER": "1s",
+}
+
+
 class Node:
     """One adtally process with its data folder; the same port over restarts."""
 
@@ -27,7 +38,7 @@ class Node:
         self.binary, self.folder, self.roles, self.nats_url = binary, Path(folder), roles, nats_url
         self.port = free_port()
         self.process = None
-        self.env = {**os.environ, "ADTALLY_COLLECTOR_TRUSTED_PROXIES": "127.0.0.1/32", **(env or {})}
+        self.env = {**os.environ, **SETTINGS, **(env or {})}
         self.env.pop("NATS_URL", None)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "serve.log"

@@ -102,6 +102,8 @@ impl Scene {
         let limits = Limits {
             block_cache_bytes: config.store.cache.0 as usize,
             write_buffer_bytes: config.store.write_buffers.0 as usize,
+            retention: config.kept(),
+            margins: config.sealed_after(),
         };
         let job = Job {
             client,

@@ -12,6 +12,7 @@ use adtally_projections::family::Family;
 use adtally_projections::partial::{Names, ShardSums};
 use adtally_projections::plan::Plan;
 use adtally_projections::position::POSITION_KEY;
+use adtally_projections::spans::Retention;
 use adtally_projections::symbols::{Space, Symbol};
 use adtally_streams::id::Id;
 use async_nats::{Client, StatusCode, Subscriber};
@@ -24,7 +25,7 @@ use super::wire::{
     decode, dialect, encode, open_all_subject, open_subject, session_subject,
 };
 use crate::query::QueryError;
-use crate::query::analytics::{CellsRead, Question};
+use crate::query::analytics::Question;
 use crate::query::scope::{Numbers, ShardScope};
 use crate::query::shard::{EachRow, Elsewhere, Shard, ShardRead, SnapshotSet, Snapshots};
 
@@ -312,6 +313,10 @@ impl ShardRead for RemoteRows {
         }
     }
 
+    fn retention(&self) -> Retention {
+        self.opened.retention
+    }
+
     fn elsewhere(&self) -> Option<&dyn Elsewhere> {
         Some(self)
     }
@@ -369,7 +374,7 @@ impl Elsewhere for RemoteRows {
         scope: &ShardScope,
         question: &Question,
         plan: &Plan,
-    ) -> Result<(ShardSums, Names, CellsRead), QueryError> {
+    ) -> Result<(ShardSums, Names, Read), QueryError> {
         let asked = Box::new(SumsAsked::of(scope, question, plan));
         match self.ask(Ask::Sums(asked))? {
             Answer::Sums(sums) => {

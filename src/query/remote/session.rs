@@ -251,6 +251,7 @@ impl Session<'_> {
             replica: self.replica.to_owned(),
             generation: self.generation.to_owned(),
             position: position.map(serde_bytes::ByteBuf::from),
+            retention: self.shard.rows.retention(),
             producers: self.page(Family::Completeness, &[], &[0xff])?,
         })
     }

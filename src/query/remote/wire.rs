@@ -9,6 +9,7 @@ use adtally_projections::buckets::Granularity;
 use adtally_projections::family::Family;
 use adtally_projections::partial::Dimension;
 use adtally_projections::plan::{Plan, Source};
+use adtally_projections::spans::{Horizon, Retention};
 use adtally_projections::symbols::Symbol;
 use adtally_streams::event::Device;
 use adtally_streams::id::Id;
@@ -16,7 +17,8 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::query::QueryError;
-use crate::query::analytics::{CellsRead, Question, Span};
+use crate::query::analytics::{Question, Span};
+use crate::query::read::Read;
 use crate::query::scope::{Numbers, ShardScope, Subject};
 
 /// The version of what stands here. A process of another version is not asked.
@@ -124,6 +126,7 @@ pub struct SumsAsked {
     granularity: Granularity,
     zone: String,
     minutes_only: bool,
+    horizon: Horizon,
 }
 
 impl SumsAsked {
@@ -144,6 +147,7 @@ impl SumsAsked {
             granularity: plan.granularity,
             zone: plan.zone.name().to_owned(),
             minutes_only: plan.source == Source::Minutes,
+            horizon: plan.horizon,
         }
     }
 
@@ -156,7 +160,8 @@ impl SumsAsked {
             true => Source::Minutes,
             false => Source::Civil,
         };
-        let plan = Plan::new(self.start_ms, self.end_ms, self.granularity, zone, source)?;
+        let plan = Plan::new(self.start_ms, self.end_ms, self.granularity, zone, source)?
+            .within(&self.horizon)?;
         let devices = self.devices.iter().map(|n| Device::from_number(*n));
         let span = Span {
             start: None,
@@ -211,6 +216,8 @@ pub struct Opened {
     pub generation: String,
     /// Rows that nearly every question reads: the position, and the first producers.
     pub position: Option<serde_bytes::ByteBuf>,
+    /// How long that process keeps cells.
+    pub retention: Retention,
     /// The rows of producers.
     pub producers: Page,
 }
@@ -222,7 +229,7 @@ pub struct Sums {
     #[serde(with = "serde_bytes")]
     pub sums: Vec<u8>,
     /// How much was read for them.
-    pub read: CellsRead,
+    pub read: Read,
 }
 
 /// What is answered.
@@ -259,6 +266,8 @@ pub enum Failure {
     Gone,
     /// The state cannot be read.
     Store(String),
+    /// A block of that campaign and span cannot be read, and why.
+    Block(String, String, String),
 }
 
 impl From<QueryError> for Failure {
@@ -274,6 +283,12 @@ impl From<QueryError> for Failure {
             error @ (QueryError::Store(_) | QueryError::Damaged(_)) => {
                 Self::Store(error.to_string())
             }
+            QueryError::Block {
+                campaign,
+                span,
+                what,
+                ..
+            } => Self::Block(campaign, span, what),
         }
     }
 }
@@ -294,6 +309,12 @@ impl Failure {
             Self::TookTooLong => QueryError::TookTooLong,
             Self::Gone => QueryError::ShardsAway(vec![shard]),
             Self::Store(detail) => QueryError::Store(format!("shard {shard}: {detail}")),
+            Self::Block(campaign, span, what) => QueryError::Block {
+                shard,
+                campaign,
+                span,
+                what,
+            },
         }
     }
 }

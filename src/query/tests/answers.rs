@@ -226,7 +226,7 @@ fn half_hours_of_lord_howe_from_hours_and_from_minutes() {
         };
         let answer = ask(&asked, &set, &catalogue).unwrap();
         (
-            answer.cells,
+            answer.read.cells,
             sums(&answer)
                 .into_keys()
                 .map(|(time, _)| time)

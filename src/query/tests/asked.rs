@@ -111,7 +111,7 @@ fn a_campaign_that_was_counted_before_it_was_known_is_read_by_minutes() {
     };
     let answer = ask(&asked, &set, &catalogue()).unwrap();
     assert_eq!(
-        (answer.plan.source, answer.cells.minute),
+        (answer.plan.source, answer.read.cells.minute),
         (Source::Minutes, 2)
     );
     let times: Vec<_> = answer

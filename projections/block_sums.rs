@@ -1,0 +1,279 @@
+//! Summing blocks: columns to the rows of an answer, without an allocation a cell.
+//!
+//! Invariant: what is added is what the same cells as rows would add. A dimension's dictionary is filtered and
+//! numbered once a block; then each metric's column is passed once, adding to the block's own small sums, which go to
+//! the table at the end of a bucket.
+
+use rustc_hash::FxHashMap;
+
+use crate::block::{Block, BlockError, Values};
+use crate::buckets::BucketKey;
+use crate::cells::Bucket;
+use crate::metrics::METRICS;
+use crate::partial::{Dimension, Filter, Filters, PartialError, ShardSums};
+use crate::sums::Group;
+use crate::symbols::Symbol;
+
+/// The most combinations of a block's symbols that are summed by an index instead of a hash.
+const MAX_INDEXED: usize = 1 << 14;
+/// A cell that a filter keeps out.
+const OUT: u32 = u32::MAX;
+/// Least values up to which a block's cells cannot come near the end of an i64 together.
+const SMALL: i64 = 1 << 46;
+
+/// The sums of a group's cells, and whether it has any.
+type Sum = [i64; METRICS + 1];
+/// Where the last one stands.
+const TOUCHED: usize = METRICS;
+
+/// Memory of the sums of one shard's blocks, kept from block to block.
+#[derive(Debug, Default)]
+pub struct BlockSums {
+    scratch: Vec<u8>,
+    symbols: Vec<Symbol>,
+    places: Vec<u32>,
+    /// For each cell the place of its group among `groups`, or [`OUT`].
+    of_cell: Vec<u32>,
+    groups: Vec<Group>,
+    /// The sums of a run, by group.
+    sums: Vec<Sum>,
+    /// The groups that the run has cells of.
+    touched: Vec<u32>,
+    /// The table's numbers of the block's groups; [`OUT`] until one is asked for.
+    numbers: Vec<u32>,
+    columns: [Vec<u8>; METRICS],
+}
+
+impl BlockSums {
+    /// Adds those cells of a block that pass the filters and whose bucket `place` puts somewhere; answers how many
+    /// cells were read.
+    ///
+    /// # Errors
+    /// [`PartialError`] when the block is damaged or the sums are too many; they are then of no use.
+    pub fn add(
+        &mut self,
+        block: &Block<'_>,
+        filters: &Filters,
+        place: &mut dyn FnMut(Bucket) -> Option<BucketKey>,
+        sums: &mut ShardSums,
+    ) -> Result<u64, PartialError> {
+        let mut runs: Vec<(usize, usize, BucketKey)> = Vec::new();
+        let mut at = 0;
+        for (bucket, n) in &block.buckets {
+            let end = at + *n as usize;
+            if let Some(key) = place(*bucket) {
+                match runs.last_mut() {
+                    Some((_, last, same)) if *same == key && *last == at => *last = end,
+                    _ => runs.push((at, end, key)),
+                }
+            }
+            at = end;
+        }
+        if runs.is_empty() {
+            return Ok(0);
+        }
+        self.find_groups(block, filters, sums.group_by())?;
+        self.sum(block, &runs, sums)?;
+        Ok(runs.iter().map(|(from, to, _)| (to - from) as u64).sum())
+    }
+
+    /// Gives every cell the place of its group.
+    fn find_groups(
+        &mut self,
+        block: &Block<'_>,
+        filters: &Filters,
+        group_by: &[Dimension],
+    ) -> Result<(), BlockError> {
+        let mut group = Group::default();
+        for (at, dimension) in group_by.iter().enumerate() {
+            if *dimension == Dimension::CampaignId {
+                group[at] = block.key.campaign;
+            }
+        }
+        self.groups.clear();
+        self.groups.push(group);
+        self.of_cell.clear();
+        self.of_cell.resize(block.cells(), 0);
+        for dimension in block.key.cuboid.dimensions() {
+            let filter = filters.of(*dimension);
+            let grouped = group_by.iter().position(|d| d == dimension);
+            if filter.is_none() && grouped.is_none() {
+                continue;
+            }
+            block.dimension(
+                *dimension,
+                &mut self.scratch,
+                &mut self.symbols,
+                &mut self.places,
+            )?;
+            self.divide(filter, grouped);
+        }
+        Ok(())
+    }
+
+    /// Divides the groups by the dimension that was unpacked last.
+    fn divide(&mut self, filter: &Filter, grouped: Option<usize>) {
+        let passes = |symbol: &Symbol| filter.as_ref().is_none_or(|set| set.contains(symbol));
+        let Some(at) = grouped else {
+            let kept: Vec<bool> = self.symbols.iter().map(passes).collect();
+            for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
+                if !kept[*place as usize] {
+                    *cell = OUT;
+                }
+            }
+            return;
+        };
+        let named = |before: &Group, symbol: Symbol| {
+            let mut group = *before;
+            group[at] = symbol;
+            group
+        };
+        let width = self.symbols.len();
+        let kept: Vec<u32> = (0..)
+            .zip(&self.symbols)
+            .map(|(n, symbol)| if passes(symbol) { n } else { OUT })
+            .collect();
+        if self.groups.len() * width <= MAX_INDEXED {
+            let (groups, symbols) = (&self.groups, &self.symbols);
+            let divided = groups
+                .iter()
+                .flat_map(|group| symbols.iter().map(move |symbol| named(group, *symbol)))
+                .collect();
+            for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
+                *cell = match (*cell, kept[*place as usize]) {
+                    (OUT, _) | (_, OUT) => OUT,
+                    (group, n) => group * width as u32 + n,
+                };
+            }
+            self.groups = divided;
+            return;
+        }
+        // Most combinations of so many symbols are not there.
+        let mut numbers: FxHashMap<u64, u32> = FxHashMap::default();
+        let mut divided: Vec<Group> = Vec::new();
+        for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
+            if *cell == OUT || kept[*place as usize] == OUT {
+                *cell = OUT;
+                continue;
+            }
+            let both = (u64::from(*cell) << 32) | u64::from(*place);
+            let (before, symbol) = (*cell as usize, self.symbols[*place as usize]);
+            *cell = *numbers.entry(both).or_insert_with(|| {
+                divided.push(named(&self.groups[before], symbol));
+                divided.len() as u32 - 1
+            });
+        }
+        self.groups = divided;
+    }
+
+    /// Adds the runs of cells, each to its bucket.
+    fn sum(
+        &mut self,
+        block: &Block<'_>,
+        runs: &[(usize, usize, BucketKey)],
+        into: &mut ShardSums,
+    ) -> Result<(), PartialError> {
+        let groups = self.groups.len();
+        self.sums.clear();
+        self.sums.resize(groups, [0; METRICS + 1]);
+        self.numbers.clear();
+        self.numbers.resize(groups, OUT);
+        let mut metrics: Vec<(usize, Values<'_>)> = Vec::with_capacity(METRICS);
+        for (field, scratch) in self.columns.iter_mut().enumerate() {
+            if let Some(values) = block.metric(field, scratch)? {
+                metrics.push((field, values));
+            }
+        }
+        let table = into.table();
+        for (from, to, key) in runs {
+            let of_cell = &self.of_cell[*from..*to];
+            self.touched.clear();
+            for group in of_cell {
+                // A cell that is kept out has no such group.
+                if let Some(sum) = self.sums.get_mut(*group as usize)
+                    && sum[TOUCHED] == 0
+                {
+                    sum[TOUCHED] = 1;
+                    self.touched.push(*group);
+                }
+            }
+            for (field, values) in &metrics {
+                add_column(&mut self.sums, *field, of_cell, values, *from);
+            }
+            let bucket = table.bucket(*key);
+            for group in &self.touched {
+                let sum = std::mem::take(&mut self.sums[*group as usize]);
+                let number = &mut self.numbers[*group as usize];
+                if *number == OUT {
+                    *number = table.group(self.groups[*group as usize]);
+                }
+                for (into, n) in table.row(bucket, *number)?.iter_mut().zip(sum) {
+                    *into = into.saturating_add(n);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds a metric of the cells from `from` on, each to the sums of its group.
+fn add_column(sums: &mut [Sum], field: usize, of_cell: &[u32], values: &Values<'_>, from: usize) {
+    let bytes = &values.bytes[from * values.width..];
+    let least = values.least;
+    // At most 65,536 cells of less than 2^47 each.
+    let is_small = (-SMALL..=SMALL).contains(&least);
+    let mut each = |numbers: &mut dyn Iterator<Item = u64>| {
+        for (group, n) in of_cell.iter().zip(numbers) {
+            if let Some(sum) = sums.get_mut(*group as usize) {
+                sum[field] = sum[field].saturating_add(least.wrapping_add(n as i64));
+            }
+        }
+    };
+    match (values.width, is_small) {
+        (0, true) => add_small(sums, field, of_cell, std::iter::repeat(least)),
+        (1, true) => add_small(
+            sums,
+            field,
+            of_cell,
+            bytes.iter().map(|b| least + i64::from(*b)),
+        ),
+        (2, true) => {
+            let numbers = bytes.as_chunks::<2>().0.iter();
+            let numbers = numbers.map(|b| least + i64::from(u16::from_le_bytes(*b)));
+            add_small(sums, field, of_cell, numbers);
+        }
+        (4, true) => {
+            let numbers = bytes.as_chunks::<4>().0.iter();
+            let numbers = numbers.map(|b| least + i64::from(u32::from_le_bytes(*b)));
+            add_small(sums, field, of_cell, numbers);
+        }
+        (0, false) => each(&mut std::iter::repeat(0)),
+        (width, _) => each(&mut bytes.chunks_exact(width).map(|b| {
+            let mut eight = [0; 8];
+            eight[..width].copy_from_slice(b);
+            u64::from_le_bytes(eight)
+        })),
+    }
+}
+
+/// The same for numbers whose sums cannot leave an i64.
+#[inline]
+fn add_small(sums: &mut [Sum], field: usize, of_cell: &[u32], numbers: impl Iterator<Item = i64>) {
+    if let [sum] = sums {
+        // One group: a plain sum of what is not kept out.
+        let passed = of_cell.iter().zip(numbers);
+        let total = passed.map(|(group, n)| if *group == 0 { n } else { 0 });
+        sum[field] = sum[field].wrapping_add(total.fold(0i64, i64::wrapping_add));
+        return;
+    }
+    for (group, n) in of_cell.iter().zip(numbers) {
+        // A cell that is kept out has no such group.
+        if let Some(sum) = sums.get_mut(*group as usize) {
+            sum[field] = sum[field].wrapping_add(n);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "block_sums_tests.rs"]
+mod tests;

@@ -1,0 +1,164 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rustc_hash::FxHashSet;
+
+use super::*;
+use crate::block::BlockKey;
+use crate::block_writer::{Columns, write};
+use crate::cells::Grain;
+use crate::cuboid::Cuboid;
+use crate::spans::{Place, Span};
+
+const SPAN: Span = Span {
+    grain: Grain::Minute,
+    number: 480_000,
+};
+
+type Cells = BTreeMap<(i32, [Symbol; 4]), [i64; METRICS]>;
+
+fn stored(cells: &Cells) -> (Vec<u8>, Vec<u8>) {
+    let mut columns = Columns {
+        dimensions: vec![Vec::new(); 4],
+        metrics: (0..METRICS).map(|field| (field, Vec::new())).collect(),
+        ..Columns::default()
+    };
+    for ((minute, symbols), sums) in cells {
+        let place = Place {
+            at: *minute,
+            offset_s: 0,
+        };
+        match columns.buckets.last_mut() {
+            Some((last, n)) if *last == place => *n += 1,
+            _ => columns.buckets.push((place, 1)),
+        }
+        columns
+            .dimensions
+            .iter_mut()
+            .zip(symbols)
+            .for_each(|(c, s)| c.push(*s));
+        columns
+            .metrics
+            .iter_mut()
+            .zip(sums)
+            .for_each(|((_, c), n)| c.push(*n));
+    }
+    let key = BlockKey {
+        campaign: 5,
+        cuboid: Cuboid::Full,
+        span: SPAN,
+        first: columns.buckets[0].0,
+        part: 0,
+    };
+    let (mut k, mut v) = (Vec::new(), Vec::new());
+    key.encode(&mut k);
+    write(&key, &columns, &mut v);
+    (k, v)
+}
+
+fn cells(wide: bool) -> impl Strategy<Value = Cells> {
+    let symbol = 0..if wide { 40_000u32 } else { 4 };
+    let value = prop_oneof![4 => 0i64..3, 1 => -1_000_000i64..1_000_000_000_000, 1 => any::<i64>()];
+    proptest::collection::btree_map(
+        (0i32..60, proptest::array::uniform4(symbol)),
+        proptest::array::uniform10(value),
+        1..400,
+    )
+}
+
+fn bucket(minute: i64) -> BucketKey {
+    BucketKey {
+        at: minute,
+        offset_s: 0,
+    }
+}
+
+/// Rows by plain sums over the plain cells, in i128, cut to what an i64 holds.
+fn plainly(
+    cells: &Cells,
+    group_by: &[Dimension],
+    passes: &dyn Fn(&[Symbol; 4]) -> bool,
+    place: &dyn Fn(i64) -> Option<i64>,
+) -> BTreeMap<(i64, Group), [i128; METRICS]> {
+    let mut rows: BTreeMap<(i64, Group), [i128; METRICS]> = BTreeMap::new();
+    for ((minute, symbols), sums) in cells {
+        let Some(at) = place(i64::from(SPAN.number) * 60 + i64::from(*minute)) else {
+            continue;
+        };
+        if !passes(symbols) {
+            continue;
+        }
+        let mut group = Group::default();
+        for (name, dimension) in group.iter_mut().zip(group_by) {
+            *name = match dimension {
+                Dimension::CampaignId => 5,
+                Dimension::AdId => symbols[0],
+                Dimension::Creative => symbols[1],
+                Dimension::Region => symbols[2],
+                Dimension::Device => symbols[3],
+            };
+        }
+        let row = rows.entry((at, group)).or_default();
+        row.iter_mut()
+            .zip(sums)
+            .for_each(|(a, b)| *a += i128::from(*b));
+    }
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_block_adds_what_its_cells_are(
+        cells in any::<bool>().prop_flat_map(cells),
+        by in proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=5),
+        shuffled in any::<bool>(),
+        ads in proptest::option::of(proptest::collection::hash_set(0u32..4, 0..3)),
+        devices in proptest::option::of(proptest::collection::hash_set(0u32..4, 1..3)),
+        total in any::<bool>(),
+        from in 0i64..60,
+    ) {
+        // Saturation depends on the order of sums; everything below it must be exact.
+        let is_tame = |sums: &[i64; METRICS]| sums.iter().all(|n| n.unsigned_abs() < 1 << 62);
+        let cells: Cells = match cells.values().filter(|sums| !is_tame(sums)).count() {
+            0 | 1 => cells,
+            _ => cells.into_iter().map(|(k, sums)| (k, sums.map(|n| n >> 10))).collect(),
+        };
+        let mut by = by;
+        if shuffled { by.reverse(); }
+        let first = i64::from(SPAN.number) * 60 + from;
+        let place = |minute: i64| (minute >= first).then_some(if total { 0 } else { minute });
+        let filter = |set: &Option<std::collections::HashSet<u32>>| -> Filter {
+            set.as_ref().map(|s| s.iter().copied().collect::<FxHashSet<u32>>())
+        };
+        let filters = Filters { ad: filter(&ads), device: filter(&devices), ..Filters::default() };
+        let passes = |symbols: &[Symbol; 4]| {
+            ads.as_ref().is_none_or(|s| s.contains(&symbols[0]))
+                && devices.as_ref().is_none_or(|s| s.contains(&symbols[3]))
+        };
+        let want = plainly(&cells, &by, &passes, &place);
+        let (key, value) = stored(&cells);
+        let block = Block::parse(Grain::Minute, &key, &value).unwrap();
+        let mut sums = ShardSums::new(&by);
+        let mut placed = |bucket| match bucket {
+            Bucket::Minute(minute) => place(minute).map(self::bucket),
+            _ => None,
+        };
+        let mut all = BlockSums::default();
+        let read = all.add(&block, &filters, &mut placed, &mut sums).unwrap();
+        prop_assert_eq!(read as usize, cells.keys().filter(|(m, _)| i64::from(*m) >= from).count());
+        let table = sums.table();
+        let have: BTreeMap<(i64, Group), [i128; METRICS]> = table
+            .rows()
+            .map(|(bucket, group, sums)| {
+                let key = (table.buckets()[bucket as usize].at, table.groups()[group as usize]);
+                (key, sums.map(i128::from))
+            })
+            .collect();
+        let cut = |n: i128| n.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        let want: BTreeMap<_, _> = want.into_iter().map(|(k, sums)| (k, sums.map(cut))).collect();
+        prop_assert_eq!(have, want);
+    }
+}

@@ -1,0 +1,153 @@
+//! Sealing in the model's worlds: any spans, at any time, in any order and in pieces.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::world::{Random, Wild, World};
+use super::{plainly, wildly};
+use crate::block::Block;
+use crate::block_cells::{Symbols, each_cell};
+use crate::cells::{Bucket, Grain};
+use crate::cuboid::Cuboid;
+use crate::dump::{Source, dump};
+use crate::family::{Changes, Family, Target};
+use crate::fold::Fold;
+use crate::memory::Memory;
+use crate::metrics::MAX_FIELDS;
+use crate::seal::{Rows, seal, sweep};
+use crate::spans::{DELETED_KEY, Horizon, OpenSpan, Retention, Span};
+
+fn open_spans(state: &Memory) -> Vec<OpenSpan> {
+    let mut out = Vec::new();
+    let mut row = |key: &[u8], _: &[u8]| out.push(OpenSpan::decode(key).unwrap());
+    let Ok(()) = state.scan(Family::OpenSpans, &mut row);
+    out
+}
+
+/// Seals some of the open spans, and deletes what is past the horizon, or not yet.
+pub fn at_random(state: &mut Memory, fold: &mut Fold, random: &mut Random) {
+    let deleted = state.get(Target::Family(Family::Meta), DELETED_KEY);
+    let deleted = deleted.map_or(Horizon::default(), |v| Horizon::decode(v).unwrap());
+    let log_time_ms = fold.position().log_time_ms;
+    let horizon = state.retention().horizon(log_time_ms).and(&deleted);
+    for span in open_spans(state) {
+        if random.percent(60) {
+            continue;
+        }
+        let mut changes = Changes::default();
+        let sealed = seal(state, span, &horizon, &mut changes).unwrap();
+        // One time in ten it is lost before it is written.
+        if random.percent(90) {
+            state.write(&changes);
+            if sealed.is_done {
+                fold.forget_span(&span);
+            }
+        }
+    }
+    for grain in Grain::ALL {
+        if random.percent(30) {
+            let mut from = Some(Vec::new());
+            while let Some(key) = from {
+                let mut changes = Changes::default();
+                from = sweep(state, grain, &key, &horizon, 2, &mut changes).unwrap();
+                state.write(&changes);
+            }
+        }
+    }
+}
+
+type Sums = BTreeMap<(u32, Bucket, Symbols), [i64; MAX_FIELDS]>;
+
+/// The sealed cells of a cuboid.
+fn sealed(state: &Memory, grain: Grain, cuboid: Cuboid) -> Sums {
+    let mut out = Sums::new();
+    let Ok(()) = state.range(grain.blocks(), &[], &[0xff; 32], &mut |key, value| {
+        let block = Block::parse(grain, key, value).unwrap();
+        if block.key.cuboid == cuboid {
+            each_cell(&block, |place, symbols, fields| {
+                let bucket = block.key.span.bucket(place).unwrap();
+                let cell = (block.key.campaign, bucket, symbols);
+                assert!(
+                    out.insert(cell, *fields).is_none(),
+                    "a cell stands in one block: {cell:?}"
+                );
+            })
+            .unwrap();
+        }
+        ControlFlow::Continue(())
+    });
+    out
+}
+
+/// Every cuboid's cells are the sums of the full ones.
+pub fn assert_cuboids_agree(state: &Memory) {
+    for grain in Grain::ALL {
+        let full = sealed(state, grain, Cuboid::Full);
+        for cuboid in [Cuboid::RegionDevice, Cuboid::AdCreative] {
+            let mut want = Sums::new();
+            for ((campaign, bucket, [ad, creative, region, device]), fields) in &full {
+                let kept = match cuboid {
+                    Cuboid::RegionDevice => [*region, *device, 0, 0],
+                    _ => [*ad, *creative, 0, 0],
+                };
+                let sum = want
+                    .entry((*campaign, *bucket, kept))
+                    .or_insert([0; MAX_FIELDS]);
+                sum.iter_mut().zip(fields).for_each(|(a, b)| *a += b);
+            }
+            assert_eq!(sealed(state, grain, cuboid), want);
+        }
+    }
+}
+
+/// Worlds under a retention of hours, a day and a month: what is shown does not depend on what was deleted.
+#[test]
+fn the_horizon_is_that_of_the_log_time_and_not_of_the_deletion() {
+    let hour_ms = 3_600_000;
+    let retention = Retention {
+        keep_ms: [
+            Some(2 * hour_ms),
+            Some(30 * hour_ms),
+            Some(20 * 24 * hour_ms),
+        ],
+    };
+    let (mut hidden, mut deleted, mut blocks) = (0, 0, 0);
+    for seed in 5_000..5_040 {
+        let mut world = World::run(
+            seed,
+            Wild {
+                conflicts_and_days: true,
+                ..Wild::default()
+            },
+        );
+        let plain = plainly(&world.log, retention);
+        let other = wildly(&world.log, retention, &mut world.random);
+        assert_eq!(dump(&plain).unwrap(), dump(&other).unwrap(), "seed {seed}");
+        let kept = plainly(&world.log, Retention::ALL);
+        hidden += dump(&kept).unwrap().len() - dump(&plain).unwrap().len();
+        let row = other.get(Target::Family(Family::Meta), DELETED_KEY);
+        deleted += usize::from(row.is_some());
+        blocks += sealed(&other, Grain::Minute, Cuboid::Full).len();
+    }
+    assert!(
+        hidden > 100 && deleted > 10 && blocks > 100,
+        "{hidden} {deleted} {blocks}"
+    );
+}
+
+#[test]
+fn worlds_are_sealed_at_all() {
+    let mut world = World::run(1, Wild::default());
+    let state = wildly(&world.log, Retention::ALL, &mut world.random);
+    let spans: Vec<Span> = Grain::ALL
+        .into_iter()
+        .flat_map(|grain| sealed(&state, grain, Cuboid::Full).into_keys())
+        .map(|(_, bucket, _)| Span::of(bucket))
+        .collect();
+    for grain in Grain::ALL {
+        assert!(
+            spans.iter().any(|span| span.grain == grain),
+            "{grain:?}: {spans:?}"
+        );
+    }
+}

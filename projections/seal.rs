@@ -1,0 +1,397 @@
+//! Sealing: rows of cells of a closed span, and the blocks it has already, into new blocks of every cuboid.
+//!
+//! Invariant: blocks and rows of a span add up to the same cells before and after, at every cuboid, whenever it is
+//! sealed and in however many pieces; the caller writes a piece's changes all at once. The blocks of a campaign, span
+//! and cuboid hold disjoint ranges of buckets (those of one bucket that needs several, the same one), so a new block
+//! never takes the key of one that stays. A late event is a row again, and the next sealing adds it to its block.
+
+use std::ops::ControlFlow;
+
+use crate::block::{self, Block, BlockError, BlockKey, MAX_CELLS};
+use crate::block_cells::{Symbols, each_cell};
+use crate::block_writer;
+use crate::cells::{self, CellKey, Grain, RowKey};
+use crate::codec::Damaged;
+use crate::cuboid::Cuboid;
+use crate::family::{Changes, Family};
+use crate::metrics::encode_used;
+use crate::partial::Dimension;
+use crate::seal_cells::{Cell, Cells, Summed};
+use crate::spans::{DELETED_KEY, Horizon, OpenSpan, Place, Span};
+
+/// Cells of rows after which a piece ends with its bucket: about 10 ms of work.
+pub const PIECE_CELLS: usize = MAX_CELLS;
+/// Cells of rows after which a piece ends wherever it is.
+const PIECE_MAX_CELLS: usize = 4 * PIECE_CELLS;
+/// Blocks that a piece adds rows to before it ends with its bucket: a few late events all over a large span are many
+/// small pieces of work instead of a long one.
+const PIECE_BLOCKS: usize = 2;
+
+/// What a row of a scan is given to.
+pub type EachRow<'f> = &'f mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// A state of which ranges of rows can be visited.
+pub trait Rows {
+    /// Why a row cannot be read.
+    type Error;
+
+    /// Visits the rows of a family with keys in `[from, to)`, in order, until `row` breaks.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn range(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        row: EachRow<'_>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Why a span cannot be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError<E> {
+    /// The state cannot be read.
+    #[error("the state could not be read: {0}")]
+    Read(E),
+    /// A row is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// A block that rows were to be added to is damaged.
+    #[error("the block of {} is damaged: {error}", .key.span)]
+    Block {
+        /// Which one.
+        key: BlockKey,
+        /// How.
+        error: BlockError,
+    },
+}
+
+/// What sealing a piece came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sealed {
+    /// Rows of cells that were taken away.
+    pub rows: u64,
+    /// Cells of these rows.
+    pub cells: u64,
+    /// Blocks written, of all cuboids.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether the span has no rows any more; its marker then goes with them.
+    pub is_done: bool,
+}
+
+impl Sealed {
+    /// Adds another piece's; whether that is done is its own.
+    pub fn add(&mut self, other: &Sealed) {
+        self.rows += other.rows;
+        self.cells += other.cells;
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Seals a piece of a campaign's span. Rows before the horizon, which is never before one that was deleted up to, are
+/// deleted instead.
+///
+/// # Errors
+/// [`SealError`] when the state cannot be read or a block is damaged; `out` is then of no use.
+pub fn seal<R: Rows>(
+    rows: &R,
+    open: OpenSpan,
+    horizon: &Horizon,
+    out: &mut Changes,
+) -> Result<Sealed, SealError<R::Error>> {
+    let mut piece = Piece::new(open);
+    piece.read_rows(rows, out)?;
+    let mut sealed = Sealed {
+        rows: piece.rows,
+        cells: piece.hot.cells.len() as u64,
+        is_done: !piece.has_more,
+        ..Sealed::default()
+    };
+    if horizon.keeps(open.span) && !piece.hot.cells.is_empty() {
+        for cuboid in Cuboid::ALL {
+            piece.write(rows, cuboid, out, &mut sealed)?;
+        }
+    }
+    if !horizon.keeps(open.span) {
+        note_deleted(horizon, out);
+    }
+    if sealed.is_done {
+        out.delete(Family::OpenSpans, |k| open.encode(k));
+    }
+    Ok(sealed)
+}
+
+/// Notes that rows before the horizon may be gone.
+fn note_deleted(horizon: &Horizon, out: &mut Changes) {
+    out.put(
+        Family::Meta,
+        |k| k.extend_from_slice(DELETED_KEY),
+        |v| horizon.encode(v),
+    );
+}
+
+/// Deletes blocks of a grain before the horizon, from a key on, at most `most` of them; answers the key from which to
+/// go on, none at the end. Blocks of a campaign and cuboid lie in the order of time, so those that stay are passed
+/// over with one look.
+///
+/// # Errors
+/// [`SealError`] when the state cannot be read.
+pub fn sweep<R: Rows>(
+    rows: &R,
+    grain: Grain,
+    from: &[u8],
+    horizon: &Horizon,
+    most: usize,
+    out: &mut Changes,
+) -> Result<Option<Vec<u8>>, SealError<R::Error>> {
+    let mut from = from.to_vec();
+    let before = out.len();
+    let mut next_from = None;
+    for _ in 0..most {
+        let mut next: Option<Result<BlockKey, Damaged>> = None;
+        let mut deleted = 0;
+        let end = [0xff; 32];
+        rows.range(grain.blocks(), &from, &end, &mut |key, _| {
+            let block = BlockKey::decode(grain, key);
+            match &block {
+                Ok(block) if !horizon.keeps(block.span) && deleted < most => {
+                    out.delete(grain.blocks(), |k| k.extend_from_slice(key));
+                    deleted += 1;
+                    ControlFlow::Continue(())
+                }
+                _ => {
+                    next = Some(block);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+        .map_err(SealError::Read)?;
+        next_from = None;
+        let Some(stays) = next.transpose()? else {
+            break;
+        };
+        from = match horizon.keeps(stays.span) {
+            true => block::range(stays.campaign, stays.cuboid, 0, i32::MAX).1,
+            false => block::range(stays.campaign, stays.cuboid, stays.span.number, 0).0,
+        };
+        next_from = Some(from.clone());
+        if out.len() - before >= most {
+            break;
+        }
+    }
+    if out.len() > before {
+        note_deleted(horizon, out);
+    }
+    Ok(next_from)
+}
+
+/// The rows of a span that are sealed at once.
+struct Piece {
+    open: OpenSpan,
+    hot: Cells,
+    rows: u64,
+    has_more: bool,
+}
+
+impl Piece {
+    fn new(open: OpenSpan) -> Self {
+        Self {
+            open,
+            hot: Cells::default(),
+            rows: 0,
+            has_more: false,
+        }
+    }
+
+    fn blocks(&self, cuboid: Cuboid) -> (Vec<u8>, Vec<u8>) {
+        let number = self.open.span.number;
+        block::range(self.open.campaign, cuboid, number, number)
+    }
+
+    /// Reads rows as far as a piece goes, and deletes them.
+    fn read_rows<R: Rows>(
+        &mut self,
+        rows: &R,
+        out: &mut Changes,
+    ) -> Result<(), SealError<R::Error>> {
+        let OpenSpan { span, campaign } = self.open;
+        let grain = span.grain;
+        let begins = self.first_buckets(rows)?;
+        let (from, to) = span.hot_range();
+        let (from, to) = cells::range(grain, campaign, from, to);
+        let mut damaged = None;
+        let mut first: Option<Place> = None;
+        let mut visit = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>, Damaged> {
+            let row = RowKey::decode(grain, key)?;
+            if Span::of(row.bucket) != span {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let place = span.place(row.bucket);
+            let taken = self.hot.cells.len();
+            let crossed = || {
+                let passed = |place| begins.partition_point(|begin| *begin <= place);
+                passed(place) - first.map_or(0, passed)
+            };
+            let is_next = self
+                .hot
+                .cells
+                .last()
+                .is_some_and(|cell| cell.place != place);
+            if taken >= PIECE_MAX_CELLS
+                || (is_next && (taken >= PIECE_CELLS || crossed() >= PIECE_BLOCKS))
+            {
+                self.has_more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            first = first.or(Some(place));
+            cells::each(grain, key, value, |cell, sums| {
+                let symbols = [cell.ad, cell.creative, cell.region, cell.device.into()];
+                self.hot.push(place, symbols, |v| v.extend_from_slice(sums));
+                Ok::<_, Damaged>(())
+            })?;
+            self.rows += 1;
+            out.delete(grain.family(), |k| k.extend_from_slice(key));
+            Ok(ControlFlow::Continue(()))
+        };
+        rows.range(grain.family(), &from, &to, &mut |key, value| {
+            visit(key, value).unwrap_or_else(|error| {
+                damaged = Some(error);
+                ControlFlow::Break(())
+            })
+        })
+        .map_err(SealError::Read)?;
+        damaged.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The first buckets of the blocks that the span has already, in order.
+    fn first_buckets<R: Rows>(&self, rows: &R) -> Result<Vec<Place>, SealError<R::Error>> {
+        let grain = self.open.span.grain;
+        let (from, to) = self.blocks(Cuboid::Full);
+        let mut places = Vec::new();
+        let mut damaged = None;
+        rows.range(grain.blocks(), &from, &to, &mut |key, _| {
+            match BlockKey::decode(grain, key) {
+                Ok(key) => places.push(key.first),
+                Err(error) => damaged = Some(error),
+            }
+            ControlFlow::Continue(())
+        })
+        .map_err(SealError::Read)?;
+        damaged.map_or(Ok(places), |error| Err(error.into()))
+    }
+
+    /// Writes the blocks of a cuboid: the piece's cells and those of the blocks whose buckets they fall among.
+    fn write<R: Rows>(
+        &self,
+        rows: &R,
+        cuboid: Cuboid,
+        out: &mut Changes,
+        sealed: &mut Sealed,
+    ) -> Result<(), SealError<R::Error>> {
+        let mut all = Cells {
+            cells: Vec::with_capacity(self.hot.cells.len()),
+            bytes: self.hot.bytes.clone(),
+        };
+        let projected = self.hot.cells.iter().map(|cell| Cell {
+            symbols: project(cuboid, cell.symbols),
+            ..*cell
+        });
+        all.cells.extend(projected);
+        let (Some(first), Some(last)) = (self.hot.cells.first(), self.hot.cells.last()) else {
+            return Ok(());
+        };
+        self.add_blocks(rows, cuboid, (first.place, last.place), &mut all, out)?;
+        all.cells.sort_by_key(|cell| (cell.place, cell.symbols));
+        let summed = Summed::of(&all, cuboid)?;
+        for (key, columns) in summed.blocks(self.open, cuboid) {
+            let mut value = Vec::new();
+            block_writer::write(&key, &columns, &mut value);
+            sealed.blocks += 1;
+            sealed.bytes += value.len() as u64;
+            out.put(
+                key.span.grain.blocks(),
+                |k| key.encode(k),
+                |v| v.append(&mut value),
+            );
+        }
+        Ok(())
+    }
+
+    /// Adds the cells of the blocks that have buckets between two, and deletes them.
+    fn add_blocks<R: Rows>(
+        &self,
+        rows: &R,
+        cuboid: Cuboid,
+        (first, last): (Place, Place),
+        all: &mut Cells,
+        out: &mut Changes,
+    ) -> Result<(), SealError<R::Error>> {
+        let span = self.open.span;
+        let (from, to) = self.blocks(cuboid);
+        let mut failed = None;
+        let mut visit = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>, BlockError> {
+            let block = Block::parse(span.grain, key, value)?;
+            if block.key.first > last {
+                return Ok(ControlFlow::Break(()));
+            }
+            let end = block.buckets.last().map(|(bucket, _)| span.place(*bucket));
+            if end.is_some_and(|end| end < first) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            each_cell(&block, |place, symbols, fields| {
+                all.push(place, symbols, |v| encode_used(fields, v));
+            })?;
+            out.delete(span.grain.blocks(), |k| k.extend_from_slice(key));
+            Ok(ControlFlow::Continue(()))
+        };
+        rows.range(span.grain.blocks(), &from, &to, &mut |key, value| {
+            visit(key, value).unwrap_or_else(|error| {
+                failed = Some((key.to_vec(), error));
+                ControlFlow::Break(())
+            })
+        })
+        .map_err(SealError::Read)?;
+        match failed {
+            None => Ok(()),
+            Some((key, error)) => Err(SealError::Block {
+                key: BlockKey::decode(span.grain, &key)?,
+                error,
+            }),
+        }
+    }
+}
+
+/// The symbols that a cuboid keeps of a full cell.
+fn project(cuboid: Cuboid, [ad, creative, region, device]: Symbols) -> Symbols {
+    match cuboid {
+        Cuboid::Full => [ad, creative, region, device],
+        Cuboid::RegionDevice => [region, device, 0, 0],
+        Cuboid::AdCreative => [ad, creative, 0, 0],
+    }
+}
+
+/// The cell of a full block's symbols.
+///
+/// # Errors
+/// [`BlockError`] when they are those of no cell.
+pub fn cell_of(key: &BlockKey, place: Place, symbols: Symbols) -> Result<CellKey, BlockError> {
+    debug_assert_eq!(key.cuboid.dimensions()[3], Dimension::Device);
+    let [ad, creative, region, device] = symbols;
+    let nothing = BlockError("it has a cell that cannot be");
+    Ok(CellKey {
+        campaign: key.campaign,
+        bucket: key.span.bucket(place).ok_or(nothing)?,
+        ad,
+        creative,
+        region,
+        device: u8::try_from(device).map_err(|_| nothing)?,
+    })
+}
+
+#[cfg(test)]
+#[path = "seal_tests.rs"]
+mod tests;

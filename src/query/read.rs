@@ -1,0 +1,419 @@
+//! Reading a plan's cells of one shard: blocks where they are sealed, rows where they are not.
+//!
+//! Invariant: a span's cells are what its blocks and its rows add up to, read from one snapshot, so an answer is the
+//! same whenever a span is sealed. Rows are looked for only where a marker says that there are some; a block that is
+//! damaged is an error that names it, and never an answer.
+
+use std::ops::{ControlFlow, Range};
+
+use adtally_projections::block::{self, Block, BlockKey};
+use adtally_projections::block_sums::BlockSums;
+use adtally_projections::buckets::{BucketKey, HOUR_MS};
+use adtally_projections::cell_list::CellList;
+use adtally_projections::cells::{self, Bucket, Grain, RowKey};
+use adtally_projections::cuboid::Cuboid;
+use adtally_projections::family::Family;
+use adtally_projections::partial::{Filters, PartialError, ShardSums};
+use adtally_projections::plan::Plan;
+use adtally_projections::spans::{OpenSpan, Span, open_range};
+use adtally_projections::symbols::{Space, Symbol};
+use serde::{Deserialize, Serialize};
+
+use super::shard::Shard;
+use super::{Cancel, QueryError};
+
+/// After how many cells a scan looks whether anybody still waits for it.
+pub const CHECK_EVERY: u64 = 4_096;
+
+/// A number for each level of buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    /// Of days.
+    pub day: u64,
+    /// Of hours.
+    pub hour: u64,
+    /// Of minutes.
+    pub minute: u64,
+}
+
+impl Levels {
+    fn of(&mut self, grain: Grain) -> &mut u64 {
+        match grain {
+            Grain::Day => &mut self.day,
+            Grain::Hour => &mut self.hour,
+            Grain::Minute => &mut self.minute,
+        }
+    }
+
+    fn add(&mut self, other: &Levels) {
+        self.day += other.day;
+        self.hour += other.hour;
+        self.minute += other.minute;
+    }
+}
+
+/// How much was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// Cells, of blocks and of rows.
+    pub cells: Levels,
+    /// Blocks.
+    pub blocks: Levels,
+    /// Rows of cells that are not sealed.
+    pub rows: Levels,
+    /// Bytes of both, as they are stored.
+    pub bytes: u64,
+}
+
+impl Read {
+    /// Adds what another shard has read.
+    pub fn add(&mut self, other: &Read) {
+        self.cells.add(&other.cells);
+        self.blocks.add(&other.blocks);
+        self.rows.add(&other.rows);
+        self.bytes += other.bytes;
+    }
+}
+
+/// What a bucket of a cell belongs to; none when it is not asked for.
+type PlaceBucket<'f> = &'f mut dyn FnMut(Bucket) -> Option<BucketKey>;
+
+/// A stretch of one grain's cells: bucket numbers as [`cells::range`] takes them, and the spans that hold them.
+struct Stretch {
+    grain: Grain,
+    from: i64,
+    to: i64,
+    spans: (i32, i32),
+}
+
+impl Stretch {
+    fn of_days(days: &Range<i64>) -> Self {
+        let day = |n: i64| Bucket::Day(n.clamp(i32::MIN.into(), i32::MAX.into()) as i32);
+        Self {
+            grain: Grain::Day,
+            from: days.start,
+            to: days.end,
+            spans: (span_of(day(days.start)), span_of(day(days.end - 1))),
+        }
+    }
+
+    /// Hours of any clock of which some part lies between two instants: of the days beside them too.
+    fn of_any_clock(instants: &Range<i64>) -> Self {
+        let (from, to) = (instants.start / 1_000 - 3_600, instants.end / 1_000);
+        let utc = |start_s| {
+            span_of(Bucket::Hour {
+                start_s,
+                offset_s: 0,
+            })
+        };
+        Self {
+            grain: Grain::Hour,
+            from,
+            to,
+            spans: (utc(from).saturating_sub(1), utc(to).saturating_add(1)),
+        }
+    }
+}
+
+fn span_of(bucket: Bucket) -> i32 {
+    Span::of(bucket).number
+}
+
+/// Sums what a question asks of one shard.
+pub struct Reader<'a> {
+    shard: &'a Shard<'a>,
+    plan: &'a Plan,
+    filters: &'a Filters,
+    cuboid: Cuboid,
+    cancel: &'a Cancel,
+    sums: ShardSums,
+    blocks: BlockSums,
+    read: Read,
+}
+
+impl<'a> Reader<'a> {
+    /// Nothing read yet.
+    pub fn new(
+        shard: &'a Shard<'a>,
+        plan: &'a Plan,
+        filters: &'a Filters,
+        cuboid: Cuboid,
+        sums: ShardSums,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self {
+            shard,
+            plan,
+            filters,
+            cuboid,
+            cancel,
+            sums,
+            blocks: BlockSums::default(),
+            read: Read::default(),
+        }
+    }
+
+    /// The sums, and how much was read for them.
+    pub fn finish(self) -> (ShardSums, Read) {
+        (self.sums, self.read)
+    }
+
+    /// Adds a campaign's cells of the plan.
+    pub fn campaign(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        self.days(campaign)?;
+        self.hours(campaign)?;
+        self.whole_hours(campaign)?;
+        self.minutes(campaign)?;
+        self.gone(campaign)
+    }
+
+    fn days(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        let plan = self.plan;
+        if plan.days.is_empty() {
+            return Ok(());
+        }
+        let stretch = Stretch::of_days(&plan.days);
+        self.stretch(campaign, &stretch, &mut |bucket| match bucket {
+            Bucket::Day(day) if plan.days.contains(&i64::from(day)) => {
+                Some(plan.place_day(i64::from(day)))
+            }
+            _ => None,
+        })
+    }
+
+    fn hours(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        let plan = self.plan;
+        for hours in &plan.hours {
+            let (from, to, offset_s) = (hours.from_ms / 1_000, hours.to_ms / 1_000, hours.offset_s);
+            let hour = |start_s| Bucket::Hour { start_s, offset_s };
+            let stretch = Stretch {
+                grain: Grain::Hour,
+                from,
+                to,
+                spans: (span_of(hour(from)), span_of(hour(to - 1))),
+            };
+            self.stretch(campaign, &stretch, &mut |bucket| match bucket {
+                Bucket::Hour { start_s, offset_s } => {
+                    let is_asked = offset_s == hours.offset_s && (from..to).contains(&start_s);
+                    is_asked.then(|| plan.place_hour(start_s * 1_000, offset_s))
+                }
+                _ => None,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn whole_hours(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        let plan = self.plan;
+        for hours in &plan.whole_hours {
+            let mut failed = None;
+            self.stretch(campaign, &Stretch::of_any_clock(hours), &mut |bucket| {
+                let Bucket::Hour { start_s, .. } = bucket else {
+                    return None;
+                };
+                let placed = plan.place_whole_hour(hours, start_s.saturating_mul(1_000));
+                placed.unwrap_or_else(|error| {
+                    failed = Some(error);
+                    None
+                })
+            })?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn minutes(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        let plan = self.plan;
+        let mut hint = 0;
+        for minutes in &plan.minutes {
+            let (from, to) = (minutes.start / 60_000, minutes.end / 60_000);
+            let minute = |n| span_of(Bucket::Minute(n));
+            let stretch = Stretch {
+                grain: Grain::Minute,
+                from,
+                to,
+                spans: (minute(from), minute(to - 1)),
+            };
+            self.stretch(campaign, &stretch, &mut |bucket| match bucket {
+                Bucket::Minute(minute) if (from..to).contains(&minute) => {
+                    plan.place_minute(minute * 60_000, &mut hint)
+                }
+                _ => None,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing that passes the filters was where the plan's own cells are gone.
+    fn gone(&mut self, campaign: Symbol) -> Result<(), QueryError> {
+        let plan = self.plan;
+        for gone in &plan.gone {
+            let (part, days) = (&gone.part, plan.days_about(&gone.part));
+            let stretch = match gone.told_by {
+                Grain::Day => Stretch::of_days(&days),
+                Grain::Hour | Grain::Minute => Stretch::of_any_clock(part),
+            };
+            let own = std::mem::replace(&mut self.sums, ShardSums::new(&[]));
+            let told = self.stretch(campaign, &stretch, &mut |bucket| {
+                let is_within = match bucket {
+                    Bucket::Day(day) => days.contains(&i64::from(day)),
+                    Bucket::Hour { start_s, .. } => {
+                        let start_ms = start_s.saturating_mul(1_000);
+                        start_ms < part.end && part.start < start_ms.saturating_add(HOUR_MS)
+                    }
+                    Bucket::Minute(_) => false,
+                };
+                is_within.then_some(BucketKey::TOTAL)
+            });
+            let mut found = std::mem::replace(&mut self.sums, own);
+            told?;
+            if !found.table().is_empty() {
+                return Err(gone.refusal.clone().into());
+            }
+        }
+        Ok(())
+    }
+
+    fn stretch(
+        &mut self,
+        campaign: Symbol,
+        stretch: &Stretch,
+        place: PlaceBucket<'_>,
+    ) -> Result<(), QueryError> {
+        if stretch.from >= stretch.to {
+            return Ok(());
+        }
+        for span in self.open_spans(campaign, stretch)? {
+            self.rows(campaign, span, stretch, place)?;
+        }
+        self.sealed(campaign, stretch, place)
+    }
+
+    /// The spans of a stretch that have rows.
+    fn open_spans(&self, campaign: Symbol, stretch: &Stretch) -> Result<Vec<Span>, QueryError> {
+        let (first, last) = stretch.spans;
+        let (from, to) = open_range(stretch.grain, campaign, first, last);
+        let mut spans = Vec::new();
+        let each = &mut |key: &[u8], _: &[u8]| {
+            spans.push(OpenSpan::decode(key)?.span);
+            Ok(ControlFlow::Continue(()))
+        };
+        self.shard.rows.scan(Family::OpenSpans, &from, &to, each)?;
+        Ok(spans)
+    }
+
+    fn rows(
+        &mut self,
+        campaign: Symbol,
+        span: Span,
+        stretch: &Stretch,
+        place: PlaceBucket<'_>,
+    ) -> Result<(), QueryError> {
+        let grain = span.grain;
+        let (from, to) = span.hot_range();
+        let (from, to) = (from.max(stretch.from), to.min(stretch.to));
+        if from >= to {
+            return Ok(());
+        }
+        let (from, to) = cells::range(grain, campaign, from, to);
+        let Self {
+            shard,
+            filters,
+            cancel,
+            sums,
+            read,
+            ..
+        } = self;
+        shard
+            .rows
+            .scan(grain.family(), &from, &to, &mut |key, value| {
+                let row = RowKey::decode(grain, key)?;
+                // Rows of hours of the days beside it lie among them.
+                if Span::of(row.bucket) != span {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                *read.rows.of(grain) += 1;
+                read.bytes += (key.len() + value.len()) as u64;
+                let Some(bucket) = place(row.bucket) else {
+                    return Ok(ControlFlow::Continue(()));
+                };
+                for listed in CellList::of(value) {
+                    let (at, stored) = listed?;
+                    let cells = read.cells.of(grain);
+                    *cells += 1;
+                    if cells.is_multiple_of(CHECK_EVERY) {
+                        cancel.check()?;
+                    }
+                    let cell = row.cell(at);
+                    if filters.pass(&cell) {
+                        sums.add(bucket, &cell, stored)?;
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })
+    }
+
+    fn sealed(
+        &mut self,
+        campaign: Symbol,
+        stretch: &Stretch,
+        place: PlaceBucket<'_>,
+    ) -> Result<(), QueryError> {
+        let (grain, (first, last)) = (stretch.grain, stretch.spans);
+        let (from, to) = block::range(campaign, self.cuboid, first, last);
+        let mut damaged: Option<(Option<Span>, String)> = None;
+        let Self {
+            shard,
+            filters,
+            cancel,
+            sums,
+            blocks,
+            read,
+            ..
+        } = self;
+        let scanned = shard
+            .rows
+            .scan(grain.blocks(), &from, &to, &mut |key, value| {
+                cancel.check()?;
+                *read.blocks.of(grain) += 1;
+                read.bytes += value.len() as u64;
+                let added = Block::parse(grain, key, value)
+                    .map_err(PartialError::from)
+                    .and_then(|block| blocks.add(&block, filters, place, sums));
+                match added {
+                    Ok(cells) => *read.cells.of(grain) += cells,
+                    Err(PartialError::Block(error)) => {
+                        let span = BlockKey::decode(grain, key).ok().map(|key| key.span);
+                        damaged = Some((span, error.to_string()));
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                Ok(ControlFlow::Continue(()))
+            });
+        // RocksDB has checksums of its own, and may find the damage first.
+        let damaged = match scanned {
+            Err(QueryError::Store(what)) => Some((None, what)),
+            Err(error) => return Err(error),
+            Ok(()) => damaged,
+        };
+        let Some((span, what)) = damaged else {
+            return Ok(());
+        };
+        let number = self.shard.number;
+        metrics::counter!("adtally_blocks_damaged_total", "shard" => number.to_string())
+            .increment(1);
+        let among = |number| Span { grain, number };
+        Err(QueryError::Block {
+            shard: number,
+            campaign: self.shard.name(Space::Campaign, campaign)?.to_string(),
+            span: span.map_or_else(
+                || format!("{} to {}", among(first), among(last)),
+                |span| span.to_string(),
+            ),
+            what,
+        })
+    }
+}
