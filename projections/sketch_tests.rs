@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use adtally_streams::visitor::NOBODY;
 use proptest::prelude::*;
 
 use super::*;
-use adtally_streams::visitor::NOBODY;
 
 /// SplitMix64: the hash of a visitor as good as any.
 fn visitor(n: u64) -> u64 {
@@ -118,6 +118,8 @@ fn few_visitors_are_their_coupons_and_many_are_registers() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn a_visitor_of_a_coupons_bits_has_that_coupon(
         bits in any::<u64>(),
@@ -129,8 +131,6 @@ proptest! {
         prop_assert_eq!(Coupon::of(again), coupon);
         prop_assert_ne!(again, NOBODY);
     }
-
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn a_set_has_one_form_however_it_is_split(
