@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use adtally_streams::visitor::NOBODY;
 use proptest::prelude::*;
 
 use super::*;
-use adtally_streams::visitor::NOBODY;
 
 /// SplitMix64: the hash of a visitor as good as any.
 fn visitor(n: u64) -> u64 {
