@@ -3,6 +3,7 @@
 //! The command reads the log itself, from its beginning, into a folder that goes away with it. So it proves what a
 //! running `serve` says of the same time, and needs no more than the broker.
 
+use adtally_projections::spans::{Margins, Retention};
 use adtally_projections::statement::Statement;
 use adtally_streams::id::Id;
 use adtally_streams::time::{parse_time_text, to_rfc3339};
@@ -27,6 +28,8 @@ use crate::table::table;
 const MEMORY: Limits = Limits {
     block_cache_bytes: 16 << 20,
     write_buffer_bytes: 128 << 20,
+    retention: Retention::USUAL,
+    margins: Margins::USUAL,
 };
 
 /// Runs `adtally statement`.

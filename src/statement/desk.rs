@@ -3,6 +3,7 @@
 //! Reading the log takes as long as it takes: whoever asks waits for a while, then hears that it is under way, and asks
 //! again. One time is read at once, and the last few states stay open for a while, so that many may ask about one.
 
+use adtally_projections::spans::{Margins, Retention};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 const MEMORY: Limits = Limits {
     block_cache_bytes: 16 << 20,
     write_buffer_bytes: 64 << 20,
+    retention: Retention::USUAL,
+    margins: Margins::USUAL,
 };
 
 type Opening = Shared<BoxFuture<'static, Result<Arc<StateAt>, Arc<StatementError>>>>;

@@ -26,6 +26,7 @@ use super::wire::{
 };
 use crate::query::QueryError;
 use crate::query::analytics::Question;
+use crate::query::read::Read;
 use crate::query::scope::{Numbers, ShardScope};
 use crate::query::shard::{EachRow, Elsewhere, Shard, ShardRead, SnapshotSet, Snapshots};
 

@@ -79,7 +79,7 @@ fn all(set: &SnapshotSet<'_>) -> Vec<String> {
     let mut out = Vec::new();
     let table = |q: &Question| {
         let found = answer(q, || &catalogue, set, &cancel).unwrap();
-        let of = (found.cells, found.as_of.positions);
+        let of = (found.read, found.as_of.positions);
         format!("{} {of:?}", printed(&found.table))
     };
     for group_by in [
