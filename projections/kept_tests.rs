@@ -130,8 +130,20 @@ fn another_clocks_buckets_are_made_of_whole_hours_where_minutes_are_gone() {
         .within(&horizon())
         .unwrap();
     let seam = ms("2026-08-29T06:00:00Z");
-    assert_eq!(read.whole_hours, [ms(start)..seam]);
-    assert_eq!(read.minutes, [seam..ms(end)]);
+    assert_eq!(
+        read.whole_hours,
+        vec![Range {
+            start: ms(start),
+            end: seam
+        }]
+    );
+    assert_eq!(
+        read.minutes,
+        vec![Range {
+            start: seam,
+            end: ms(end)
+        }]
+    );
     assert_eq!(read.hours, Vec::<HourRange>::new());
     let hours = &read.whole_hours[0];
     let day = |text: &str| BucketKey {

@@ -213,7 +213,7 @@ pub(crate) fn folded(
         through_ms,
         |state, fold, number, sequence| {
             seal_some(state, fold, |n| {
-                (n as u64 + u64::from(number) + sequence) % 3 == 0
+                (n as u64 + u64::from(number) + sequence).is_multiple_of(3)
             });
         },
     )

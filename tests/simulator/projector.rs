@@ -7,6 +7,8 @@ use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::ids;
 use adtally_projections::memory::Memory;
 use adtally_projections::position::POSITION_KEY;
+use adtally_projections::seal::seal;
+use adtally_projections::spans::{Horizon, OpenSpan};
 
 use crate::broker::Message;
 use crate::bugs::Bug;
@@ -14,6 +16,9 @@ use crate::disk::{Disk, Image};
 
 /// The creation time of every stream; nobody makes them anew here.
 const STREAM_CREATED_NS: i64 = 1_704_844_800_000_000_000;
+
+/// One of so many open spans is sealed after each batch.
+const SEALED_OF_OPEN: u64 = 5;
 
 /// One write to a shard's state.
 #[derive(Clone, Debug)]
@@ -106,10 +111,30 @@ impl Shard {
             return;
         }
         self.disk.write(Batch::Changes(folded.changes));
+        self.seal(position.sequence);
         let day = ids::log_day(position.log_time_ms);
         if day != self.log_day {
             self.log_day = day;
             self.disk.write(Batch::DropIds(position.log_time_ms));
+        }
+    }
+
+    /// Seals some of the open spans, whether or not they are over: when that is done must change nothing.
+    fn seal(&mut self, sequence: u64) {
+        let mut open = Vec::new();
+        let mut marker = |key: &[u8], _: &[u8]| {
+            open.push(OpenSpan::decode(key).expect("the fold wrote the marker"));
+        };
+        let Ok(()) = self.disk.read().scan(Family::OpenSpans, &mut marker);
+        let chosen = |at: &usize| (*at as u64 + sequence).is_multiple_of(SEALED_OF_OPEN);
+        for (_, span) in open.into_iter().enumerate().filter(|(at, _)| chosen(at)) {
+            let mut changes = Changes::default();
+            let sealed = seal(self.disk.read(), span, &Horizon::default(), &mut changes)
+                .expect("the fold and the sealing wrote the state");
+            self.disk.write(Batch::Changes(changes));
+            if let (true, Some(fold)) = (sealed.is_done, &mut self.fold) {
+                fold.forget_span(&span);
+            }
         }
     }
 

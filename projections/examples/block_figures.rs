@@ -1,0 +1,157 @@
+//! What sealed cells take and how fast they are sealed and summed, on one core:
+//! `cargo run -p adtally-projections --example block_figures`.
+//!
+//! A campaign of 40 ads, 4 creatives each, 50 regions and 6 devices: 30 days of hours, each hour with the cells of
+//! 6,000 clicks and impressions at random.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use adtally_projections::block::{self, Block};
+use adtally_projections::block_sums::BlockSums;
+use adtally_projections::buckets::BucketKey;
+use adtally_projections::cell_list::{ListWriter, Place};
+use adtally_projections::cells::{Bucket, Grain, RowKey};
+use adtally_projections::cuboid::Cuboid;
+use adtally_projections::family::{Changes, Family, Op, Target};
+use adtally_projections::memory::Memory;
+use adtally_projections::metrics::encode_sums;
+use adtally_projections::partial::{Dimension, Filters, ShardSums};
+use adtally_projections::seal::{Rows, seal};
+use adtally_projections::spans::{Horizon, OpenSpan, Span};
+
+const DAYS: i64 = 30;
+const EVENTS_AN_HOUR: u64 = 6_000;
+const FIRST_DAY: i64 = 20_000;
+
+/// SplitMix64.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn rows(state: &mut Memory) -> u64 {
+    let (mut seed, mut cells) = (1, 0);
+    for hour in 0..DAYS * 24 {
+        let mut events: Vec<(u32, Place, bool)> = (0..EVENTS_AN_HOUR)
+            .map(|_| {
+                let r = random(&mut seed);
+                // Few regions and ads have most of the events.
+                let skewed = |n: u64, of: u64| ((n % of) * (n / of % of) / of) as u32;
+                let ad = skewed(r >> 8, 40);
+                let place = Place::new(
+                    (r >> 40) as u32 % 4,
+                    skewed(r >> 24, 50),
+                    (r >> 50) as u8 % 6,
+                );
+                (ad, place, r.is_multiple_of(11))
+            })
+            .collect();
+        events.sort_unstable();
+        let mut changes = Changes::default();
+        for ad in events.chunk_by(|a, b| a.0 == b.0) {
+            let key = RowKey {
+                campaign: 2,
+                bucket: Bucket::Hour {
+                    start_s: FIRST_DAY * 86_400 + hour * 3_600,
+                    offset_s: 0,
+                },
+                ad: ad[0].0,
+            };
+            let target = Target::Family(Family::CellsHour);
+            changes.push_with(
+                target,
+                Op::Merge,
+                |k| key.encode(k),
+                |v| {
+                    let mut list = ListWriter::default();
+                    for cell in ad.chunk_by(|a, b| a.1 == b.1) {
+                        let clicks = cell.iter().filter(|e| e.2).count() as i64;
+                        let impressions = cell.len() as i64 - clicks;
+                        let sums = [impressions, 0, clicks, 0, 0, clicks * 250_000];
+                        list.push(v, cell[0].1, |v| encode_sums(&sums, v));
+                        cells += 1;
+                    }
+                },
+            );
+        }
+        state.write(&changes);
+    }
+    cells
+}
+
+fn main() {
+    let mut state = Memory::default();
+    let cells = rows(&mut state);
+    let began = Instant::now();
+    let mut bytes = 0;
+    for day in 0..DAYS {
+        let span = Span {
+            grain: Grain::Hour,
+            number: (FIRST_DAY + day) as i32,
+        };
+        let open = OpenSpan { span, campaign: 2 };
+        loop {
+            let mut changes = Changes::default();
+            let sealed = seal(&state, open, &Horizon::default(), &mut changes).unwrap();
+            state.write(&changes);
+            bytes += sealed.bytes;
+            if sealed.is_done {
+                break;
+            }
+        }
+    }
+    let took = began.elapsed();
+    println!(
+        "{cells} cells of hours sealed at {:.2} M/s",
+        cells as f64 / took.as_secs_f64() / 1e6
+    );
+    println!("{bytes} bytes written, blocks that were written again included");
+    for (cuboid, group_by) in [
+        (Cuboid::RegionDevice, vec![Dimension::Region]),
+        (Cuboid::AdCreative, vec![Dimension::AdId]),
+        (Cuboid::Full, vec![Dimension::Region]),
+        (Cuboid::Full, vec![]),
+    ] {
+        ask(&state, cuboid, &group_by);
+    }
+}
+
+/// 30 days by hour, from what is stored: checksums, unpacking and sums.
+fn ask(state: &Memory, cuboid: Cuboid, group_by: &[Dimension]) {
+    let mut best = f64::MAX;
+    let (mut cells, mut bytes, mut rows) = (0, 0, 0);
+    for _ in 0..20 {
+        (cells, bytes) = (0, 0);
+        let began = Instant::now();
+        let (mut sums, mut reader) = (ShardSums::new(group_by), BlockSums::default());
+        let (from, to) = block::range(2, cuboid, i32::MIN, i32::MAX);
+        let Ok(()) = state.range(Family::BlocksHour, &from, &to, &mut |key, value| {
+            bytes += value.len();
+            let block = Block::parse(Grain::Hour, key, value).unwrap();
+            let mut place = |bucket| match bucket {
+                Bucket::Hour { start_s, .. } => Some(BucketKey {
+                    at: start_s * 1_000,
+                    offset_s: 0,
+                }),
+                _ => None,
+            };
+            cells += reader
+                .add(&block, &Filters::default(), &mut place, &mut sums)
+                .unwrap();
+            ControlFlow::Continue(())
+        });
+        rows = sums.table().len();
+        best = best.min(began.elapsed().as_secs_f64());
+    }
+    println!(
+        "{} by hour and {group_by:?}: {cells} cells, {bytes} bytes, {rows} rows in {:.2} ms, {:.0} M cells/s",
+        cuboid.name(),
+        best * 1e3,
+        cells as f64 / best / 1e6
+    );
+}
