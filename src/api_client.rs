@@ -112,7 +112,30 @@ impl Api {
             .await
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<Value, ApiError> {
+    /// Text of a GET whose path has its query.
+    pub async fn get_text(&self, path: &str) -> Result<String, ApiError> {
+        let (_, body) = self
+            .exchange(self.client.get(format!("{}{path}", self.base)))
+            .await?;
+        Ok(body)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ApiError> {
+        let (url, body) = self.exchange(request).await?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&body).map_err(|e| ApiError::NotJson {
+            url,
+            detail: e.to_string(),
+        })
+    }
+
+    /// Where the answer came from, and its body.
+    async fn exchange(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<(String, String), ApiError> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
@@ -131,13 +154,7 @@ impl Api {
                 detail: problem_text(&body),
             });
         }
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_str(&body).map_err(|e| ApiError::NotJson {
-            url,
-            detail: e.to_string(),
-        })
+        Ok((url, body))
     }
 }
 

@@ -19,9 +19,9 @@ use crate::telemetry;
 /// Events of a frame of the measured fold: full ones, and those that load makes.
 const FRAMES: [u32; 2] = [1_024, 256];
 /// The variable that names the Python interpreter with DuckDB and ClickHouse.
-const PYTHON: &str = "ADTALLY_BENCH_PYTHON";
+pub(super) const PYTHON: &str = "ADTALLY_BENCH_PYTHON";
 /// The variable that names the program that calls them.
-const PROGRAM: &str = "ADTALLY_BENCH_YARDSTICKS";
+pub(super) const PROGRAM: &str = "ADTALLY_BENCH_YARDSTICKS";
 
 /// Measures folds of `events` events in full frames, and of a quarter of them in small ones.
 pub async fn run(folder: &Path, events: u64) -> anyhow::Result<Vec<Figure>> {

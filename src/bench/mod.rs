@@ -13,6 +13,7 @@ mod fsync;
 mod growth;
 mod posting;
 mod posts;
+mod queries;
 mod redirects;
 mod shipping;
 mod usage;
@@ -87,6 +88,10 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     // Takes minutes, so only by name.
     if options.only.as_deref() == Some("growth") {
         return growth::run(folder, &options.shards, &options.events).await;
+    }
+    if options.only.as_deref() == Some("queries") {
+        let events = options.events.first().copied().unwrap_or_default();
+        return queries::run(&folder.join("queries"), config, events, options.time).await;
     }
     let mut figures = Vec::new();
     if options.wants("fold") {

@@ -54,7 +54,15 @@ pub async fn publish_catalogue(jetstream: &jetstream::Context) -> anyhow::Result
         format!("{CATALOG_PREFIX}.advertiser.{ADVERTISER}"),
         advertiser,
     ));
-    for (subject, document) in advertiser.chain(campaigns).chain(ads) {
+    publish_documents(jetstream, advertiser.chain(campaigns).chain(ads)).await
+}
+
+/// Publishes documents of the catalogue in their order.
+pub async fn publish_documents(
+    jetstream: &jetstream::Context,
+    documents: impl IntoIterator<Item = (String, Value)>,
+) -> anyhow::Result<()> {
+    for (subject, document) in documents {
         let sent = jetstream
             .publish(subject, document.to_string().into())
             .await;

@@ -375,11 +375,12 @@ pub struct Bench {
     /// Seconds for each figure
     #[arg(long, default_value = "10", value_name = "SECONDS")]
     pub seconds: u64,
-    /// Only figures of a group: fold, archive, shipping, whole, clicks, redirects, posts, freshness or frames; growth only by
-    /// this
+    /// Only figures of a group: fold, archive, shipping, whole, clicks, redirects, posts, freshness or frames; growth and
+    /// queries only by this
     #[arg(long, value_name = "GROUP")]
     pub only: Option<String>,
-    /// Events of each measured fold; the full measure is 10000000, which make 6 million minute cells
+    /// Events of each measured fold, the full measure is 10000000, which make 6 million minute cells; or of the year
+    /// that is asked about, in full 26000000
     #[arg(long, default_value = "2000000", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1_000..))]
     pub events: Vec<u64>,
     /// Shards of the group growth, each with each number of events

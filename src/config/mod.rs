@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use archive::Archive;
 pub use kept::{Retention, Sealing};
 pub use role::Role;
-pub use units::{Bytes, Span};
+pub use units::{Bytes, Keep, Span};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]

@@ -338,6 +338,16 @@ impl Shard {
         Ok(expired.len())
     }
 
+    /// Bytes of the files of those families whose name passes.
+    ///
+    /// # Errors
+    /// [`StoreError`] when RocksDB does not say.
+    pub fn file_bytes(&self, passes: impl Fn(&str) -> bool) -> Result<u64, StoreError> {
+        let files = self.db.live_files().map_err(self.rocks("list its files"))?;
+        let of_families = files.iter().filter(|file| passes(&file.column_family_name));
+        Ok(of_families.map(|file| file.size as u64).sum())
+    }
+
     /// One instant of the state.
     ///
     /// # Errors

@@ -1,0 +1,401 @@
+//! Questions about a year: adtally beside ClickHouse and DuckDB, over the same events.
+//!
+//! The year comes in as everybody's events do, by POST into a running deployment; the yardsticks get the same events
+//! as a Parquet file. Invariant: an answer counts only when all three gave the same one.
+
+mod load;
+mod over_http;
+mod questions;
+
+use std::io::{BufWriter, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use adtally_streams::names::DEFAULT_SHARDS;
+use anyhow::Context as _;
+use async_nats::jetstream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::load::{CSV_HEAD, DAYS, HOUR_DAYS, MINUTE_DAYS, Part, Year};
+use self::questions::Question;
+use super::Figure;
+use super::fold::{PROGRAM, PYTHON};
+use super::posting;
+use crate::api_client::Api;
+use crate::config::{Config, Keep};
+use crate::runner::Runner;
+use crate::simulate::resolve;
+use crate::simulate::wire::{Connection, request};
+use crate::store::{Limits, Shards};
+use crate::telemetry;
+
+/// Events of a POST.
+const BATCH: usize = 5_000;
+/// POSTs under way at once.
+const CONNECTIONS: usize = 4;
+const DAY_S: i64 = 86_400;
+/// Days of minutes and hours that are kept beyond those asked about: the year ends at midnight, and now is later.
+const SLACK_DAYS: i64 = 2;
+/// How often it is looked whether all is counted and sealed, and how long that may take.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Before a question is timed.
+const WARM_UP: usize = 3;
+
+/// What somebody took for a question.
+#[derive(Clone, Debug, Deserialize)]
+struct Asked {
+    name: String,
+    rows: usize,
+    digest: String,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// What another program made of the same events.
+#[derive(Clone, Debug, Deserialize)]
+struct Other {
+    name: String,
+    load_s: f64,
+    cells: Value,
+    bytes: u64,
+    answers: Vec<Asked>,
+}
+
+/// Measures in a folder of its own, over a year of `events` events.
+pub async fn run(
+    folder: &Path,
+    config: &Config,
+    events: u64,
+    time: Duration,
+) -> anyhow::Result<Vec<Figure>> {
+    std::fs::create_dir(folder).with_context(|| format!("making {}", folder.display()))?;
+    let end_s = chrono::Utc::now().timestamp().div_euclid(DAY_S) * DAY_S;
+    let mut config = config.clone();
+    config.data_dir = folder.join("data");
+    config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    // As long as the others are asked to keep them, and what has passed since midnight.
+    config.retention.minutes = kept_days(MINUTE_DAYS + SLACK_DAYS);
+    config.retention.hours = kept_days(HOUR_DAYS + SLACK_DAYS);
+    let runner = Runner::start(&config).await?;
+    let measured = measure(folder, &runner, end_s, events, time).await;
+    runner.stop().await;
+    let shards = config.streams.shards.unwrap_or(DEFAULT_SHARDS);
+    let (mut figures, ours) = measured?;
+    let bytes = cell_bytes(&config.data_dir, shards)?;
+    figures.push(Figure {
+        name: "queries: bytes of cells on disk".to_owned(),
+        value: format!("{:.0} MB", bytes as f64 / 1e6),
+        yardstick: "those of the others: see below".to_owned(),
+        ratio: None,
+    });
+    let folder = folder.to_path_buf();
+    let others = tokio::task::spawn_blocking(move || {
+        yardsticks(&folder, end_s, &questions::questions(end_s))
+    });
+    for other in others.await?? {
+        figures.extend(held_against(&ours, bytes, &other)?);
+    }
+    Ok(figures)
+}
+
+async fn measure(
+    folder: &Path,
+    runner: &Runner,
+    end_s: i64,
+    events: u64,
+    time: Duration,
+) -> anyhow::Result<(Vec<Figure>, Vec<Asked>)> {
+    runner.ready().await?;
+    telemetry::say("the catalogue ...");
+    let jetstream = jetstream::new(runner.client().clone());
+    posting::publish_documents(&jetstream, load::catalogue()).await?;
+    posting::publish_catalogue(&jetstream).await?;
+    let api = Api::new(&runner.http_url(), None)?;
+    let (address, _) = resolve(api.base()).await?;
+    let csv = folder.join("events.csv");
+    let mut out = BufWriter::new(std::fs::File::create(&csv)?);
+    out.write_all(CSV_HEAD.as_bytes())?;
+    telemetry::say("a year of the large campaign and of a few small ones ...");
+    let began = Instant::now();
+    let first = post(address, Year::new(events, end_s, Part::First), &mut out).await?;
+    settle(&api, first).await?;
+    let before = ask(&api, &questions::small(end_s)).await?;
+    telemetry::say("and of a hundred times as many ...");
+    let rest = post(address, Year::new(events, end_s, Part::Rest), &mut out).await?;
+    out.flush()?;
+    settle(&api, first + rest).await?;
+    let loaded = began.elapsed();
+    let mut ours = Vec::new();
+    for question in questions::questions(end_s) {
+        telemetry::say(&format!("{} ...", question.name));
+        ours.push(ask(&api, &question).await?);
+    }
+    let mut figures = vec![Figure {
+        name: "queries: a year loaded, counted and sealed".to_owned(),
+        value: format!("{} events in {:.0} s", first + rest, loaded.as_secs_f64()),
+        yardstick: "by POST, into a deployment with everything on".to_owned(),
+        ratio: None,
+    }];
+    figures.extend(growth(&before, &ours));
+    figures.extend(over_http::run(&api, address, end_s, time).await?);
+    Ok((figures, ours))
+}
+
+/// What a year costs beside a month, and what a hundred times the campaigns cost a small one.
+fn growth(before: &Asked, ours: &[Asked]) -> Vec<Figure> {
+    let of = |name: &str| ours.iter().find(|asked| asked.name == name);
+    let beside = |name: &str, asked: &Asked, yardstick: &Asked| Figure {
+        name: format!("queries: {name}"),
+        value: format!("p50 {:.2} ms", asked.p50_ms),
+        yardstick: format!("p50 {:.2} ms", yardstick.p50_ms),
+        ratio: Some(asked.p50_ms / yardstick.p50_ms),
+    };
+    let mut figures = Vec::new();
+    if let (Some(year), Some(month)) = (
+        of("1 y by day by region and device"),
+        of("30 d by day by region and device"),
+    ) {
+        figures.push(beside("a year beside a month", year, month));
+    }
+    if let Some(now) = of(&before.name) {
+        figures.push(beside(
+            "a small campaign among 2,000 beside among 20",
+            now,
+            before,
+        ));
+    }
+    figures
+}
+
+/// Bytes of the files that hold cells, of all shards of a stopped folder.
+fn cell_bytes(data_dir: &Path, shards: u16) -> anyhow::Result<u64> {
+    let shards = Shards::open(data_dir, shards, Limits::default())?;
+    let mut bytes = 0;
+    for shard in shards.set().iter() {
+        let of_cells = |name: &str| name.starts_with("cells_") || name.starts_with("blocks_");
+        bytes += shard.file_bytes(of_cells)?;
+    }
+    shards.close()?;
+    Ok(bytes)
+}
+
+/// Posts a part of the year and writes it for the others; answers how many events.
+async fn post(
+    address: SocketAddr,
+    year: Year,
+    csv: &mut impl std::io::Write,
+) -> anyhow::Result<u64> {
+    let (bodies, waiting) = async_channel();
+    let mut posting = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let waiting = std::sync::Arc::clone(&waiting);
+        posting.spawn(async move {
+            let mut connection = Connection::open(address, None).await?;
+            loop {
+                let next = waiting.lock().await.recv().await;
+                let Some((count, body)): Option<(usize, String)> = next else {
+                    return anyhow::Ok(());
+                };
+                let head = "Content-Type: application/x-ndjson\r\n";
+                let request = request("POST", "/api/v1/events", "bench", head, body.as_bytes());
+                let answer = connection.exchange(&request).await?;
+                let said = String::from_utf8_lossy(&answer.body);
+                anyhow::ensure!(
+                    answer.status == 202 && said.starts_with(&format!("{{\"accepted\":{count},")),
+                    "a POST was answered {}: {}",
+                    answer.status,
+                    said.chars().take(300).collect::<String>()
+                );
+            }
+        });
+    }
+    drop(waiting);
+    let (mut events, mut line) = (0, String::new());
+    'year: for day in year {
+        for batch in day.chunks(BATCH) {
+            let mut body = String::with_capacity(batch.len() * 160);
+            line.clear();
+            for event in batch {
+                event.post(&mut body);
+                event.csv(&mut line);
+            }
+            csv.write_all(line.as_bytes())?;
+            events += batch.len() as u64;
+            if bodies.send((batch.len(), body)).await.is_err() {
+                break 'year;
+            }
+        }
+    }
+    drop(bodies);
+    while let Some(posted) = posting.join_next().await {
+        posted??;
+    }
+    Ok(events)
+}
+
+type Bodies = tokio::sync::mpsc::Receiver<(usize, String)>;
+
+fn async_channel() -> (
+    tokio::sync::mpsc::Sender<(usize, String)>,
+    std::sync::Arc<tokio::sync::Mutex<Bodies>>,
+) {
+    let (bodies, waiting) = tokio::sync::mpsc::channel(CONNECTIONS);
+    (
+        bodies,
+        std::sync::Arc::new(tokio::sync::Mutex::new(waiting)),
+    )
+}
+
+fn kept_days(days: i64) -> Keep {
+    Keep(Some(Duration::from_secs((days * DAY_S) as u64)))
+}
+
+/// Waits until so many events are counted, and no span is due to be sealed.
+async fn settle(api: &Api, events: u64) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let query = [
+        ("advertiser_id", load::ADVERTISER),
+        ("start", "2000-01-01T00:00:00Z"),
+        ("end", "2100-01-01T00:00:00Z"),
+        ("granularity", "total"),
+    ];
+    loop {
+        let answer = api.get("/api/v1/analytics", &query).await?;
+        let metric = |name: &str| answer["totals"][name].as_u64().unwrap_or(0);
+        let counted = metric("impressions") + metric("gross_clicks");
+        let behind = spans_behind(&api.get_text("/metrics").await?);
+        if counted == events && behind == 0.0 {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            counted <= events && Instant::now() < until,
+            "{counted} of {events} events are counted after {} s, and {behind} spans are not sealed",
+            PATIENCE.as_secs()
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How many spans are due and not sealed, of all shards, as /metrics says.
+fn spans_behind(metrics: &str) -> f64 {
+    let values = metrics
+        .lines()
+        .filter(|line| line.starts_with("adtally_seal_spans_behind"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    values.sum()
+}
+
+/// Asks a question, and what the engine took for it by its own word: what the others are timed for too.
+async fn ask(api: &Api, question: &Question) -> anyhow::Result<Asked> {
+    let path = question.path();
+    let answer = api.get(&path, &[]).await?;
+    let (digest, rows) = question.digest(&answer)?;
+    let mut took = Vec::new();
+    for run in 0..WARM_UP + question.runs {
+        let ms = took_ms(&api.get_text(&path).await?).context("the plan says how long it took")?;
+        if run >= WARM_UP {
+            took.push(ms);
+        }
+    }
+    took.sort_by(f64::total_cmp);
+    Ok(Asked {
+        name: question.name.to_owned(),
+        rows,
+        digest,
+        p50_ms: took[took.len() / 2],
+        p99_ms: took[(took.len() * 99 / 100).min(took.len() - 1)],
+    })
+}
+
+/// What an answer's plan says, without reading all of its rows.
+fn took_ms(answer: &str) -> Option<f64> {
+    let (_, behind) = answer.rsplit_once("\"took_ms\":")?;
+    let end = behind.find([',', '}'])?;
+    behind[..end].parse().ok()
+}
+
+fn held_against(ours: &[Asked], bytes: u64, other: &Other) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = vec![Figure {
+        name: format!("queries: bytes on disk beside {}", other.name),
+        value: format!("{:.0} MB", bytes as f64 / 1e6),
+        yardstick: format!(
+            "{:.0} MB of {} cells, loaded in {:.0} s",
+            other.bytes as f64 / 1e6,
+            other.cells,
+            other.load_s
+        ),
+        ratio: Some(bytes as f64 / other.bytes as f64),
+    }];
+    for (ours, theirs) in ours.iter().zip(&other.answers) {
+        anyhow::ensure!(
+            ours.name == theirs.name && ours.digest == theirs.digest && ours.rows == theirs.rows,
+            "{} answers {} otherwise: {} rows, and adtally {}",
+            other.name,
+            theirs.name,
+            theirs.rows,
+            ours.rows
+        );
+        let told =
+            |asked: &Asked| format!("p50 {:.2} ms, p99 {:.2} ms", asked.p50_ms, asked.p99_ms);
+        figures.push(Figure {
+            name: format!(
+                "queries: {}, {} rows, beside {}",
+                ours.name, ours.rows, other.name
+            ),
+            value: told(ours),
+            yardstick: format!("{}, the same answer", told(theirs)),
+            ratio: Some(ours.p50_ms / theirs.p50_ms),
+        });
+    }
+    Ok(figures)
+}
+
+/// Runs DuckDB and ClickHouse over the same events; none where they are not installed, which is said.
+fn yardsticks(folder: &Path, end_s: i64, asked: &[Question]) -> anyhow::Result<Vec<Other>> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (Some(python), Some(programs)) = (named(PYTHON), named(PROGRAM)) else {
+        telemetry::say(
+            "DuckDB and ClickHouse are not measured: `tools/setup --bench` installs them, and `make bench` does both",
+        );
+        return Ok(Vec::new());
+    };
+    let program = PathBuf::from(programs).with_file_name("cells.py");
+    let (csv, parquet) = (folder.join("events.csv"), folder.join("events.parquet"));
+    let questions = folder.join("questions.json");
+    let kept_from = |days: i64| end_s - days * DAY_S;
+    let kept = json!({"minute": kept_from(MINUTE_DAYS), "hour": kept_from(HOUR_DAYS), "day": kept_from(DAYS)});
+    std::fs::write(
+        &questions,
+        json!({"kept_from_s": kept, "questions": asked}).to_string(),
+    )?;
+    let call = |words: &[&Path]| -> anyhow::Result<Vec<u8>> {
+        telemetry::say(&format!("{} ...", words[0].display()));
+        let output = Command::new(&python)
+            .arg(&program)
+            .args(words)
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .with_context(|| format!("running {}", program.display()))?;
+        anyhow::ensure!(
+            output.status.success(),
+            "{} {:?} ended with {}",
+            program.display(),
+            words,
+            output.status
+        );
+        Ok(output.stdout)
+    };
+    call(&[Path::new("parquet"), &csv, &parquet])?;
+    std::fs::remove_file(&csv).with_context(|| format!("removing {}", csv.display()))?;
+    ["duckdb", "clickhouse"]
+        .into_iter()
+        .map(|name| {
+            let told = call(&[Path::new(name), &parquet, &folder.join(name), &questions])?;
+            serde_json::from_slice(&told).with_context(|| format!("what {name} says"))
+        })
+        .collect()
+}
