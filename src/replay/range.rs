@@ -288,7 +288,7 @@ mod tests {
         assert!(
             text.contains("EVENTS_3")
                 && text.contains("sequence 8 of 2024-02-09T14:05:00")
-                && text.contains("No checkpoint"),
+                && text.contains("Neither the archive nor a checkpoint"),
             "{text}"
         );
         let kept = [at(6, THEN), at(7, THEN), at(9, THEN + 60_000)];
