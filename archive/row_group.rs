@@ -2,17 +2,16 @@
 //!
 //! A message is taken whole or not at all, so that each row group can be read by itself.
 
+mod write;
+
 use adtally_projections::sketch::Coupon;
 use adtally_streams::event::{Device, EdgeReason, Flags, Kind};
 use adtally_streams::frame::{ColdColumns, EventId, FoldFrame, Header, OptionalTexts};
 use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
-use parquet::data_type::{BoolType, DoubleType, Int32Type, Int64Type};
-use parquet::file::writer::SerializedRowGroupWriter;
 use sha2::{Digest, Sha256};
 
-use crate::FormatError;
-use crate::optional::{Blobs, Optional, write, write_required};
+use crate::optional::{Blobs, Optional};
 use crate::schema::{MESSAGE, WATERMARK};
 use crate::texts::Texts;
 
@@ -426,84 +425,4 @@ fn of_dictionary(column: &mut Texts, texts: &OptionalTexts) {
 fn country(region: &str) -> Option<&str> {
     let code = region.split('-').next()?;
     (code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase())).then_some(code)
-}
-
-impl RowGroup {
-    /// Writes the rows in the order of [`crate::schema::schema`].
-    pub(crate) fn write<W: std::io::Write + Send>(
-        mut self,
-        mut group: SerializedRowGroupWriter<'_, W>,
-    ) -> Result<(), FormatError> {
-        macro_rules! next {
-            (|$column:ident| $write:expr) => {{
-                let mut column = group
-                    .next_column()?
-                    .ok_or_else(|| FormatError::content("the schema has fewer columns"))?;
-                {
-                    let $column = &mut column;
-                    $write?;
-                }
-                column.close()?;
-            }};
-        }
-        next!(|c| self.kind.write_required(c));
-        next!(|c| write_required::<Int64Type>(c, &self.sequence));
-        next!(|c| write_required::<Int32Type>(c, &self.position));
-        next!(|c| write_required::<Int64Type>(c, &self.broker_time));
-        next!(|c| self.producer.write(c));
-        for numbers in [
-            &self.epoch,
-            &self.counter,
-            &self.event_timestamp,
-            &self.arrival_timestamp,
-        ] {
-            next!(|c| write::<Int64Type>(c, numbers));
-        }
-        for ids in [
-            &mut self.impression_id,
-            &mut self.click_id,
-            &mut self.conversion_id,
-        ] {
-            next!(|c| ids.uuid.write_fixed(c));
-            next!(|c| ids.text.write(c));
-        }
-        next!(|c| self.order_id.write(c));
-        for texts in [
-            &self.ad_id,
-            &self.campaign_id,
-            &self.advertiser_id,
-            &self.currency_code,
-        ] {
-            next!(|c| texts.write(c));
-        }
-        next!(|c| write::<Int32Type>(c, &self.utc_offset_s));
-        for texts in [
-            &self.creative,
-            &self.device_type,
-            &self.geo_country,
-            &self.geo_region,
-        ] {
-            next!(|c| texts.write(c));
-        }
-        next!(|c| write::<Int64Type>(c, &self.amount_micros));
-        next!(|c| write::<Int32Type>(c, &self.flags));
-        next!(|c| self.verdict.write(c));
-        next!(|c| write::<BoolType>(c, &self.is_fraudulent));
-        next!(|c| write::<DoubleType>(c, &self.fraud_score));
-        next!(|c| write::<Int64Type>(c, &self.content_hash));
-        next!(|c| write::<Int64Type>(c, &self.ip_hash));
-        next!(|c| self.user_id_hash.write(c));
-        next!(|c| write::<Int32Type>(c, &self.visitor_mark));
-        next!(|c| self.user_agent.write(c));
-        next!(|c| self.referrer_url.write(c));
-        next!(|c| self.landing_url.write(c));
-        next!(|c| write::<Int64Type>(c, &self.catalogue_revision));
-        next!(|c| write::<Int32Type>(c, &self.frame_checksum));
-        next!(|c| self.watermark.write(c));
-        next!(|c| self.retired.write(c));
-        next!(|c| self.subject.write(c));
-        next!(|c| self.raw.write(c));
-        group.close()?;
-        Ok(())
-    }
 }
