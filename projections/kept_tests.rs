@@ -14,7 +14,7 @@ fn ms(text: &str) -> i64 {
 
 /// What is kept on 2026-11-27T06:40Z by default: minutes from 08-29T06:00Z, hours from 2024-11-27.
 fn horizon() -> Horizon {
-    Retention::default().horizon(ms("2026-11-27T06:40:00Z"))
+    Retention::OF_QUARTERS.horizon(ms("2026-11-27T06:40:00Z"))
 }
 
 fn plan(start: &str, end: &str, granularity: Granularity, zone: Tz, source: Source) -> Plan {
@@ -192,7 +192,7 @@ fn another_clocks_buckets_are_made_of_whole_hours_where_minutes_are_gone() {
             .is_ok_and(|b| b.is_some())
     );
     // Lord Howe's clock goes to 11:00 at 02:00+10:30: its half hours are no whole ones.
-    let change = Retention::default().horizon(ms("2027-01-10T00:00:00Z"));
+    let change = Retention::OF_QUARTERS.horizon(ms("2027-01-10T00:00:00Z"));
     let howe = plan(
         "2026-10-03T00:00:00Z",
         "2026-10-05T00:00:00Z",

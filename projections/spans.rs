@@ -220,14 +220,17 @@ pub struct Retention {
 }
 
 impl Default for Retention {
+    /// Everything is kept: an event of any past time counts in its own minute, also when it arrives today, and a
+    /// horizon that is a function of log time alone would refuse to tell of it.
     fn default() -> Self {
-        Self::USUAL
+        Self::ALL
     }
 }
 
 impl Retention {
     /// Minutes for 90 days, hours for two years, days forever.
-    pub const USUAL: Retention = Retention {
+    #[cfg(test)]
+    pub(crate) const OF_QUARTERS: Retention = Retention {
         keep_ms: [Some(90 * DAY_MS), Some(730 * DAY_MS), None],
     };
 

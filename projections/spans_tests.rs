@@ -49,7 +49,7 @@ fn a_span_is_an_hour_a_civil_day_and_a_month() {
 
 #[test]
 fn what_is_kept_begins_at_whole_spans() {
-    let horizon = Retention::default().horizon(ms("2026-11-27T06:40:00Z"));
+    let horizon = Retention::OF_QUARTERS.horizon(ms("2026-11-27T06:40:00Z"));
     assert_eq!(
         horizon.first_ms(Grain::Minute),
         Some(ms("2026-08-29T06:00:00Z"))
@@ -112,7 +112,7 @@ proptest! {
             let (from, to) = open_range(grain, campaign, number.min(other), number.max(other));
             prop_assert!([number, other].into_iter().all(|n| bytes(n) >= from && bytes(n) < to));
         }
-        let horizon = Retention::default().horizon(at);
+        let horizon = Retention::OF_QUARTERS.horizon(at);
         let mut row = Vec::new();
         horizon.encode(&mut row);
         prop_assert_eq!(Horizon::decode(&row), Ok(horizon));

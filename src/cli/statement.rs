@@ -28,7 +28,7 @@ use crate::table::table;
 const MEMORY: Limits = Limits {
     block_cache_bytes: 16 << 20,
     write_buffer_bytes: 128 << 20,
-    retention: Retention::USUAL,
+    retention: Retention::ALL,
     margins: Margins::USUAL,
 };
 

@@ -35,7 +35,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 const MEMORY: Limits = Limits {
     block_cache_bytes: 16 << 20,
     write_buffer_bytes: 64 << 20,
-    retention: Retention::USUAL,
+    retention: Retention::ALL,
     margins: Margins::USUAL,
 };
 

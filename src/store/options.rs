@@ -42,7 +42,7 @@ impl Default for Limits {
 pub const GLANCE: Limits = Limits {
     block_cache_bytes: 8 << 20,
     write_buffer_bytes: 8 << 20,
-    retention: Retention::USUAL,
+    retention: Retention::ALL,
     margins: Margins::USUAL,
 };
 

@@ -38,7 +38,7 @@ use crate::store::{self, Building, Limits, Memory, Shard, checkpoints};
 pub const MEMORY: Limits = Limits {
     block_cache_bytes: 64 << 20,
     write_buffer_bytes: 64 << 20,
-    retention: Retention::USUAL,
+    retention: Retention::ALL,
     margins: Margins::USUAL,
 };
 /// Room on the disk beyond a second copy of a shard's state: its write-ahead log and what is being compacted.
