@@ -2,7 +2,7 @@
 //! each of them on purpose and not by luck.
 //!
 //! They are in every build, since what is tried must be what runs. `ADTALLY_FAIL_POINTS` arms them for one `serve`, or
-//! one `replay` of a stopped folder; unset, a passing costs one load of a word that never changes. Invariant: a
+//! one `replay` of a stopped folder, one `archive run`; unset, a passing costs one load of a word that never changes. Invariant: a
 //! point changes nothing unless it is armed, and an armed process says so before anything else.
 //!
 //! Why not the crate `fail` (0.5.1, October 2022): its points exist only in a build with a feature of its own, every
