@@ -20,6 +20,11 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Keeps cells that long from now on.
+    pub fn keep(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
     /// An empty state that keeps cells that long.
     pub fn keeping(retention: Retention) -> Self {
         Self {

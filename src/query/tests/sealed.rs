@@ -154,7 +154,12 @@ fn a_damaged_block_is_named_and_never_an_answer() {
 fn what_is_past_its_retention_is_not_answered_in_part() {
     let set = states(&events(), &catalogue(), 0, |state, fold, _, _| {
         seal_some(state, fold, |n| n % 2 == 0);
-        // The log goes on to the middle of June: minutes are kept from 17 March on.
+        // Minutes for 90 days, hours for two years. The log goes on to the middle of June: minutes are kept from 17
+        // March on.
+        let days = |n: i64| Some(n * 86_400_000);
+        state.keep(Retention {
+            keep_ms: [days(90), days(730), None],
+        });
         let mut changes = Changes::default();
         let position = Position {
             log_time_ms: ms("2024-06-15T12:00:00Z"),
