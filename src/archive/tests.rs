@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use adtally_archive::manifest::{ENTRY_VERSION, FileRef, Hour, SegmentEntry, segm
 use adtally_archive::segment::Rows;
 use adtally_archive::user_hash;
 use adtally_projections::dump::dump;
+use adtally_projections::family::Family;
+use adtally_projections::spans::{Margins, Retention};
 use adtally_streams::event::Kind;
 use adtally_streams::frame::{EventMessage, decode_events, encode, encode_announcement};
 use adtally_streams::id::{Epoch, Id};
@@ -33,6 +36,14 @@ use crate::replay::{Job, Place as State, Status};
 use crate::store::{Building, Limits, Memory, Shards};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The traffic of the tests is of a month that is over: all of it is sealed as it is folded.
+const AT_ONCE: Limits = Limits {
+    block_cache_bytes: 16 << 20,
+    write_buffer_bytes: 64 << 20,
+    retention: Retention::ALL,
+    margins: Margins { after_ms: [0; 3] },
+};
 
 /// An entry of those sequences whose last message has that log time.
 pub fn entry(first: u64, last: u64, log_time_to_ms: i64) -> SegmentEntry {
@@ -158,6 +169,7 @@ impl World {
         }
         let shards = Shards::open(data.path(), 1, Limits::default()).unwrap();
         let lines = lines(&shards);
+        assert_eq!(open_spans(&shards), 0, "all that is over is sealed");
         shards.close().unwrap();
         Ok(lines)
     }
@@ -166,7 +178,7 @@ impl World {
         let job = Job {
             client: self.client.clone(),
             data_dir: data.to_path_buf(),
-            place: State::Stopped(Memory::new(Limits::default()).unwrap()),
+            place: State::Stopped(Memory::new(AT_ONCE).unwrap()),
             shards: vec![0],
             range: Range {
                 from: From::Beginning,
@@ -188,6 +200,19 @@ impl World {
     fn path_of(&self, entry: &SegmentEntry) -> PathBuf {
         self.folder.path().join("archive").join(&entry.file.path)
     }
+}
+
+/// How many spans have rows that are not sealed.
+fn open_spans(shards: &Shards) -> usize {
+    let set = shards.set();
+    let snapshot = set.iter().next().unwrap().snapshot().unwrap();
+    let mut open = 0;
+    let each = |_: &[u8], _: &[u8]| {
+        open += 1;
+        ControlFlow::Continue(())
+    };
+    snapshot.scan(Family::OpenSpans, &[], None, each).unwrap();
+    open
 }
 
 fn lines(shards: &Shards) -> Vec<String> {

@@ -220,9 +220,7 @@ impl Rebuild {
                     return Ok(Some(Ended::Stopped));
                 }
                 let (batch, later) = rest.split_at(batch_of(rest));
-                self.seen.take(self.folder.sequence(), batch);
-                self.folder.apply(batch)?;
-                told(self.sequence());
+                self.apply(batch, told)?;
                 rest = later;
             }
             if end.is_some() {
@@ -272,21 +270,28 @@ impl Rebuild {
                 return Ok(Ended::Purged(first));
             }
             if !self.gathered.entries.is_empty() {
-                self.seen
-                    .take(self.folder.sequence(), &self.gathered.entries);
-                self.folder.apply(&self.gathered.entries)?;
-                self.gathered.clear();
-                // As the live fold would have: what is switched to is sealed, and its rows do not pile up meanwhile.
-                while self.folder.is_sealing_due() && !self.stop.is_cancelled() {
-                    self.folder.seal()?;
-                }
-                told(self.sequence());
+                let mut gathered = std::mem::take(&mut self.gathered);
+                self.apply(&gathered.entries, told)?;
+                gathered.clear();
+                self.gathered = gathered;
             }
             if ends {
                 return Ok(Ended::Until);
             }
         }
         Ok(Ended::There)
+    }
+
+    /// Folds a batch, wherever it was read, and seals what it closes, as the live fold would have: what is switched to
+    /// is sealed, and its rows do not pile up meanwhile.
+    fn apply(&mut self, batch: &[Entry], told: &mut dyn FnMut(u64)) -> Result<(), ProjectorError> {
+        self.seen.take(self.folder.sequence(), batch);
+        self.folder.apply(batch)?;
+        while self.folder.is_sealing_due() && !self.stop.is_cancelled() {
+            self.folder.seal()?;
+        }
+        told(self.sequence());
+        Ok(())
     }
 
     fn changed(&self, reader: &ShardReader) -> ProjectorError {
