@@ -340,3 +340,62 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
 pub fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, rmp_serde::decode::Error> {
     rmp_serde::from_slice(bytes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use adtally_projections::cells::Grain;
+
+    use super::*;
+
+    const MINUTE_MS: i64 = 60_000;
+
+    #[test]
+    fn a_plan_is_made_anew_within_what_the_asker_knows_to_be_kept() {
+        let retention = Retention {
+            keep_ms: [Some(86_400_000), None, None],
+        };
+        let now_ms = 29_000_000 * MINUTE_MS;
+        let horizon = retention.horizon(now_ms);
+        assert!(horizon.first(Grain::Minute).is_some());
+        let (start_ms, end_ms) = (now_ms - 2 * MINUTE_MS, now_ms);
+        let plan = Plan::new(
+            start_ms,
+            end_ms,
+            Granularity::Minute,
+            Tz::UTC,
+            Source::Civil,
+        );
+        let plan = plan.unwrap().within(&horizon).unwrap();
+        let span = Span {
+            start: None,
+            end: None,
+            now_ms,
+        };
+        let question = Question::of(Subject::default(), span);
+        let asked = SumsAsked::of(&ShardScope::default(), &question, &plan);
+        let bytes = encode(&asked);
+        let (_, _, again) = decode::<SumsAsked>(&bytes).unwrap().read().unwrap();
+        assert_eq!(format!("{again:?}"), format!("{plan:?}"));
+        // Made for a horizon that the range is before, it is refused here as it would be there.
+        let later = SumsAsked {
+            horizon: retention.horizon(now_ms + 400 * 86_400_000),
+            ..asked
+        };
+        let gone = later.read().map(|(_, _, plan)| plan.gone.len());
+        assert_ne!(gone, Ok(0));
+    }
+
+    #[test]
+    fn a_damaged_block_is_named_to_whoever_asked() {
+        let error = QueryError::Block {
+            shard: 3,
+            campaign: "spring".to_owned(),
+            span: "hours of 2024-02-09".to_owned(),
+            what: "its checksum is another one".to_owned(),
+        };
+        let bytes = encode(&Failure::from(error.clone()));
+        let failure: Failure = decode(&bytes).unwrap();
+        assert_eq!(failure.of(3), error);
+    }
+}
