@@ -5,23 +5,19 @@
 //! grain. If they differ, one of the two is wrong, and the benchmark fails.
 
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use adtally_streams::event::Kind;
 use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::Figure;
+use super::yardsticks::Program;
 use crate::projector::figures::{self, FoldFigures, Load, Stored, Traffic};
 use crate::telemetry;
 
 /// Events of a frame of the measured fold: full ones, and those that load makes.
 const FRAMES: [u32; 2] = [1_024, 256];
-/// The variable that names the Python interpreter with DuckDB and ClickHouse.
-pub(super) const PYTHON: &str = "ADTALLY_BENCH_PYTHON";
-/// The variable that names the program that calls them.
-pub(super) const PROGRAM: &str = "ADTALLY_BENCH_YARDSTICKS";
 
 /// Measures folds of `events` events in full frames, and of a quarter of them in small ones.
 pub async fn run(folder: &Path, events: u64) -> anyhow::Result<Vec<Figure>> {
@@ -135,44 +131,16 @@ fn held_against(ours: &FoldFigures, others: &[Batch]) -> anyhow::Result<Vec<Figu
     others.iter().map(figure).collect()
 }
 
-/// Runs DuckDB and ClickHouse over the load's events; none where they are not installed, which is said.
+/// Runs DuckDB and ClickHouse over the load's events; none where they are not installed.
 fn yardsticks(folder: &Path, load: Load) -> anyhow::Result<Vec<Batch>> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let (Some(python), Some(program)) = (named(PYTHON), named(PROGRAM)) else {
-        telemetry::say(
-            "DuckDB and ClickHouse are not measured: `tools/setup --bench` installs them, and `make bench` does both",
-        );
+    let Some(program) = Program::find("batch.py") else {
         return Ok(Vec::new());
     };
-    let (python, program) = (PathBuf::from(python), PathBuf::from(program));
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let csv = folder.join("events.csv");
-    let parquet = folder.join("events.parquet");
     telemetry::say("the same events to DuckDB and ClickHouse ...");
     write_csv(&csv, load).with_context(|| format!("writing {}", csv.display()))?;
-    let call = |words: &[&Path]| -> anyhow::Result<Vec<u8>> {
-        let output = Command::new(&python)
-            .arg(&program)
-            .args(words)
-            .stderr(std::process::Stdio::inherit())
-            .output()
-            .with_context(|| format!("running {}", program.display()))?;
-        anyhow::ensure!(
-            output.status.success(),
-            "{} {:?} ended with {}",
-            program.display(),
-            words,
-            output.status
-        );
-        Ok(output.stdout)
-    };
-    call(&[Path::new("parquet"), &csv, &parquet])?;
-    std::fs::remove_file(&csv).with_context(|| format!("removing {}", csv.display()))?;
-    let mut all = Vec::new();
-    for name in ["duckdb", "clickhouse"] {
-        let told = call(&[Path::new(name), &parquet, &folder.join(name)])?;
-        all.push(serde_json::from_slice(&told).with_context(|| format!("what {name} says"))?);
-    }
+    let all = program.ask(folder, &csv, &[])?;
     std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     Ok(all)
 }

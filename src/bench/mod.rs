@@ -19,6 +19,7 @@ mod shipping;
 mod usage;
 mod whole;
 mod wrk;
+mod yardsticks;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -9,8 +9,7 @@ mod questions;
 
 use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use adtally_streams::names::DEFAULT_SHARDS;
@@ -20,10 +19,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::load::{CSV_HEAD, DAYS, HOUR_DAYS, MINUTE_DAYS, Part, Year};
-use self::questions::Question;
+use self::questions::{MONTH, Question, YEAR};
 use super::Figure;
-use super::fold::{PROGRAM, PYTHON};
 use super::posting;
+use super::yardsticks::Program;
 use crate::api_client::Api;
 use crate::config::{Config, Keep, Span};
 use crate::runner::Runner;
@@ -160,10 +159,7 @@ fn growth(before: &Asked, ours: &[Asked]) -> Vec<Figure> {
         ratio: Some(asked.p50_ms / yardstick.p50_ms),
     };
     let mut figures = Vec::new();
-    if let (Some(year), Some(month)) = (
-        of("1 y by day by region and device"),
-        of("30 d by day by region and device"),
-    ) {
+    if let (Some(year), Some(month)) = (of(YEAR), of(MONTH)) {
         figures.push(beside("a year beside a month", year, month));
     }
     if let Some(now) = of(&before.name) {
@@ -194,7 +190,7 @@ async fn post(
     year: Year,
     csv: &mut impl std::io::Write,
 ) -> anyhow::Result<u64> {
-    let (bodies, waiting) = async_channel();
+    let (bodies, waiting) = shared_queue();
     let mut posting = tokio::task::JoinSet::new();
     for _ in 0..CONNECTIONS {
         let waiting = std::sync::Arc::clone(&waiting);
@@ -242,9 +238,10 @@ async fn post(
     Ok(events)
 }
 
+/// Bodies that wait, with how many events each has: whoever posts takes the next one.
 type Bodies = tokio::sync::mpsc::Receiver<(usize, String)>;
 
-fn async_channel() -> (
+fn shared_queue() -> (
     tokio::sync::mpsc::Sender<(usize, String)>,
     std::sync::Arc<tokio::sync::Mutex<Bodies>>,
 ) {
@@ -359,17 +356,11 @@ fn held_against(ours: &[Asked], bytes: u64, other: &Other) -> anyhow::Result<Vec
     Ok(figures)
 }
 
-/// Runs DuckDB and ClickHouse over the same events; none where they are not installed, which is said.
+/// Runs DuckDB and ClickHouse over the same events; none where they are not installed.
 fn yardsticks(folder: &Path, end_s: i64, asked: &[Question]) -> anyhow::Result<Vec<Other>> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let (Some(python), Some(programs)) = (named(PYTHON), named(PROGRAM)) else {
-        telemetry::say(
-            "DuckDB and ClickHouse are not measured: `tools/setup --bench` installs them, and `make bench` does both",
-        );
+    let Some(program) = Program::find("cells.py") else {
         return Ok(Vec::new());
     };
-    let program = PathBuf::from(programs).with_file_name("cells.py");
-    let (csv, parquet) = (folder.join("events.csv"), folder.join("events.parquet"));
     let questions = folder.join("questions.json");
     let kept_from = |days: i64| end_s - days * DAY_S;
     let kept = json!({"minute": kept_from(MINUTE_DAYS), "hour": kept_from(HOUR_DAYS), "day": kept_from(DAYS)});
@@ -377,30 +368,21 @@ fn yardsticks(folder: &Path, end_s: i64, asked: &[Question]) -> anyhow::Result<V
         &questions,
         json!({"kept_from_s": kept, "questions": asked}).to_string(),
     )?;
-    let call = |words: &[&Path]| -> anyhow::Result<Vec<u8>> {
-        telemetry::say(&format!("{} ...", words[0].display()));
-        let output = Command::new(&python)
-            .arg(&program)
-            .args(words)
-            .stderr(std::process::Stdio::inherit())
-            .output()
-            .with_context(|| format!("running {}", program.display()))?;
-        anyhow::ensure!(
-            output.status.success(),
-            "{} {:?} ended with {}",
-            program.display(),
-            words,
-            output.status
-        );
-        Ok(output.stdout)
-    };
-    call(&[Path::new("parquet"), &csv, &parquet])?;
-    std::fs::remove_file(&csv).with_context(|| format!("removing {}", csv.display()))?;
-    ["duckdb", "clickhouse"]
-        .into_iter()
-        .map(|name| {
-            let told = call(&[Path::new(name), &parquet, &folder.join(name), &questions])?;
-            serde_json::from_slice(&told).with_context(|| format!("what {name} says"))
-        })
-        .collect()
+    program.ask(folder, &folder.join("events.csv"), &[&questions])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_and_the_metrics_say_is_read() {
+        let answer = r#"{"rows":[{"time":"took_ms"}],"plan":{"took_ms":1.25,"buckets":24}}"#;
+        assert_eq!(took_ms(answer), Some(1.25));
+        assert_eq!(took_ms(r#"{"rows":[]}"#), None);
+        let metrics = "# TYPE adtally_seal_spans_behind gauge\n\
+            adtally_seal_spans_behind{shard=\"0\"} 3\nadtally_seal_spans_behind{shard=\"1\"} 4\nother 9\n";
+        assert_eq!(spans_behind(metrics), 7.0);
+    }
 }

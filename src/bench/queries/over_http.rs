@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::posting::Posting;
 use super::super::{Figure, ms, percentile};
-use super::questions::{Question, questions};
+use super::questions::{MONTH, Question, questions};
 use crate::api_client::Api;
 use crate::telemetry;
 
@@ -26,9 +26,7 @@ pub async fn run(
     let posting = Posting::start()?;
     let mut figures = Vec::new();
     let asked = questions(end_s);
-    let five = asked
-        .iter()
-        .filter(|question| question.name != "30 d by day by region and device");
+    let five = asked.iter().filter(|question| question.name != MONTH);
     for question in five.take(5) {
         telemetry::say(&format!(
             "{} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ...",

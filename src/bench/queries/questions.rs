@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 use super::load::{LARGE, SMALL, tail_campaign};
 
 const DAY_S: i64 = 86_400;
+/// Two questions that differ in how much time they are about.
+pub const YEAR: &str = "1 y by day by region and device";
+pub const MONTH: &str = "30 d by day by region and device";
 
 /// A question.
 #[derive(Clone, Debug, Serialize)]
@@ -50,20 +53,8 @@ pub fn questions(end_s: i64) -> Vec<Question> {
     vec![
         ask("24 h by hour by device", "hour", 1, &["device"], 200),
         ask("30 d by hour by region", "hour", 30, &["region"], 100),
-        ask(
-            "1 y by day by region and device",
-            "day",
-            365,
-            &["region", "device"],
-            50,
-        ),
-        ask(
-            "30 d by day by region and device",
-            "day",
-            30,
-            &["region", "device"],
-            100,
-        ),
+        ask(YEAR, "day", 365, &["region", "device"], 50),
+        ask(MONTH, "day", 30, &["region", "device"], 100),
         ask("1 d by minute", "minute", 1, &[], 100),
         ask("top ads over 30 d", "total", 30, &["ad_id"], 100),
         of_ios(ask(
