@@ -1,3 +1,4 @@
+//! Sums of blocks against a plain map: every cuboid, grouping and filter, and blocks that are damaged.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

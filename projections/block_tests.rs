@@ -1,3 +1,4 @@
+//! Blocks return as they were written, and one that is damaged anywhere is never read.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

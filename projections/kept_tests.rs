@@ -1,3 +1,4 @@
+//! Plans against what is kept, as a table: what is read in the place of what is gone, and what is refused.
 #![allow(clippy::unwrap_used)]
 
 use chrono_tz::Tz;

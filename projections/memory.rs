@@ -20,17 +20,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Keeps cells that long from now on.
+    /// Keeps cells that long from now on; a new state keeps all of them.
     pub fn keep(&mut self, retention: Retention) {
         self.retention = retention;
-    }
-
-    /// An empty state that keeps cells that long.
-    pub fn keeping(retention: Retention) -> Self {
-        Self {
-            retention,
-            ..Self::default()
-        }
     }
 
     /// A row's value.

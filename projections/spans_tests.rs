@@ -1,3 +1,4 @@
+//! Spans: which bucket is in which, when each is over, and what a retention keeps.
 #![allow(clippy::unwrap_used)]
 
 use chrono::Datelike;

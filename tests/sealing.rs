@@ -132,15 +132,29 @@ fn days() -> (DateTime<Utc>, DateTime<Utc>) {
     (midnight - Duration::days(5), midnight - Duration::days(1))
 }
 
+/// Options of a folder whose minutes and hours are sealed so long after their end.
+fn sealing(folder: &Folder, after: &str) -> Options {
+    Options::default()
+        .data_dir(folder)
+        .env("ADTALLY_SEALING_MINUTES_AFTER", after)
+        .env("ADTALLY_SEALING_HOURS_AFTER", after)
+}
+
+/// A stopped folder in which the clicks of [`days`] are counted and sealed.
+fn stopped_and_sealed(folder: &Folder, clicks: &[Click]) {
+    let (from, to) = days();
+    let mut server = Server::start(sealing(folder, "0s"));
+    server.apply_catalogue(&catalogue());
+    post(&server, clicks);
+    wait_totals(&server, "spring", &[("clicks", clicks.len() as i64)]);
+    wait_sealed(&server, &text(from), &text(to));
+    assert_eq!(server.stop(), Some(0));
+}
+
 #[test]
 fn answers_are_the_same_before_and_after_sealing_through_late_events_and_kills() {
     let folder = Folder::new();
-    let options = |after: &str| {
-        Options::default()
-            .data_dir(&folder)
-            .env("ADTALLY_SEALING_MINUTES_AFTER", after)
-            .env("ADTALLY_SEALING_HOURS_AFTER", after)
-    };
+    let options = |after: &str| sealing(&folder, after);
     let mut server = Server::start(options("9d"));
     server.apply_catalogue(&catalogue());
     let (from, to) = days();
@@ -219,21 +233,11 @@ fn flip(folder: &Folder) -> Vec<usize> {
 #[test]
 fn a_flipped_byte_is_found_named_and_mended_by_a_replay() {
     let folder = Folder::new();
-    let options = || {
-        Options::default()
-            .data_dir(&folder)
-            .env("ADTALLY_SEALING_MINUTES_AFTER", "0s")
-            .env("ADTALLY_SEALING_HOURS_AFTER", "0s")
-    };
-    let mut server = Server::start(options());
-    server.apply_catalogue(&catalogue());
     let (from, to) = days();
     let (start, end) = (text(from), text(to));
     let all = clicks(to);
-    post(&server, &all);
-    wait_totals(&server, "spring", &[("clicks", 600)]);
-    wait_sealed(&server, &start, &end);
-    assert_eq!(server.stop(), Some(0));
+    let options = || sealing(&folder, "0s");
+    stopped_and_sealed(&folder, &all);
     let flipped = flip(&folder);
     assert!(!flipped.is_empty());
     let server = Server::start(options());
@@ -269,20 +273,10 @@ fn a_flipped_byte_is_found_named_and_mended_by_a_replay() {
 #[test]
 fn what_is_past_its_retention_is_deleted_and_refused() {
     let folder = Folder::new();
-    let options = || {
-        Options::default()
-            .data_dir(&folder)
-            .env("ADTALLY_SEALING_MINUTES_AFTER", "0s")
-            .env("ADTALLY_SEALING_HOURS_AFTER", "0s")
-    };
-    let mut server = Server::start(options());
-    server.apply_catalogue(&catalogue());
     let (from, to) = days();
     let (start, end) = (text(from), text(to));
-    post(&server, &clicks(to));
-    wait_totals(&server, "spring", &[("clicks", 600)]);
-    wait_sealed(&server, &start, &end);
-    assert_eq!(server.stop(), Some(0));
+    let options = || sealing(&folder, "0s");
+    stopped_and_sealed(&folder, &clicks(to));
 
     // Minutes for two days only.
     let server = Server::start(options().env("ADTALLY_RETENTION_MINUTES", "2d"));

@@ -50,7 +50,8 @@ fn fold(fold: &mut Fold, entries: &[Entry], state: &mut Memory) {
 
 /// One message a batch, from one end to the other, never sealed.
 fn plainly(log: &[Message], retention: Retention) -> Memory {
-    let mut state = Memory::keeping(retention);
+    let mut state = Memory::default();
+    state.keep(retention);
     let mut all = open(&state);
     log.iter()
         .for_each(|message| fold(&mut all, &[entry(message)], &mut state));
@@ -61,7 +62,8 @@ fn plainly(log: &[Message], retention: Retention) -> Memory {
 /// log days dropped as soon as they may be, and any spans sealed at any time.
 fn wildly(log: &[Message], retention: Retention, random: &mut Random) -> Memory {
     let entries: Vec<Entry> = log.iter().map(entry).collect();
-    let mut state = Memory::keeping(retention);
+    let mut state = Memory::default();
+    state.keep(retention);
     let mut all = open(&state);
     let mut at = 0;
     while at < entries.len() {

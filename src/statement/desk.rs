@@ -3,11 +3,11 @@
 //! Reading the log takes as long as it takes: whoever asks waits for a while, then hears that it is under way, and asks
 //! again. One time is read at once, and the last few states stay open for a while, so that many may ask about one.
 
-use adtally_projections::spans::{Margins, Retention};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use adtally_projections::spans::{Margins, Retention};
 use async_nats::Client;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::task::JoinHandle;
@@ -65,7 +65,8 @@ struct Inner {
 
 impl Desk {
     /// Over the state that `engine` reads and the log of that many shards; past states begin with the checkpoints of
-    /// the data folder and lie in its scratch folder; what the log's streams have no longer is in the archive. The task ends, with every state closed, after `stop`.
+    /// the data folder and lie in its scratch folder; what the log's streams have no longer is in the archive. The task
+    /// ends, with every state closed, after `stop`.
     pub fn start(
         client: Client,
         engine: Engine,

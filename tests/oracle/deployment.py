@@ -20,11 +20,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-# What was counted is asked for by minute however old it is, and is sealed while more still comes.
+# What was counted is sealed while more still comes.
 SETTINGS = {
     "ADTALLY_COLLECTOR_TRUSTED_PROXIES": "127.0.0.1/32",
-    "ADTALLY_RETENTION_MINUTES": "forever",
-    "ADTALLY_RETENTION_HOURS": "forever",
     "ADTALLY_SEALING_MINUTES_AFTER": "1s",
     "ADTALLY_SEALING_HOURS_AFTER": "1s",
     "ADTALLY_SEALING_DAYS_AFTER": "1s",

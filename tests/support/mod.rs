@@ -20,12 +20,6 @@ pub use broker::{Broker, Folder, free_ports};
 /// The binary under test.
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");
 
-/// The tests count events of fixed days, by minute too, however long ago those are.
-pub const KEEP_ALL: [(&str, &str); 2] = [
-    ("ADTALLY_RETENTION_MINUTES", "forever"),
-    ("ADTALLY_RETENTION_HOURS", "forever"),
-];
-
 /// How long anything may take to become true before a test gives up; generous, since two cores serve many tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -111,7 +105,6 @@ impl Server {
             .arg(&data_dir)
             .args(&options.args)
             .env_remove("NATS_URL")
-            .envs(KEEP_ALL)
             .envs(options.env)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -264,7 +257,6 @@ fn run_cli(data_dir: &Path, env: &[(&str, String)], args: &[&str]) -> Output {
         .arg("--data-dir")
         .arg(data_dir)
         .env_remove("NATS_URL")
-        .envs(KEEP_ALL)
         .envs(env.iter().map(|(name, value)| (*name, value)))
         .output()
         .unwrap()
