@@ -173,26 +173,39 @@ fn serve_with(options: Options, broker: &Broker, user: &str, roles: &str) -> Ser
     Server::start(options)
 }
 
-/// Whether a user hears what is said on a subject.
+/// Whether the broker lets a user listen on a subject: either it says that it does not, or what is said there
+/// arrives. Nothing is concluded from silence, because a subscription reaches the broker when it likes.
 fn listens(broker: &Broker, user: &str, subject: &str) -> bool {
-    let (url, subject) = (broker.url(), subject.to_owned());
-    let connect = |user: &str| {
-        let options =
-            async_nats::ConnectOptions::with_user_and_password(user.into(), password(user));
-        let url = url.clone();
-        async move { options.connect(url).await.unwrap() }
+    let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
+    let options = |user: &str| {
+        async_nats::ConnectOptions::with_user_and_password(user.into(), password(user))
     };
+    let listening = options(user).event_callback(move |event| {
+        let text = event.to_string();
+        if text.to_lowercase().contains("permissions violation") {
+            refused.send(text).ok();
+        }
+        async {}
+    });
     block_on(async {
-        let (listener, speaker) = (connect(user).await, connect("serve").await);
-        let mut heard = listener.subscribe(subject.clone()).await.unwrap();
-        listener.flush().await.unwrap();
-        speaker.publish(subject, "x".into()).await.unwrap();
-        speaker.flush().await.unwrap();
-        let next = futures_util::StreamExt::next(&mut heard);
-        matches!(
-            tokio::time::timeout(Duration::from_millis(400), next).await,
-            Ok(Some(_))
-        )
+        let listener = listening.connect(broker.url()).await.unwrap();
+        let speaker = options("serve").connect(broker.url()).await.unwrap();
+        let mut heard = listener.subscribe(subject.to_owned()).await.unwrap();
+        for _ in 0..200 {
+            speaker
+                .publish(subject.to_owned(), "x".into())
+                .await
+                .unwrap();
+            tokio::select! {
+                Some(_) = futures_util::StreamExt::next(&mut heard) => return true,
+                Some(text) = refusals.recv() => {
+                    assert!(text.contains(subject), "{text}");
+                    return false;
+                }
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+        panic!("{user} neither hears what is said on {subject} nor is refused it");
     })
 }
 
