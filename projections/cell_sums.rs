@@ -14,7 +14,7 @@ use crate::cell_list::{ListWriter, Place};
 use crate::cells::{Bucket, Grain, RowKey};
 use crate::family::{Changes, Family, Op, Target};
 use crate::metrics::{Metrics, encode_sums};
-use crate::spans::{OpenSpan, Span};
+use crate::sections::{OpenSection, Section};
 use crate::spend;
 use crate::symbols::Symbol;
 
@@ -120,16 +120,16 @@ impl From<&Cell> for Cell {
     }
 }
 
-/// Open spans that are remembered; past it they are forgotten, and their markers put once more.
+/// Open sections that are remembered; past it they are forgotten, and their markers put once more.
 const MAX_OPEN: usize = 1 << 18;
 
 /// The projection. Between batches it is empty and keeps its memory.
 #[derive(Debug, Default)]
 pub struct CellSums {
-    /// Spans whose markers are known to be there, so that they are put once and not with every batch.
-    open: FxHashSet<OpenSpan>,
-    /// Spans that were marked since [`CellSums::take_opened`], with the offset of one of their cells.
-    opened: Vec<(OpenSpan, i32)>,
+    /// Sections whose markers are known to be there, so that they are put once and not with every batch.
+    open: FxHashSet<OpenSection>,
+    /// Sections that were marked since [`CellSums::take_opened`], with the offset of one of their cells.
+    opened: Vec<(OpenSection, i32)>,
     known: FxHashMap<Owner, u32>,
     owners: Vec<Owner>,
     additions: Vec<Addition>,
@@ -206,13 +206,13 @@ impl Projection for CellSums {
 }
 
 impl CellSums {
-    /// The spans that got their first rows since the last call, each with the offset of a cell's hours and days.
-    pub fn take_opened(&mut self) -> Vec<(OpenSpan, i32)> {
+    /// The sections that got their first rows since the last call, each with the offset of a cell's hours and days.
+    pub fn take_opened(&mut self) -> Vec<(OpenSection, i32)> {
         std::mem::take(&mut self.opened)
     }
 
-    /// A span's marker was taken away: its next row puts it again.
-    pub fn forget(&mut self, sealed: &OpenSpan) {
+    /// A section's marker was taken away: its next row puts it again.
+    pub fn forget(&mut self, sealed: &OpenSection) {
         self.open.remove(sealed);
     }
 }
@@ -344,30 +344,30 @@ impl<'a> Order<'a> {
 }
 
 impl Order<'_> {
-    /// Puts the markers of the cells' spans, see [`OpenSpan`].
+    /// Puts the markers of the cells' sections, see [`OpenSection`].
     fn mark(
         &self,
         grain: Grain,
         cells: &[Cell],
-        open: &mut FxHashSet<OpenSpan>,
-        opened: &mut Vec<(OpenSpan, i32)>,
+        open: &mut FxHashSet<OpenSection>,
+        opened: &mut Vec<(OpenSection, i32)>,
         out: &mut Changes,
     ) {
         let mut last = None;
         for cell in cells {
             let owner = &self.owners[cell.owner as usize];
-            let span = OpenSpan {
-                span: Span::of(Bucket::of(grain, cell.time_s, owner.offset_s)),
+            let section = OpenSection {
                 campaign: owner.campaign,
+                section: Section::of(Bucket::of(grain, cell.time_s, owner.offset_s)),
             };
             // Cells are sorted by campaign and bucket.
-            if last == Some(span) {
+            if last == Some(section) {
                 continue;
             }
-            last = Some(span);
-            if open.insert(span) {
-                opened.push((span, owner.offset_s));
-                out.put(Family::OpenSpans, |k| span.encode(k), |_| ());
+            last = Some(section);
+            if open.insert(section) {
+                opened.push((section, owner.offset_s));
+                out.put(Family::OpenSpans, |k| section.encode(k), |_| ());
             }
         }
     }

@@ -1,10 +1,10 @@
 //! The cells of a state for its dump: rows and blocks added up, each cell once.
 //!
-//! Invariant: what is held in memory is which spans have rows, and the cells of one of those at a time. Cells are
-//! taken from the full blocks; the other cuboids are sums of the same. A row whose span has no marker is one that no
-//! question would read: it stands in a line of its own, so that the state differs from one that is as it should be.
+//! Invariant: what is held in memory is which sections have rows, and the cells of one span with some at a time. Cells
+//! are taken from the full blocks; the other cuboids are sums of the same. A row whose section has no marker is one that
+//! no question would read: it stands in a line of its own, so that the state differs from one that is as it should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use rustc_hash::FxHashSet;
@@ -18,7 +18,9 @@ use crate::dump::{DumpError, Source};
 use crate::family::Family;
 use crate::metrics::{METRICS, Metrics, add_sums};
 use crate::seal::cell_of;
-use crate::spans::{Horizon, OpenSpan, Span};
+use crate::sections::{OpenSection, Section};
+use crate::spans::{Horizon, Span};
+use crate::symbols::Symbol;
 
 type Sums = [i64; METRICS];
 
@@ -29,7 +31,11 @@ pub(crate) fn visit_cells<S: Source>(
     horizon: &Horizon,
     each: &mut dyn FnMut(&CellKey, &Metrics),
 ) -> Result<(), DumpError<S::Error>> {
-    let open = open_spans(source, grain)?;
+    let open = open_sections(source, grain)?;
+    let spans: BTreeSet<(Symbol, Span)> = open
+        .iter()
+        .map(|o| (o.campaign, o.section.span()))
+        .collect();
     let mut tell = |cell: &CellKey, sums: &Sums| {
         if horizon.keeps(Span::of(cell.bucket)) {
             each(cell, &Metrics::from_fields(*sums));
@@ -51,11 +57,7 @@ pub(crate) fn visit_cells<S: Source>(
     rows?;
     let mut blocks = Ok(());
     let mut closed = |key: &[u8], value: &[u8]| {
-        let is_open = |k: &BlockKey| {
-            let (span, campaign) = (k.span, k.campaign);
-            open.contains(&OpenSpan { span, campaign })
-        };
-        if BlockKey::decode(grain, key).is_ok_and(|key| is_open(&key)) {
+        if BlockKey::decode(grain, key).is_ok_and(|key| spans.contains(&(key.campaign, key.span))) {
             return;
         }
         if let Err(error) = each_of_block(grain, key, value, &mut tell) {
@@ -66,28 +68,28 @@ pub(crate) fn visit_cells<S: Source>(
         .scan(grain.blocks(), &mut closed)
         .map_err(DumpError::Read)?;
     blocks?;
-    for span in &open {
-        for (cell, sums) in added_up(source, span)? {
+    for (campaign, span) in &spans {
+        for (cell, sums) in added_up(source, *campaign, *span, &open)? {
             tell(&cell, &sums);
         }
     }
     Ok(())
 }
 
-fn of_row(row: &RowKey) -> OpenSpan {
-    OpenSpan {
-        span: Span::of(row.bucket),
+fn of_row(row: &RowKey) -> OpenSection {
+    OpenSection {
         campaign: row.campaign,
+        section: Section::of(row.bucket),
     }
 }
 
-fn open_spans<S: Source>(
+fn open_sections<S: Source>(
     source: &S,
     grain: Grain,
-) -> Result<FxHashSet<OpenSpan>, DumpError<S::Error>> {
+) -> Result<FxHashSet<OpenSection>, DumpError<S::Error>> {
     let (mut open, mut damaged) = (FxHashSet::default(), Ok(()));
-    let mut marker = |key: &[u8], _: &[u8]| match OpenSpan::decode(key) {
-        Ok(span) if span.span.grain == grain => drop(open.insert(span)),
+    let mut marker = |key: &[u8], _: &[u8]| match OpenSection::decode(key) {
+        Ok(marked) if marked.section.grain == grain => drop(open.insert(marked)),
         Ok(_) => {}
         Err(error) => damaged = Err(error),
     };
@@ -101,9 +103,10 @@ fn open_spans<S: Source>(
 /// The cells of a span that has rows.
 fn added_up<S: Source>(
     source: &S,
-    open: &OpenSpan,
+    campaign: Symbol,
+    span: Span,
+    open: &FxHashSet<OpenSection>,
 ) -> Result<BTreeMap<CellKey, Sums>, DumpError<S::Error>> {
-    let OpenSpan { span, campaign } = *open;
     let grain = span.grain;
     let mut all: BTreeMap<CellKey, Sums> = BTreeMap::new();
     let mut add = |cell: &CellKey, sums: &Sums| {
@@ -115,7 +118,8 @@ fn added_up<S: Source>(
     source
         .range(grain.family(), &from, &to, &mut |key, value| {
             // Rows of hours of the days beside it lie among them.
-            let is_own = RowKey::decode(grain, key).map(|row| of_row(&row) == *open);
+            let is_own = RowKey::decode(grain, key)
+                .map(|row| Span::of(row.bucket) == span && open.contains(&of_row(&row)));
             let read = is_own.and_then(|is_own| match is_own {
                 true => each_of_row(grain, key, value, &mut add),
                 false => Ok(()),

@@ -45,7 +45,7 @@ pub enum Family {
     Totals,
     /// Sketches of visitors by campaign and civil day, see [`crate::uniques`].
     Uniques,
-    /// Spans that have rows of cells which are not sealed, see [`crate::spans`].
+    /// Sections of spans that have rows of cells which are not sealed, see [`crate::sections`].
     OpenSpans,
     /// Sealed cells by UTC minute, see [`crate::block`].
     BlocksMinute,

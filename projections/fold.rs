@@ -22,7 +22,7 @@ pub use crate::folded::Folded;
 use crate::incidents::{self, BadFrame, Counts};
 use crate::ledger::{self, Intervals};
 use crate::position::{POSITION_KEY, Position};
-use crate::spans::OpenSpan;
+use crate::sections::OpenSection;
 use crate::symbols::Names;
 use crate::totals;
 use crate::uniques::Uniques;
@@ -298,8 +298,8 @@ impl Fold {
         Ok(folded)
     }
 
-    /// A span was sealed and its marker taken away.
-    pub fn forget_span(&mut self, sealed: &OpenSpan) {
+    /// A section was sealed and its marker taken away.
+    pub fn forget_section(&mut self, sealed: &OpenSection) {
         self.projections.cells.forget(sealed);
     }
 

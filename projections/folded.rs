@@ -4,7 +4,7 @@ use adtally_streams::event::Kind;
 
 use crate::applied::Applied;
 use crate::family::Changes;
-use crate::spans::OpenSpan;
+use crate::sections::OpenSection;
 use crate::totals::Totals;
 
 /// What a batch came to.
@@ -18,8 +18,8 @@ pub struct Folded {
     pub bad_frames: u64,
     /// Messages that were new.
     pub messages: u64,
-    /// Campaigns' spans that have got their first rows since they were sealed, each with the offset of a cell.
-    pub opened: Vec<(OpenSpan, i32)>,
+    /// Campaigns' sections that have got their first rows since they were sealed, each with the offset of a cell.
+    pub opened: Vec<(OpenSection, i32)>,
 }
 
 impl Folded {

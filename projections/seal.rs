@@ -1,7 +1,7 @@
-//! Sealing: rows of cells of a closed span, and the blocks it has already, into new blocks of every cuboid.
+//! Sealing: rows of cells of a span's closed sections, and the blocks it has already, into new blocks of every cuboid.
 //!
-//! Invariant: blocks and rows of a span add up to the same cells before and after, at every cuboid, whenever it is
-//! sealed and in however many pieces; the caller writes a piece's changes all at once. The blocks of a campaign, span
+//! Invariant: blocks and rows of a span add up to the same cells before and after, at every cuboid, whenever and in
+//! whatever order its sections are sealed and in however many pieces; the caller writes a piece's changes all at once. The blocks of a campaign, span
 //! and cuboid hold disjoint ranges of buckets (those of one bucket that needs several, the same one), so a new block
 //! never takes the key of one that stays. A late event is a row again, and the next sealing adds it to its block.
 
@@ -17,7 +17,9 @@ use crate::family::{Changes, Family};
 use crate::metrics::encode_used;
 use crate::partial::Dimension;
 use crate::seal_cells::{Cell, Cells, Summed};
-use crate::spans::{DELETED_KEY, Horizon, OpenSpan, Place, Span};
+use crate::sections::{OpenSection, Section};
+use crate::spans::{DELETED_KEY, Horizon, Place, Span};
+use crate::symbols::Symbol;
 
 /// Cells of rows after which a piece ends with its bucket: about 10 ms of work.
 pub const PIECE_CELLS: usize = MAX_CELLS;
@@ -78,12 +80,12 @@ pub struct Sealed {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether the span has no rows any more; its marker then goes with them.
-    pub is_done: bool,
+    /// How many of the sections, from the first one on, have no rows any more; their markers then go with them.
+    pub done: usize,
 }
 
 impl Sealed {
-    /// Adds another piece's; whether that is done is its own.
+    /// Adds another piece's; how much of that is done is its own.
     pub fn add(&mut self, other: &Sealed) {
         self.rows += other.rows;
         self.cells += other.cells;
@@ -92,34 +94,55 @@ impl Sealed {
     }
 }
 
-/// Seals a piece of a campaign's span. Rows before the horizon, which is never before one that was deleted up to, are
-/// deleted instead.
+/// Seals a piece of sections of one span of a campaign, which are in order. Rows before the horizon, which is never
+/// before one that was deleted up to, are deleted instead.
 ///
 /// # Errors
 /// [`SealError`] when the state cannot be read or a block is damaged; `out` is then of no use.
 pub fn seal<R: Rows>(
     rows: &R,
-    open: OpenSpan,
+    campaign: Symbol,
+    sections: &[Section],
     horizon: &Horizon,
     out: &mut Changes,
 ) -> Result<Sealed, SealError<R::Error>> {
-    let mut piece = Piece::new(open);
-    piece.read_rows(rows, out)?;
+    let (Some(first), Some(last)) = (sections.first(), sections.last()) else {
+        return Ok(Sealed::default());
+    };
+    let span = first.span();
+    debug_assert!(sections.iter().all(|section| section.span() == span));
+    let mut piece = Piece {
+        campaign,
+        span,
+        sections,
+        hot: Cells::default(),
+        rows: 0,
+        stopped_in: None,
+    };
+    piece.read_rows(rows, (first.first, last.end()), out)?;
+    let done = match piece.stopped_in {
+        Some(section) => sections.partition_point(|s| *s < section),
+        None => sections.len(),
+    };
     let mut sealed = Sealed {
         rows: piece.rows,
         cells: piece.hot.cells.len() as u64,
-        is_done: !piece.has_more,
+        done,
         ..Sealed::default()
     };
-    if horizon.keeps(open.span) && !piece.hot.cells.is_empty() {
+    if horizon.keeps(span) && !piece.hot.cells.is_empty() {
         for cuboid in Cuboid::ALL {
             piece.write(rows, cuboid, out, &mut sealed)?;
         }
     }
-    if !horizon.keeps(open.span) {
+    if !horizon.keeps(span) {
         note_deleted(horizon, out);
     }
-    if sealed.is_done {
+    for section in &sections[..done] {
+        let open = OpenSection {
+            campaign,
+            section: *section,
+        };
         out.delete(Family::OpenSpans, |k| open.encode(k));
     }
     Ok(sealed)
@@ -189,51 +212,46 @@ pub fn sweep<R: Rows>(
     Ok(next_from)
 }
 
-/// The rows of a span that are sealed at once.
-struct Piece {
-    open: OpenSpan,
+/// The rows of sections that are sealed at once.
+struct Piece<'a> {
+    campaign: Symbol,
+    span: Span,
+    sections: &'a [Section],
     hot: Cells,
     rows: u64,
-    has_more: bool,
+    /// The section in which it ended before all rows were read.
+    stopped_in: Option<Section>,
 }
 
-impl Piece {
-    fn new(open: OpenSpan) -> Self {
-        Self {
-            open,
-            hot: Cells::default(),
-            rows: 0,
-            has_more: false,
-        }
-    }
-
+impl Piece<'_> {
     fn blocks(&self, cuboid: Cuboid) -> (Vec<u8>, Vec<u8>) {
-        let number = self.open.span.number;
-        block::range(self.open.campaign, cuboid, number, number)
+        let number = self.span.number;
+        block::range(self.campaign, cuboid, number, number)
     }
 
     /// Reads rows as far as a piece goes, and deletes them.
     fn read_rows<R: Rows>(
         &mut self,
         rows: &R,
+        (from, to): (i64, i64),
         out: &mut Changes,
     ) -> Result<(), SealError<R::Error>> {
-        let OpenSpan { span, campaign } = self.open;
-        let grain = span.grain;
-        let begins = self.first_buckets(rows)?;
-        let (from, to) = span.hot_range();
-        let (from, to) = cells::range(grain, campaign, from, to);
+        let (span, grain) = (self.span, self.span.grain);
+        let begins = self.block_keys(rows, Cuboid::Full)?;
+        let (from, to) = cells::range(grain, self.campaign, from, to);
         let mut damaged = None;
         let mut first: Option<Place> = None;
         let mut visit = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>, Damaged> {
             let row = RowKey::decode(grain, key)?;
-            if Span::of(row.bucket) != span {
+            let section = Section::of(row.bucket);
+            // Rows that are not sealed yet, and of another clock's hours, lie among them.
+            if self.sections.binary_search(&section).is_err() {
                 return Ok(ControlFlow::Continue(()));
             }
             let place = span.place(row.bucket);
             let taken = self.hot.cells.len();
             let crossed = || {
-                let passed = |place| begins.partition_point(|begin| *begin <= place);
+                let passed = |place| begins.partition_point(|begin| begin.first <= place);
                 passed(place) - first.map_or(0, passed)
             };
             let is_next = self
@@ -244,7 +262,7 @@ impl Piece {
             if taken >= PIECE_MAX_CELLS
                 || (is_next && (taken >= PIECE_CELLS || crossed() >= PIECE_BLOCKS))
             {
-                self.has_more = true;
+                self.stopped_in = Some(section);
                 return Ok(ControlFlow::Break(()));
             }
             first = first.or(Some(place));
@@ -267,21 +285,25 @@ impl Piece {
         damaged.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// The first buckets of the blocks that the span has already, in order.
-    fn first_buckets<R: Rows>(&self, rows: &R) -> Result<Vec<Place>, SealError<R::Error>> {
-        let grain = self.open.span.grain;
-        let (from, to) = self.blocks(Cuboid::Full);
-        let mut places = Vec::new();
+    /// The keys of the blocks that the span has already of a cuboid, in order.
+    fn block_keys<R: Rows>(
+        &self,
+        rows: &R,
+        cuboid: Cuboid,
+    ) -> Result<Vec<BlockKey>, SealError<R::Error>> {
+        let grain = self.span.grain;
+        let (from, to) = self.blocks(cuboid);
+        let mut keys = Vec::new();
         let mut damaged = None;
         rows.range(grain.blocks(), &from, &to, &mut |key, _| {
             match BlockKey::decode(grain, key) {
-                Ok(key) => places.push(key.first),
+                Ok(key) => keys.push(key),
                 Err(error) => damaged = Some(error),
             }
             ControlFlow::Continue(())
         })
         .map_err(SealError::Read)?;
-        damaged.map_or(Ok(places), |error| Err(error.into()))
+        damaged.map_or(Ok(keys), |error| Err(error.into()))
     }
 
     /// Writes the blocks of a cuboid: the piece's cells and those of the blocks whose buckets they fall among.
@@ -301,13 +323,10 @@ impl Piece {
             ..*cell
         });
         all.cells.extend(projected);
-        let (Some(first), Some(last)) = (self.hot.cells.first(), self.hot.cells.last()) else {
-            return Ok(());
-        };
-        self.add_blocks(rows, cuboid, (first.place, last.place), &mut all, out)?;
+        self.add_blocks(rows, cuboid, &mut all, out)?;
         all.cells.sort_by_key(|cell| (cell.place, cell.symbols));
         let summed = Summed::of(&all, cuboid)?;
-        for (key, columns) in summed.blocks(self.open, cuboid) {
+        for (key, columns) in summed.blocks(self.campaign, self.span, cuboid) {
             let mut value = Vec::new();
             block_writer::write(&key, &columns, &mut value);
             sealed.blocks += 1;
@@ -321,47 +340,100 @@ impl Piece {
         Ok(())
     }
 
-    /// Adds the cells of the blocks that have buckets between two, and deletes them.
+    /// Adds the cells of the blocks that the piece's buckets fall among, and of small ones beside these, and deletes the
+    /// blocks.
+    ///
+    /// A block beside them is taken in when it is not larger than what there is to write, as a binary counter carries:
+    /// sections sealed one by one leave few blocks, and a cell is written about as often as the number of sections has
+    /// bits. The last section of a span takes in all that fits.
     fn add_blocks<R: Rows>(
         &self,
         rows: &R,
         cuboid: Cuboid,
-        (first, last): (Place, Place),
         all: &mut Cells,
         out: &mut Changes,
     ) -> Result<(), SealError<R::Error>> {
-        let span = self.open.span;
-        let (from, to) = self.blocks(cuboid);
-        let mut failed = None;
-        let mut visit = |key: &[u8], value: &[u8]| -> Result<ControlFlow<()>, BlockError> {
-            let block = Block::parse(span.grain, key, value)?;
-            if block.key.first > last {
-                return Ok(ControlFlow::Break(()));
-            }
-            let end = block.buckets.last().map(|(bucket, _)| span.place(*bucket));
-            if end.is_some_and(|end| end < first) {
-                return Ok(ControlFlow::Continue(()));
+        let (Some(first), Some(last)) = (self.hot.cells.first(), self.hot.cells.last()) else {
+            return Ok(());
+        };
+        let (first, last) = (first.place, last.place);
+        let keys = self.block_keys(rows, cuboid)?;
+        // The blocks of one bucket have the same first one.
+        let before = keys.partition_point(|key| key.first < first);
+        let mut from = keys.partition_point(|key| match before.checked_sub(1) {
+            Some(before) => key.first < keys[before].first,
+            None => false,
+        });
+        let mut to = keys.partition_point(|key| key.first <= last);
+        let falls_among = |block: &Block<'_>| {
+            let end = block
+                .buckets
+                .last()
+                .map(|(bucket, _)| self.span.place(*bucket));
+            end.is_some_and(|end| first <= end)
+        };
+        while from < to && !self.take(rows, &keys[from], all, out, &falls_among)? {
+            from += 1;
+        }
+        for key in keys.iter().take(to).skip(from + 1) {
+            self.take(rows, key, all, out, &|_| true)?;
+        }
+        let is_whole =
+            |at: usize| keys[at].part == 0 && keys.get(at + 1).is_none_or(|next| next.part == 0);
+        let is_end = self
+            .sections
+            .last()
+            .is_some_and(|section| section.is_last());
+        let mut cells = all.cells.len();
+        let mut small = |at: usize, all: &mut Cells, out: &mut Changes| {
+            let most = if is_end { MAX_CELLS } else { cells };
+            let fits =
+                |block: &Block<'_>| block.cells() <= most && cells + block.cells() <= MAX_CELLS;
+            let is_taken = is_whole(at) && self.take(rows, &keys[at], all, out, &fits)?;
+            cells = all.cells.len();
+            Ok::<_, SealError<R::Error>>(is_taken)
+        };
+        while from > 0 && small(from - 1, all, out)? {
+            from -= 1;
+        }
+        while to < keys.len() && small(to, all, out)? {
+            to += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds the cells of a block and deletes it, if it is such a one; answers whether it is.
+    fn take<R: Rows>(
+        &self,
+        rows: &R,
+        key: &BlockKey,
+        all: &mut Cells,
+        out: &mut Changes,
+        is_taken: &dyn Fn(&Block<'_>) -> bool,
+    ) -> Result<bool, SealError<R::Error>> {
+        let grain = self.span.grain;
+        let mut from = Vec::new();
+        key.encode(&mut from);
+        let mut to = from.clone();
+        to.push(0);
+        let mut taken = Ok(false);
+        let mut add = |key: &[u8], value: &[u8]| -> Result<bool, BlockError> {
+            let block = Block::parse(grain, key, value)?;
+            if !is_taken(&block) {
+                return Ok(false);
             }
             each_cell(&block, |place, symbols, fields| {
                 all.push(place, symbols, |v| encode_used(fields, v));
             })?;
-            out.delete(span.grain.blocks(), |k| k.extend_from_slice(key));
-            Ok(ControlFlow::Continue(()))
+            out.delete(grain.blocks(), |k| k.extend_from_slice(key));
+            Ok(true)
         };
-        rows.range(span.grain.blocks(), &from, &to, &mut |key, value| {
-            visit(key, value).unwrap_or_else(|error| {
-                failed = Some((key.to_vec(), error));
-                ControlFlow::Break(())
-            })
+        rows.range(grain.blocks(), &from, &to, &mut |key, value| {
+            taken = add(key, value);
+            ControlFlow::Break(())
         })
         .map_err(SealError::Read)?;
-        match failed {
-            None => Ok(()),
-            Some((key, error)) => Err(SealError::Block {
-                key: BlockKey::decode(span.grain, &key)?,
-                error,
-            }),
-        }
+        taken.map_err(|error| SealError::Block { key: *key, error })
     }
 }
 

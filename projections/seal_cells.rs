@@ -9,7 +9,7 @@ use crate::block_writer::Columns;
 use crate::codec::{Damaged, Reader};
 use crate::cuboid::Cuboid;
 use crate::metrics::{MAX_FIELDS, add_sums};
-use crate::spans::{OpenSpan, Place};
+use crate::spans::{Place, Span};
 use crate::symbols::Symbol;
 
 /// A cell of a block to be.
@@ -87,7 +87,12 @@ impl Summed {
     }
 
     /// Cuts the cells into blocks: whole buckets, as many as fit; a bucket that is too large, into parts.
-    pub(crate) fn blocks(&self, open: OpenSpan, cuboid: Cuboid) -> Vec<(BlockKey, Columns)> {
+    pub(crate) fn blocks(
+        &self,
+        campaign: Symbol,
+        span: Span,
+        cuboid: Cuboid,
+    ) -> Vec<(BlockKey, Columns)> {
         let mut cuts: Vec<(usize, usize, u16)> = Vec::new();
         let mut at = 0;
         for bucket in self.places.chunk_by(|a, b| a == b) {
@@ -107,9 +112,9 @@ impl Summed {
         }
         let block = |(begin, end, part): (usize, usize, u16)| {
             let key = BlockKey {
-                campaign: open.campaign,
+                campaign,
                 cuboid,
-                span: open.span,
+                span,
                 first: self.places[begin],
                 part,
             };

@@ -1,5 +1,5 @@
-//! Spans: what is sealed at once, and how long it is kept. A span of minutes is a UTC hour, one of hours a civil day,
-//! one of days a civil month.
+//! Spans: what blocks are made of, and how long it is kept. A span of minutes is a UTC hour, one of hours a civil day,
+//! one of days a civil month. What of a span is over at once, and sealed, is a [`crate::sections::Section`] of it.
 //!
 //! Invariant: the span of a cell is decided by its bucket alone, and what is kept by the log time alone: spans before
 //! the [`Horizon`] are in no answer and no dump, whether or not their rows are still stored.
@@ -7,14 +7,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cells::{Bucket, Grain};
-use crate::codec::{Damaged, Reader, put_i32, put_signed, put_u32, put_varint};
-use crate::symbols::Symbol;
+use crate::codec::{Damaged, Reader, put_signed, put_varint};
 
 const DAY_S: i64 = 86_400;
 const DAY_MS: i64 = 86_400_000;
 const HOUR_MS: i64 = 3_600_000;
-/// How far from UTC a clock may be where the offset of a span's cells is not known: the furthest west that is in use.
-const FURTHEST_WEST_S: i32 = -12 * 3_600;
 /// The furthest that a stamped offset may be from UTC, either way. [`hot_range`] reads that much more on both sides.
 const OFFSET_REACH_S: i64 = DAY_S;
 
@@ -83,17 +80,6 @@ impl Span {
         (Span::of(bucket) == self && is_whole && self.place(bucket) == place).then_some(bucket)
     }
 
-    /// The instant after its last one, in Unix milliseconds, on a clock of that offset; none: on the last clock to get there.
-    pub fn end_ms(self, offset_s: Option<i32>) -> i64 {
-        let next = i64::from(self.number) + 1;
-        let offset_ms = i64::from(offset_s.unwrap_or(FURTHEST_WEST_S)) * 1_000;
-        match self.grain {
-            Grain::Minute => next * HOUR_MS,
-            Grain::Hour => next * DAY_MS - offset_ms,
-            Grain::Day => first_day_of(next) * DAY_MS - offset_ms,
-        }
-    }
-
     /// The range of bucket numbers, as [`crate::cells::range`] takes them, outside of which no row of the span lies.
     /// For hours it holds rows of the neighbouring days too.
     pub fn hot_range(self) -> (i64, i64) {
@@ -132,67 +118,7 @@ pub struct Place {
     pub offset_s: i32,
 }
 
-/// A campaign's span that has rows of cells which are not sealed. Its marker is put with the first of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OpenSpan {
-    /// The span.
-    pub span: Span,
-    /// The campaign.
-    pub campaign: Symbol,
-}
-
-impl OpenSpan {
-    /// The last one in order.
-    pub const MAX: OpenSpan = OpenSpan {
-        span: Span {
-            grain: Grain::Day,
-            number: i32::MAX,
-        },
-        campaign: Symbol::MAX,
-    };
-
-    /// Appends the marker's key: grain and campaign first, because a question asks for a campaign's open spans.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&open_prefix(self.span.grain, self.campaign));
-        put_i32(out, self.span.number);
-    }
-
-    /// Reads a marker's key.
-    ///
-    /// # Errors
-    /// [`Damaged`] when it is none.
-    pub fn decode(key: &[u8]) -> Result<Self, Damaged> {
-        let mut r = Reader::new(key, "open span");
-        let grain = r.u8()?;
-        let grain = *Grain::ALL.get(usize::from(grain)).ok_or(r.damaged())?;
-        let campaign = r.u32()?;
-        let number = r.i32()?;
-        r.end()?;
-        Ok(Self {
-            span: Span { grain, number },
-            campaign,
-        })
-    }
-}
-
-/// What the markers of a campaign's spans begin with.
-fn open_prefix(grain: Grain, campaign: Symbol) -> Vec<u8> {
-    let mut out = vec![grain as u8];
-    put_u32(&mut out, campaign);
-    out
-}
-
-/// The half-open range of keys of the markers of a campaign's spans with numbers in `[first, last]`.
-pub fn open_range(grain: Grain, campaign: Symbol, first: i32, last: i32) -> (Vec<u8>, Vec<u8>) {
-    let (mut from, mut to) = (open_prefix(grain, campaign), open_prefix(grain, campaign));
-    put_i32(&mut from, first);
-    put_i32(&mut to, last);
-    // Every key of the last span, and nothing after it.
-    to.push(0);
-    (from, to)
-}
-
-/// How long after its end a span of each grain is sealed, by log time.
+/// How long after its end a section of a span of each grain is sealed, by log time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Margins {
     /// By grain, finest first, in milliseconds.

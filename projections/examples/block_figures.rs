@@ -20,7 +20,8 @@ use adtally_projections::memory::Memory;
 use adtally_projections::metrics::encode_sums;
 use adtally_projections::partial::{Dimension, Filters, ShardSums};
 use adtally_projections::seal::{Rows, seal};
-use adtally_projections::spans::{Horizon, OpenSpan, Span};
+use adtally_projections::sections::Section;
+use adtally_projections::spans::Horizon;
 
 const DAYS: i64 = 30;
 const EVENTS_AN_HOUR: u64 = 6_000;
@@ -90,19 +91,20 @@ fn main() {
     let began = Instant::now();
     let mut bytes = 0;
     for day in 0..DAYS {
-        let span = Span {
-            grain: Grain::Hour,
-            number: (FIRST_DAY + day) as i32,
-        };
-        let open = OpenSpan { span, campaign: 2 };
-        loop {
+        let mut hours: Vec<Section> = (0..24)
+            .map(|hour| {
+                Section::of(Bucket::Hour {
+                    start_s: (FIRST_DAY + day) * 86_400 + hour * 3_600,
+                    offset_s: 0,
+                })
+            })
+            .collect();
+        while !hours.is_empty() {
             let mut changes = Changes::default();
-            let sealed = seal(&state, open, &Horizon::default(), &mut changes).unwrap();
+            let sealed = seal(&state, 2, &hours, &Horizon::default(), &mut changes).unwrap();
             state.write(&changes);
             bytes += sealed.bytes;
-            if sealed.is_done {
-                break;
-            }
+            hours.drain(..sealed.done);
         }
     }
     let took = began.elapsed();

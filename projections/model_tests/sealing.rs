@@ -1,4 +1,4 @@
-//! Sealing in the model's worlds: any spans, at any time, in any order and in pieces.
+//! Sealing in the model's worlds: any sections of any spans, at any time, in any order and in pieces.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -15,32 +15,42 @@ use crate::fold::Fold;
 use crate::memory::Memory;
 use crate::metrics::MAX_FIELDS;
 use crate::seal::{Rows, seal, sweep};
-use crate::spans::{DELETED_KEY, Horizon, OpenSpan, Retention, Span};
+use crate::sections::{OpenSection, Section};
+use crate::spans::{DELETED_KEY, Horizon, Retention, Span};
+use crate::symbols::Symbol;
 
-fn open_spans(state: &Memory) -> Vec<OpenSpan> {
-    let mut out = Vec::new();
-    let mut row = |key: &[u8], _: &[u8]| out.push(OpenSpan::decode(key).unwrap());
+/// The open sections of every campaign's span that has some.
+pub fn open_spans(state: &Memory) -> BTreeMap<(Symbol, Span), Vec<Section>> {
+    let mut out: BTreeMap<(Symbol, Span), Vec<Section>> = BTreeMap::new();
+    let mut row = |key: &[u8], _: &[u8]| {
+        let open = OpenSection::decode(key).unwrap();
+        let of_span = out.entry((open.campaign, open.section.span())).or_default();
+        of_span.push(open.section);
+    };
     let Ok(()) = state.scan(Family::OpenSpans, &mut row);
     out
 }
 
-/// Seals some of the open spans, and deletes what is past the horizon, or not yet.
+/// Seals some of the open sections of some of the spans, and deletes what is past the horizon, or not yet.
 pub fn at_random(state: &mut Memory, fold: &mut Fold, random: &mut Random) {
     let deleted = state.get(Target::Family(Family::Meta), DELETED_KEY);
     let deleted = deleted.map_or(Horizon::default(), |v| Horizon::decode(v).unwrap());
     let log_time_ms = fold.position().log_time_ms;
     let horizon = state.retention().horizon(log_time_ms).and(&deleted);
-    for span in open_spans(state) {
-        if random.percent(60) {
+    for ((campaign, _), mut sections) in open_spans(state) {
+        if random.percent(50) {
             continue;
         }
+        if random.percent(60) {
+            sections.retain(|_| random.percent(50));
+        }
         let mut changes = Changes::default();
-        let sealed = seal(state, span, &horizon, &mut changes).unwrap();
+        let sealed = seal(state, campaign, &sections, &horizon, &mut changes).unwrap();
         // One time in ten it is lost before it is written.
         if random.percent(90) {
             state.write(&changes);
-            if sealed.is_done {
-                fold.forget_span(&span);
+            for section in sections.into_iter().take(sealed.done) {
+                fold.forget_section(&OpenSection { campaign, section });
             }
         }
     }
