@@ -1,4 +1,5 @@
-//! Sealed counts from outside: the same answers before and after, late events, kills, a damaged block, retention.
+//! Sealed counts from outside: the same answers before and after, a month and a day that go on, late events, kills, a
+//! damaged block, retention.
 
 use std::collections::BTreeMap;
 
@@ -132,12 +133,13 @@ fn days() -> (DateTime<Utc>, DateTime<Utc>) {
     (midnight - Duration::days(5), midnight - Duration::days(1))
 }
 
-/// Options of a folder whose minutes and hours are sealed so long after their end.
+/// Options of a folder whose minutes, hours and days are sealed so long after their end.
 fn sealing(folder: &Folder, after: &str) -> Options {
     Options::default()
         .data_dir(folder)
         .env("ADTALLY_SEALING_MINUTES_AFTER", after)
         .env("ADTALLY_SEALING_HOURS_AFTER", after)
+        .env("ADTALLY_SEALING_DAYS_AFTER", after)
 }
 
 /// A stopped folder in which the clicks of [`days`] are counted and sealed.
@@ -198,6 +200,73 @@ fn answers_are_the_same_before_and_after_sealing_through_late_events_and_kills()
     assert_eq!(answered(&server, &start, &end), want);
     let (_, metrics) = get(&format!("{}/metrics", server.url));
     assert!(metrics.contains("adtally_blocks_sealed_total"), "{metrics}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// Rows and blocks of days that a question by day reads from a midnight to the end of today, once no more rows than
+/// today's are read.
+fn wait_days_sealed(server: &Server, from: DateTime<Utc>, today: &[Click]) -> (u64, u64) {
+    let tomorrow = today[0].at.duration_trunc(Duration::days(1)).unwrap() + Duration::days(1);
+    wait_for("the days that are over to be sealed", || {
+        let more = "&granularity=day&group_by=region&fill=none";
+        let plan = plan(server, &text(from), &text(tomorrow), more);
+        let read = |of: &str| plan[of]["day"].as_u64().unwrap();
+        (read("rows_read") <= today.len() as u64).then(|| (read("rows_read"), read("blocks_read")))
+    })
+}
+
+#[test]
+fn the_days_that_are_over_are_sealed_while_their_month_goes_on() {
+    let folder = Folder::new();
+    let mut server = Server::start(sealing(&folder, "0s"));
+    server.apply_catalogue(&catalogue());
+    let (from, to) = days();
+    let now = Utc::now();
+    // One of each ad, so that a row of today is one of them.
+    let today: Vec<Click> = ADS
+        .iter()
+        .map(|ad| Click {
+            ad,
+            region: "DE",
+            device: "ios",
+            at: now,
+        })
+        .collect();
+    let mut all = clicks(to);
+    all.extend(today.clone());
+    post(&server, &all);
+    wait_totals(&server, "spring", &[("clicks", all.len() as i64)]);
+    let tomorrow = now.duration_trunc(Duration::days(1)).unwrap() + Duration::days(1);
+    let (start, end) = (text(from), text(tomorrow));
+    let (rows, blocks) = wait_days_sealed(&server, from, &today);
+    let is_today = || Utc::now() < tomorrow;
+    assert!(blocks > 0, "{rows} rows and {blocks} blocks");
+    assert!(rows == 3 || !is_today(), "{rows} rows and {blocks} blocks");
+    assert_eq!(answered(&server, &start, &end), counted(&all, from));
+    // Hours and minutes likewise.
+    wait_sealed(&server, &start, &text(to));
+
+    // Late events of days within the month, sealed by another run, which is killed before and after it has written them.
+    let late: Vec<Click> = clicks(to).into_iter().step_by(7).collect();
+    for point in ["seal.built=kill@1", "seal.written=kill@1"] {
+        assert_eq!(server.stop(), Some(0));
+        server = Server::start(sealing(&folder, "9d"));
+        post(&server, &late);
+        all.extend(late.clone());
+        wait_totals(&server, "spring", &[("clicks", all.len() as i64)]);
+        assert_eq!(answered(&server, &start, &end), counted(&all, from));
+        server.kill();
+        let mut killed = Server::spawn(sealing(&folder, "0s").env("ADTALLY_FAIL_POINTS", point));
+        wait_for("its end", || killed.ended());
+        server = Server::start(sealing(&folder, "0s"));
+        let (rows, blocks) = wait_days_sealed(&server, from, &today);
+        assert!(blocks > 0 && (rows == 3 || !is_today()), "{rows} {blocks}");
+        assert_eq!(answered(&server, &start, &end), counted(&all, from));
+    }
+
+    // And by a fold of the log from its beginning.
+    ok(&server.cli(&["replay", "--from", "beginning"]));
+    assert_eq!(answered(&server, &start, &end), counted(&all, from));
     assert_eq!(server.stop(), Some(0));
 }
 

@@ -22,15 +22,15 @@ pub struct Retention {
     pub days: Keep,
 }
 
-/// How long after their end spans of counts are sealed, by log time.
+/// How long after their end counts are sealed, by log time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sealing {
-    /// The minutes of an hour.
+    /// Minutes, after the end of their hour.
     pub minutes_after: Span,
-    /// The hours of a day.
+    /// Hours.
     pub hours_after: Span,
-    /// The days of a month.
+    /// Days.
     pub days_after: Span,
 }
 
@@ -69,7 +69,7 @@ impl Config {
         }
     }
 
-    /// How long after its end a span of each grain is sealed.
+    /// How long after its end a section of each grain is sealed.
     pub fn sealed_after(&self) -> spans::Margins {
         let s = &self.sealing;
         spans::Margins {

@@ -210,10 +210,10 @@ pub const SETTINGS: &[Setting] = &[
     s(
         "sealing.minutes_after",
         Text,
-        "how long after its end an hour of minutes is sealed",
+        "how long after an hour's end its minutes are sealed",
     ),
-    s("sealing.hours_after", Text, "the same for a day of hours"),
-    s("sealing.days_after", Text, "the same for a month of days"),
+    s("sealing.hours_after", Text, "the same for the hour itself"),
+    s("sealing.days_after", Text, "how long after a day's end it is sealed"),
     s(
         "http.max_connections",
         Integer,

@@ -1,11 +1,10 @@
-//! Sealing a shard's closed spans, and deleting what is past its retention, a portion at a time.
+//! Sealing the closed sections of a shard's spans, and deleting what is past its retention, a portion at a time.
 //!
 //! Invariant: it runs on the shard's own thread between two batches, so a state still has one writer; a portion is one
-//! write, all or nothing, and takes tens of milliseconds, so folding is never held up for longer. When a span is
+//! write, all or nothing, and takes tens of milliseconds, so folding is never held up for longer. When a section is
 //! sealed changes no answer, so nothing here needs to be exact about time: markers in the state say what is open, and
 //! what is known of it in memory only saves looking.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,16 +13,18 @@ use adtally_projections::cells::Grain;
 use adtally_projections::dump::Source as _;
 use adtally_projections::family::{Changes, Family};
 use adtally_projections::seal::{PIECE_CELLS, SealError, Sealed, seal, sweep};
-use adtally_projections::spans::{Horizon, OpenSpan};
-use adtally_projections::symbols::Space;
-use rustc_hash::{FxHashMap, FxHashSet};
+use adtally_projections::sections::{OpenSection, Section};
+use adtally_projections::spans::{Horizon, Span};
+use adtally_projections::symbols::{Space, Symbol};
+use adtally_projections::waiting::Waiting;
+use rustc_hash::FxHashSet;
 
 use crate::fail_points::{Point, pass};
 use crate::store::{Shard, ShardSnapshot, StoreError};
 
 /// How long a portion goes on beginning spans.
 const PORTION: Duration = Duration::from_millis(20);
-/// Open spans that are known in memory: those due first. The others are found in the state again once half of them
+/// Open sections that are known in memory: those due first. The others are found in the state again once half of them
 /// are sealed.
 const MAX_WAITING: usize = 1 << 18;
 /// Looks and deletions of one portion of a sweep.
@@ -32,8 +33,8 @@ const SWEEP_ROWS: usize = 512;
 /// What a portion came to.
 #[derive(Clone, Debug, Default)]
 pub struct Portion {
-    /// Spans of which nothing is left to be sealed.
-    pub done: Vec<OpenSpan>,
+    /// Sections of which nothing is left to be sealed.
+    pub done: Vec<OpenSection>,
     /// What was sealed, summed.
     pub sealed: Sealed,
     /// Spans that could not be sealed because a block of theirs is damaged.
@@ -56,13 +57,9 @@ struct Sweep {
 #[derive(Debug)]
 pub struct Sealer {
     shard: Arc<Shard>,
-    /// Open spans by the log time at which they are due.
-    waiting: BTreeSet<(i64, OpenSpan)>,
-    due: FxHashMap<OpenSpan, i64>,
-    /// Whether there are open spans that had no room.
-    has_more: bool,
-    /// Spans with a damaged block: their rows stay rows until the shard is rebuilt.
-    aside: FxHashSet<OpenSpan>,
+    waiting: Waiting,
+    /// Campaigns' spans with a damaged block: their rows stay rows until the shard is rebuilt.
+    aside: FxHashSet<(Symbol, Span)>,
     /// What the state says was deleted.
     deleted: Horizon,
     /// The horizon up to which everything was deleted since the start.
@@ -78,9 +75,7 @@ impl Sealer {
     pub fn open(shard: Arc<Shard>) -> Result<Self, StoreError> {
         let mut sealer = Self {
             deleted: Horizon::default(),
-            waiting: BTreeSet::new(),
-            due: FxHashMap::default(),
-            has_more: true,
+            waiting: Waiting::new(shard.margins(), MAX_WAITING),
             aside: FxHashSet::default(),
             swept: Horizon::default(),
             sweep: None,
@@ -90,16 +85,15 @@ impl Sealer {
         Ok(sealer)
     }
 
-    /// Finds open spans in the state, as many as there is room for.
+    /// Finds open sections in the state, as many as there is room for.
     fn look(&mut self) -> Result<(), StoreError> {
         let shard = Arc::clone(&self.shard);
         let snapshot = shard.snapshot()?;
         self.deleted = snapshot.deleted()?;
-        self.has_more = false;
+        self.waiting.look_again();
         let mut damaged = None;
         snapshot.scan(Family::OpenSpans, &[], None, |key, _| {
-            match OpenSpan::decode(key) {
-                Ok(open) if self.aside.contains(&open) => {}
+            match OpenSection::decode(key) {
                 Ok(open) => self.wait(open, None, i64::MIN),
                 Err(error) => damaged = Some(error),
             }
@@ -108,49 +102,33 @@ impl Sealer {
         damaged.map_or(Ok(()), |error| Err(snapshot.damaged(error)))
     }
 
-    /// Notes that spans have got rows, at that log time.
-    pub fn opened(&mut self, spans: &[(OpenSpan, i32)], log_time_ms: i64) {
-        for (open, offset_s) in spans {
-            if !self.aside.contains(open) {
-                self.wait(*open, Some(*offset_s), log_time_ms);
-            }
+    /// Notes that sections have got rows, at that log time.
+    pub fn opened(&mut self, sections: &[(OpenSection, i32)], log_time_ms: i64) {
+        for (open, offset_s) in sections {
+            self.wait(*open, Some(*offset_s), log_time_ms);
         }
     }
 
-    /// A span waits until it has ended, and what came late for it until as much time has passed as after its end: so
-    /// late events one by one do not each make its blocks anew.
-    fn wait(&mut self, open: OpenSpan, offset_s: Option<i32>, opened_ms: i64) {
-        let margin_ms = self.shard.margins().after_ms[open.span.grain as usize];
-        let closed_ms = open.span.end_ms(offset_s).max(opened_ms);
-        let due_ms = closed_ms.saturating_add(margin_ms);
-        if *self.due.entry(open).or_insert(due_ms) == due_ms {
-            self.waiting.insert((due_ms, open));
-        }
-        if self.waiting.len() > MAX_WAITING
-            && let Some((_, last)) = self.waiting.pop_last()
-        {
-            self.due.remove(&last);
-            self.has_more = true;
+    fn wait(&mut self, open: OpenSection, offset_s: Option<i32>, opened_ms: i64) {
+        if !self.aside.contains(&(open.campaign, open.section.span())) {
+            self.waiting.add(open, offset_s, opened_ms);
         }
     }
 
     /// Whether there is something to do at a log time.
     pub fn is_due(&self, log_time_ms: i64) -> bool {
-        self.is_any_due(log_time_ms) || self.is_look_due() || self.is_sweep_due(log_time_ms)
-    }
-
-    fn is_look_due(&self) -> bool {
-        self.has_more && self.waiting.len() <= MAX_WAITING / 2
+        self.waiting.is_due(log_time_ms)
+            || self.waiting.has_room_for_more()
+            || self.is_sweep_due(log_time_ms)
     }
 
     fn is_sweep_due(&self, log_time_ms: i64) -> bool {
         self.sweep.is_some() || self.shard.retention().horizon(log_time_ms) != self.swept
     }
 
-    /// How many spans are due and not sealed.
+    /// How many sections are due and not sealed.
     pub fn behind(&self, log_time_ms: i64) -> usize {
-        let after = (log_time_ms, OpenSpan::MAX);
-        self.waiting.range(..=after).count()
+        self.waiting.behind(log_time_ms)
     }
 
     /// Seals what is due, or deletes what is past its retention, as much as a portion is.
@@ -166,7 +144,7 @@ impl Sealer {
             .and(&self.deleted);
         let shard = Arc::clone(&self.shard);
         let (mut portion, mut changes) = (Portion::default(), Changes::default());
-        if self.is_any_due(log_time_ms) {
+        if self.waiting.is_due(log_time_ms) {
             let snapshot = shard.snapshot()?;
             self.seal_due(
                 log_time_ms,
@@ -175,7 +153,7 @@ impl Sealer {
                 began,
                 (&mut portion, &mut changes),
             );
-        } else if self.is_look_due() {
+        } else if self.waiting.has_room_for_more() {
             self.look()?;
         } else if self.is_sweep_due(log_time_ms) {
             let snapshot = shard.snapshot()?;
@@ -192,12 +170,6 @@ impl Sealer {
         Ok(portion)
     }
 
-    fn is_any_due(&self, log_time_ms: i64) -> bool {
-        self.waiting
-            .first()
-            .is_some_and(|(due_ms, _)| *due_ms <= log_time_ms)
-    }
-
     fn seal_due(
         &mut self,
         log_time_ms: i64,
@@ -206,52 +178,61 @@ impl Sealer {
         began: Instant,
         (portion, changes): (&mut Portion, &mut Changes),
     ) {
-        while let Some((due_ms, open)) = self.waiting.first().copied() {
-            let is_full = portion.sealed.cells >= PIECE_CELLS as u64 || began.elapsed() >= PORTION;
-            if due_ms > log_time_ms || is_full {
+        while let Some((campaign, sections)) = self.waiting.due(log_time_ms) {
+            if portion.sealed.cells >= PIECE_CELLS as u64 || began.elapsed() >= PORTION {
                 return;
             }
             let before = changes.len();
-            match seal(snapshot, open, horizon, changes) {
+            match seal(snapshot, campaign, &sections, horizon, changes) {
                 Ok(sealed) => {
                     portion.sealed.add(&sealed);
-                    if !horizon.keeps(open.span) {
+                    if sections.first().is_some_and(|s| !horizon.keeps(s.span())) {
                         self.deleted = *horizon;
                     }
-                    if !sealed.is_done {
+                    for section in &sections[..sealed.done] {
+                        let open = OpenSection {
+                            campaign,
+                            section: *section,
+                        };
+                        self.waiting.remove(&open);
+                        portion.done.push(open);
+                    }
+                    if sealed.done < sections.len() {
                         // What is left is seen once this is written.
                         return;
                     }
-                    portion.done.push(open);
                 }
                 Err(error) => {
                     changes.truncate(before);
                     portion.damaged += 1;
-                    self.set_aside(open, snapshot, &error);
+                    self.set_aside(campaign, &sections, snapshot, &error);
                 }
             }
-            self.waiting.remove(&(due_ms, open));
-            self.due.remove(&open);
         }
     }
 
     /// Folding goes on without sealing this span, which is answered from its rows and, where it can be read, its block.
     fn set_aside(
         &mut self,
-        open: OpenSpan,
+        campaign: Symbol,
+        sections: &[Section],
         snapshot: &ShardSnapshot<'_>,
         error: &SealError<StoreError>,
     ) {
-        let campaign = snapshot.name(Space::Campaign, open.campaign);
+        let Some(span) = sections.first().map(|section| section.span()) else {
+            return;
+        };
+        let name = snapshot.name(Space::Campaign, campaign);
         let shard = self.shard.number();
         tracing::error!(
             shard,
-            campaign = campaign.as_deref().unwrap_or("?"),
-            span = %open.span,
+            campaign = name.as_deref().unwrap_or("?"),
+            %span,
             %error,
             "a span cannot be sealed any further; rebuild its shard with `adtally replay --from beginning --shard {shard}`"
         );
-        self.aside.insert(open);
+        self.waiting.remove_span(campaign, span);
+        self.aside.insert((campaign, span));
     }
 
     fn sweep_on(

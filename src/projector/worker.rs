@@ -112,7 +112,7 @@ impl Folder {
         Ok((folded, times))
     }
 
-    /// Whether spans are to be sealed, or cells to be deleted, at the log time of the state.
+    /// Whether something is to be sealed, or cells to be deleted, at the log time of the state.
     pub fn is_sealing_due(&self) -> bool {
         let position = self.fold.position();
         position.sequence > 0 && self.sealer.is_due(position.log_time_ms)
@@ -124,11 +124,11 @@ impl Folder {
         portion
             .done
             .iter()
-            .for_each(|span| self.fold.forget_span(span));
+            .for_each(|section| self.fold.forget_section(section));
         Ok(portion)
     }
 
-    /// How many spans are due and not sealed.
+    /// How many sections of spans are due and not sealed.
     pub fn spans_behind(&self) -> usize {
         self.sealer.behind(self.fold.position().log_time_ms)
     }

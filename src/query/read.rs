@@ -15,7 +15,8 @@ use adtally_projections::cuboid::Cuboid;
 use adtally_projections::family::Family;
 use adtally_projections::partial::{Filters, PartialError, ShardSums};
 use adtally_projections::plan::Plan;
-use adtally_projections::spans::{OpenSpan, Span, open_range};
+use adtally_projections::sections::{OpenSection, Run, open_range};
+use adtally_projections::spans::Span;
 use adtally_projections::symbols::{Space, Symbol};
 use serde::{Deserialize, Serialize};
 
@@ -285,34 +286,33 @@ impl<'a> Reader<'a> {
         if stretch.from >= stretch.to {
             return Ok(());
         }
-        for span in self.open_spans(campaign, stretch)? {
-            self.rows(campaign, span, stretch, place)?;
+        for run in self.open_runs(campaign, stretch)? {
+            self.rows(campaign, run, stretch, place)?;
         }
         self.sealed(campaign, stretch, place)
     }
 
-    /// The spans of a stretch that have rows.
-    fn open_spans(&self, campaign: Symbol, stretch: &Stretch) -> Result<Vec<Span>, QueryError> {
-        let (first, last) = stretch.spans;
-        let (from, to) = open_range(stretch.grain, campaign, first, last);
-        let mut spans = Vec::new();
+    /// The sections of a stretch that have rows.
+    fn open_runs(&self, campaign: Symbol, stretch: &Stretch) -> Result<Vec<Run>, QueryError> {
+        let (from, to) = open_range(stretch.grain, campaign, stretch.from, stretch.to);
+        let mut sections = Vec::new();
         let each = &mut |key: &[u8], _: &[u8]| {
-            spans.push(OpenSpan::decode(key)?.span);
+            sections.push(OpenSection::decode(key)?.section);
             Ok(ControlFlow::Continue(()))
         };
         self.shard.rows.scan(Family::OpenSpans, &from, &to, each)?;
-        Ok(spans)
+        Ok(Run::of(sections))
     }
 
     fn rows(
         &mut self,
         campaign: Symbol,
-        span: Span,
+        run: Run,
         stretch: &Stretch,
         place: PlaceBucket<'_>,
     ) -> Result<(), QueryError> {
-        let grain = span.grain;
-        let (from, to) = span.hot_range();
+        let grain = stretch.grain;
+        let (from, to) = run.range();
         let (from, to) = (from.max(stretch.from), to.min(stretch.to));
         if from >= to {
             return Ok(());
@@ -330,8 +330,8 @@ impl<'a> Reader<'a> {
             .rows
             .scan(grain.family(), &from, &to, &mut |key, value| {
                 let row = RowKey::decode(grain, key)?;
-                // Rows of hours of the days beside it lie among them.
-                if Span::of(row.bucket) != span {
+                // Rows of another clock's hours lie among them.
+                if !run.holds(row.bucket) {
                     return Ok(ControlFlow::Continue(()));
                 }
                 *read.rows.of(grain) += 1;

@@ -18,7 +18,8 @@ use adtally_projections::family::{Changes, Family, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::memory::Memory;
 use adtally_projections::seal::seal;
-use adtally_projections::spans::{Horizon, OpenSpan, Retention};
+use adtally_projections::sections::OpenSection;
+use adtally_projections::spans::{Horizon, Retention};
 use adtally_streams::catalogue::Catalogue;
 use adtally_streams::event::{
     Body, ClickDetail, Device, EdgeReason, Event, Flags, Kind, Placement,
@@ -184,18 +185,26 @@ impl ShardRead for Rows {
     }
 }
 
-/// Seals the open spans that are chosen, by their place in order.
+/// Seals the open sections that are chosen, by their place in order.
 pub(super) fn seal_some(state: &mut Memory, fold: &mut Fold, chosen: impl Fn(usize) -> bool) {
     let mut open = Vec::new();
     let Ok(()) = state.scan(Family::OpenSpans, &mut |key, _| {
-        open.push(OpenSpan::decode(key).unwrap());
+        open.push(OpenSection::decode(key).unwrap());
     });
-    for (_, span) in open.into_iter().enumerate().filter(|(n, _)| chosen(*n)) {
+    for (_, section) in open.into_iter().enumerate().filter(|(n, _)| chosen(*n)) {
         let mut changes = Changes::default();
-        let sealed = seal(state, span, &Horizon::default(), &mut changes).unwrap();
+        let (campaign, sections) = (section.campaign, [section.section]);
+        let sealed = seal(
+            state,
+            campaign,
+            &sections,
+            &Horizon::default(),
+            &mut changes,
+        )
+        .unwrap();
         state.write(&changes);
-        if sealed.is_done {
-            fold.forget_span(&span);
+        if sealed.done == 1 {
+            fold.forget_section(&section);
         }
     }
 }

@@ -8,7 +8,8 @@ use adtally_projections::ids;
 use adtally_projections::memory::Memory;
 use adtally_projections::position::POSITION_KEY;
 use adtally_projections::seal::seal;
-use adtally_projections::spans::{Horizon, OpenSpan};
+use adtally_projections::sections::OpenSection;
+use adtally_projections::spans::Horizon;
 
 use crate::broker::Message;
 use crate::bugs::Bug;
@@ -119,21 +120,23 @@ impl Shard {
         }
     }
 
-    /// Seals some of the open spans, whether or not they are over: when that is done must change nothing.
+    /// Seals some of the open sections, whether or not they are over: when that is done must change nothing.
     fn seal(&mut self, sequence: u64) {
         let mut open = Vec::new();
         let mut marker = |key: &[u8], _: &[u8]| {
-            open.push(OpenSpan::decode(key).expect("the fold wrote the marker"));
+            open.push(OpenSection::decode(key).expect("the fold wrote the marker"));
         };
         let Ok(()) = self.disk.read().scan(Family::OpenSpans, &mut marker);
         let chosen = |at: &usize| (*at as u64 + sequence).is_multiple_of(SEALED_OF_OPEN);
-        for (_, span) in open.into_iter().enumerate().filter(|(at, _)| chosen(at)) {
+        for (_, section) in open.into_iter().enumerate().filter(|(at, _)| chosen(at)) {
             let mut changes = Changes::default();
-            let sealed = seal(self.disk.read(), span, &Horizon::default(), &mut changes)
+            let (campaign, sections) = (section.campaign, [section.section]);
+            let (state, horizon) = (self.disk.read(), Horizon::default());
+            let sealed = seal(state, campaign, &sections, &horizon, &mut changes)
                 .expect("the fold and the sealing wrote the state");
             self.disk.write(Batch::Changes(changes));
-            if let (true, Some(fold)) = (sealed.is_done, &mut self.fold) {
-                fold.forget_span(&span);
+            if let (1, Some(fold)) = (sealed.done, &mut self.fold) {
+                fold.forget_section(&section);
             }
         }
     }
