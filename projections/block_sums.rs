@@ -1,8 +1,9 @@
 //! Summing blocks: columns to the rows of an answer, without an allocation a cell.
 //!
 //! Invariant: what is added is what the same cells as rows would add. A dimension's dictionary is filtered and
-//! numbered once a block; then each metric's column is passed once, adding to the block's own small sums, which go to
-//! the table at the end of a bucket.
+//! numbered once a block; then each metric's column is passed once. Cells are sorted by the cuboid's dimensions: where
+//! a group's cells follow each other, each such stretch is summed into a row; else they add to the block's own small
+//! sums by group, which go to the table at the end of a bucket.
 
 use rustc_hash::FxHashMap;
 
@@ -11,7 +12,7 @@ use crate::buckets::BucketKey;
 use crate::cells::Bucket;
 use crate::metrics::METRICS;
 use crate::partial::{Dimension, Filter, Filters, PartialError, ShardSums};
-use crate::sums::Group;
+use crate::sums::{Group, SumTable};
 use crate::symbols::Symbol;
 
 /// The most combinations of a block's symbols that are summed by an index instead of a hash.
@@ -39,6 +40,12 @@ pub struct BlockSums {
     sums: Vec<Sum>,
     /// The groups that the run has cells of.
     touched: Vec<u32>,
+    /// Whether a group's cells follow each other.
+    is_sorted: bool,
+    /// The stretches of a run that are of one group each.
+    stretches: Vec<(u32, u32)>,
+    /// The table's numbers of the groups of the rows that are appended.
+    appended: Vec<u32>,
     /// The table's numbers of the block's groups; [`OUT`] until one is asked for.
     numbers: Vec<u32>,
     columns: [Vec<u8>; METRICS],
@@ -94,6 +101,10 @@ impl BlockSums {
         self.groups.push(group);
         self.of_cell.clear();
         self.of_cell.resize(block.cells(), 0);
+        let dimensions = block.key.cuboid.dimensions();
+        let is_grouped = |dimension: &Dimension| group_by.contains(dimension);
+        let leading = dimensions.iter().take_while(|d| is_grouped(d)).count();
+        self.is_sorted = dimensions[leading..].iter().all(|d| !is_grouped(d));
         for dimension in block.key.cuboid.dimensions() {
             let filter = filters.of(*dimension);
             let grouped = group_by.iter().position(|d| d == dimension);
@@ -187,6 +198,27 @@ impl BlockSums {
         let table = into.table();
         for (from, to, key) in runs {
             let of_cell = &self.of_cell[*from..*to];
+            let bucket = table.bucket(*key);
+            let number = |group: u32, numbers: &mut [u32], table: &mut SumTable| {
+                let number = &mut numbers[group as usize];
+                if *number == OUT {
+                    *number = table.group(self.groups[group as usize]);
+                }
+                *number
+            };
+            self.appended.clear();
+            if self.is_sorted {
+                find_stretches(of_cell, &mut self.stretches);
+                for (begin, _) in &self.stretches {
+                    let group = of_cell[*begin as usize];
+                    self.appended.push(number(group, &mut self.numbers, table));
+                }
+                let (row, rows) = table.append(bucket, &self.appended)?;
+                for (field, values) in &metrics {
+                    sum_stretches(&self.stretches, values, *from, rows.column(*field, row));
+                }
+                continue;
+            }
             self.touched.clear();
             for group in of_cell {
                 // A cell that is kept out has no such group.
@@ -200,20 +232,80 @@ impl BlockSums {
             for (field, values) in &metrics {
                 add_column(&mut self.sums, *field, of_cell, values, *from);
             }
-            let bucket = table.bucket(*key);
             for group in &self.touched {
-                let sum = std::mem::take(&mut self.sums[*group as usize]);
-                let number = &mut self.numbers[*group as usize];
-                if *number == OUT {
-                    *number = table.group(self.groups[*group as usize]);
-                }
-                for (into, n) in table.row(bucket, *number)?.iter_mut().zip(sum) {
-                    *into = into.saturating_add(n);
-                }
+                self.appended.push(number(*group, &mut self.numbers, table));
+            }
+            let (row, rows) = table.append(bucket, &self.appended)?;
+            for (field, _) in &metrics {
+                let sums = self
+                    .touched
+                    .iter()
+                    .map(|group| self.sums[*group as usize][*field]);
+                rows.column(*field, row).extend(sums);
+            }
+            for group in &self.touched {
+                self.sums[*group as usize] = [0; METRICS + 1];
             }
         }
         Ok(())
     }
+}
+
+/// The stretches of cells that are of one group and not kept out.
+fn find_stretches(of_cell: &[u32], out: &mut Vec<(u32, u32)>) {
+    out.clear();
+    let mut at = 0;
+    for same in of_cell.chunk_by(|a, b| a == b) {
+        let end = at + same.len() as u32;
+        if same[0] != OUT {
+            out.push((at, end));
+        }
+        at = end;
+    }
+}
+
+/// Appends the sum of a metric over each of some stretches of the cells from `from` on.
+fn sum_stretches(stretches: &[(u32, u32)], values: &Values<'_>, from: usize, out: &mut Vec<i64>) {
+    let bytes = &values.bytes[from * values.width..];
+    let least = values.least;
+    let is_small = (-SMALL..=SMALL).contains(&least);
+    match (values.width, is_small) {
+        (0, true) => out.extend(
+            stretches
+                .iter()
+                .map(|(begin, end)| i64::from(end - begin) * least),
+        ),
+        (1, true) => sum_small(stretches, bytes, least, out, |b: &u8| i64::from(*b)),
+        (2, true) => sum_small(stretches, bytes.as_chunks::<2>().0, least, out, |b| {
+            i64::from(u16::from_le_bytes(*b))
+        }),
+        (4, true) => sum_small(stretches, bytes.as_chunks::<4>().0, least, out, |b| {
+            i64::from(u32::from_le_bytes(*b))
+        }),
+        _ => out.extend(stretches.iter().map(|(begin, end)| {
+            let cells = (*begin as usize..*end as usize).map(|cell| values.at(from + cell));
+            cells.fold(0i64, i64::saturating_add)
+        })),
+    }
+}
+
+/// The same for numbers whose sums cannot leave an i64.
+#[inline]
+fn sum_small<T>(
+    stretches: &[(u32, u32)],
+    numbers: &[T],
+    least: i64,
+    out: &mut Vec<i64>,
+    number: impl Fn(&T) -> i64,
+) {
+    out.extend(stretches.iter().map(|(begin, end)| {
+        let cells = &numbers[*begin as usize..*end as usize];
+        let sum = match cells {
+            [cell] => number(cell),
+            cells => cells.iter().map(&number).sum(),
+        };
+        i64::from(end - begin) * least + sum
+    }));
 }
 
 /// Adds a metric of the cells from `from` on, each to the sums of its group.

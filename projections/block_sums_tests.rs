@@ -151,10 +151,12 @@ proptest! {
         let read = all.add(&block, &filters, &mut placed, &mut sums).unwrap();
         prop_assert_eq!(read as usize, cells.keys().filter(|(m, _)| i64::from(*m) >= from).count());
         let table = sums.table();
+        let (buckets, groups) = (table.buckets().to_vec(), table.groups().to_vec());
         let have: BTreeMap<(i64, Group), [i128; METRICS]> = table
             .rows()
+            .unwrap()
             .map(|(bucket, group, sums)| {
-                let key = (table.buckets()[bucket as usize].at, table.groups()[group as usize]);
+                let key = (buckets[bucket as usize].at, groups[group as usize]);
                 (key, sums.map(i128::from))
             })
             .collect();

@@ -29,6 +29,7 @@ pub mod incidents;
 mod kept;
 pub mod ledger;
 pub mod memory;
+pub mod merged;
 pub mod metrics;
 #[cfg(test)]
 mod model_tests;

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::buckets::Slot;
 use crate::cells::Bucket;
-use crate::metrics::encode_sums;
+use crate::merged::{Merged, Row, Table};
+use crate::metrics::{Metrics, encode_sums};
 
 fn key(at: i64) -> BucketKey {
     BucketKey { at, offset_s: 0 }
@@ -59,11 +61,10 @@ fn names(of: &[&[(u32, &str)]]) -> Names {
 }
 
 fn printed(table: &Table) -> Vec<(i64, Vec<String>, i64)> {
-    let group = |row| table.group(row).map(|(_, name)| name.to_owned()).collect();
+    let group = |row: &Row| table.group(row).map(|(_, name)| name.to_owned()).collect();
     table
-        .rows
-        .iter()
-        .map(|r| (table.slot(r).key.at, group(r), r.metrics.gross_clicks))
+        .rows()
+        .map(|r| (table.slot(&r).key.at, group(&r), r.metrics.gross_clicks))
         .collect()
 }
 
@@ -111,18 +112,11 @@ fn filling_gives_every_bucket_to_every_group_that_was_seen() {
         [row(0, &[], 0), row(1, &[], 0)]
     );
     // With grouping and nothing seen there is no group to fill, and fill=none adds nothing.
-    assert!(
-        Merged::new(&by)
-            .finish(&slots(2), true)
-            .unwrap()
-            .rows
-            .is_empty()
-    );
+    assert!(Merged::new(&by).finish(&slots(2), true).unwrap().is_empty());
     assert!(
         Merged::new(&[])
             .finish(&slots(2), false)
             .unwrap()
-            .rows
             .is_empty()
     );
 }

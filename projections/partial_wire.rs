@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums};
+use super::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
 use crate::buckets::BucketKey;
 use crate::codec::{Damaged, Reader, put_bytes, put_signed, put_varint};
 use crate::metrics::{METRICS, add_sums, encode_sums};
+use crate::sums::add;
 
 impl ShardSums {
     /// Appends the sums, and the names of the numbers in use.
-    pub fn encode(&self, names: &Names, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are more than an answer may have.
+    pub fn encode(&mut self, names: &Names, out: &mut Vec<u8>) -> Result<(), TooManyRows> {
         for column in names {
             put_varint(out, column.len() as u64);
             for (symbol, name) in column {
@@ -21,19 +25,22 @@ impl ShardSums {
                 put_bytes(out, name.as_bytes());
             }
         }
-        put_varint(out, self.table.len() as u64);
+        let (buckets, groups) = (self.table.buckets().to_vec(), self.table.groups().to_vec());
+        let rows = self.table.rows()?;
+        put_varint(out, rows.len() as u64);
         let mut sums = Vec::with_capacity(32);
-        for (bucket, group, row) in self.table.rows() {
-            let bucket = self.table.buckets()[bucket as usize];
+        for (bucket, group, row) in rows {
+            let bucket = buckets[bucket as usize];
             put_signed(out, bucket.at);
             put_signed(out, i64::from(bucket.offset_s));
-            for number in &self.table.groups()[group as usize][..self.group_by.len()] {
+            for number in &groups[group as usize][..self.group_by.len()] {
                 put_varint(out, u64::from(*number));
             }
             sums.clear();
-            encode_sums(row, &mut sums);
+            encode_sums(&row, &mut sums);
             put_bytes(out, &sums);
         }
+        Ok(())
     }
 
     /// Reads what [`ShardSums::encode`] wrote of sums that are grouped by distinct dimensions.
@@ -66,7 +73,10 @@ impl ShardSums {
             add_sums(&mut fields, r.bytes()?)?;
             let bucket = sums.table.bucket(BucketKey { at, offset_s });
             let group = sums.table.group(group);
-            *sums.table.row(bucket, group).map_err(|_| r.damaged())? = fields;
+            add(
+                sums.table.row(bucket, group).map_err(|_| r.damaged())?,
+                &fields,
+            );
         }
         r.end()?;
         Ok((sums, names))
@@ -81,16 +91,15 @@ mod tests {
     use super::*;
 
     /// Every row by its bucket and group.
-    fn rows_of(sums: &ShardSums) -> FxHashMap<(BucketKey, super::super::Group), [i64; METRICS]> {
-        let table = &sums.table;
-        let row = |(bucket, group, row): (u32, u32, &[i64; METRICS])| {
-            let key = (
-                table.buckets()[bucket as usize],
-                table.groups()[group as usize],
-            );
-            (key, *row)
+    fn rows_of(
+        sums: &mut ShardSums,
+    ) -> FxHashMap<(BucketKey, super::super::Group), [i64; METRICS]> {
+        let table = &mut sums.table;
+        let (buckets, groups) = (table.buckets().to_vec(), table.groups().to_vec());
+        let row = |(bucket, group, row): (u32, u32, [i64; METRICS])| {
+            ((buckets[bucket as usize], groups[group as usize]), row)
         };
-        table.rows().map(row).collect()
+        table.rows().unwrap().map(row).collect()
     }
 
     proptest! {
@@ -111,9 +120,9 @@ mod tests {
             let column: FxHashMap<u32, Arc<str>> = names.into_iter().map(|(n, name)| (n, name.into())).collect();
             let names = vec![column.clone(), column];
             let mut out = Vec::new();
-            sums.encode(&names, &mut out);
-            let (read, read_names) = ShardSums::decode(&group_by, &out).unwrap();
-            prop_assert_eq!(rows_of(&read), rows_of(&sums));
+            sums.encode(&names, &mut out).unwrap();
+            let (mut read, read_names) = ShardSums::decode(&group_by, &out).unwrap();
+            prop_assert_eq!(rows_of(&mut read), rows_of(&mut sums));
             prop_assert_eq!(read_names, names);
             prop_assert!(ShardSums::decode(&group_by, &out[..out.len() - 1]).is_err());
         }

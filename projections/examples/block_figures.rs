@@ -147,7 +147,7 @@ fn ask(state: &Memory, cuboid: Cuboid, group_by: &[Dimension]) {
                 .unwrap();
             ControlFlow::Continue(())
         });
-        rows = sums.table().len();
+        rows = sums.table().rows().unwrap().len();
         best = best.min(began.elapsed().as_secs_f64());
     }
     println!(

@@ -213,7 +213,11 @@ pub const SETTINGS: &[Setting] = &[
         "how long after an hour's end its minutes are sealed",
     ),
     s("sealing.hours_after", Text, "the same for the hour itself"),
-    s("sealing.days_after", Text, "how long after a day's end it is sealed"),
+    s(
+        "sealing.days_after",
+        Text,
+        "how long after a day's end it is sealed",
+    ),
     s(
         "http.max_connections",
         Integer,

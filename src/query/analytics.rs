@@ -9,8 +9,9 @@ use std::time::Instant;
 use adtally_projections::bounds::Bound;
 use adtally_projections::buckets::Granularity;
 use adtally_projections::cuboid::Cuboid;
+use adtally_projections::merged::{Merged, Part, Table};
 use adtally_projections::partial::{
-    Dimension, Filter, Filters, Merged, Names, ShardSums, Table, device_name,
+    Dimension, Filter, Filters, Names, ShardSums, TooManyRows, device_name,
 };
 use adtally_projections::plan::{Plan, Source, default_granularity};
 use adtally_projections::symbols::{Space, Symbol};
@@ -23,7 +24,7 @@ use serde::Serialize;
 
 use super::read::{Levels, Read, Reader};
 use super::scope::{Scope, ShardScope, Subject};
-use super::shard::{AsOf, Shard, SnapshotSet};
+use super::shard::{AsOf, Shard, SnapshotSet, threads};
 use super::{Cancel, QueryError};
 
 /// How long before `end` a range begins that names no start, in milliseconds.
@@ -206,7 +207,34 @@ pub(super) fn count(
     ] {
         metrics::counter!("adtally_query_cells_read_total", "level" => level).increment(n);
     }
-    Ok((merged.finish(&plan.slots, question.fill)?, read))
+    Ok((finished(merged, plan, question.fill)?, read))
+}
+
+/// Sums of all shards from which on the table is made by several threads.
+const MANY_ROWS: usize = 1 << 14;
+
+fn finished(merged: Merged, plan: &Plan, fill: bool) -> Result<Table, QueryError> {
+    let threads = match merged.rows() {
+        0..MANY_ROWS => 1,
+        _ => threads(plan.slots.len()),
+    };
+    let finish = merged.in_order(&plan.slots, fill)?;
+    let ranges = finish.ranges(threads);
+    let parts: Vec<Result<Part, TooManyRows>> = std::thread::scope(|scope| {
+        let mut ranges = ranges.into_iter();
+        let own = ranges.next().unwrap_or_default();
+        let others: Vec<_> = ranges
+            .map(|range| scope.spawn(|| finish.part(range)))
+            .collect();
+        let own = finish.part(own);
+        let others = others.into_iter().map(|other| match other.join() {
+            Ok(part) => part,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        std::iter::once(own).chain(others).collect()
+    });
+    let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(finish.table(parts)?)
 }
 
 /// A shard's part of an answer: its sums, and the names of their numbers.

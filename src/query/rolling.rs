@@ -57,9 +57,8 @@ where
     let counted = analytics::answer(&question, catalogue, set, cancel)?;
     let table = &counted.table;
     let minutes: Vec<(i64, Metrics)> = table
-        .rows
-        .iter()
-        .map(|row| (table.slot(row).time_ms, row.metrics))
+        .rows()
+        .map(|row| (table.slot(&row).time_ms, row.metrics))
         .collect();
     Ok(Answer {
         zone: counted.plan.zone,

@@ -24,7 +24,7 @@ use super::analytics::Question;
 use super::read::Read;
 use super::scope::{Numbers, ShardScope};
 
-/// The most threads that read shards for one question.
+/// The most threads that work for one question.
 pub const MAX_THREADS: usize = 8;
 
 /// What is called for each row of a scan.
@@ -166,8 +166,7 @@ impl SnapshotSet<'_> {
         &self,
         work: impl Fn(&Shard<'_>) -> Result<T, QueryError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.min(MAX_THREADS).min(self.shards.len());
+        let threads = threads(self.shards.len());
         if threads <= 1 {
             return self.shards.iter().map(work).collect();
         }
@@ -199,6 +198,12 @@ impl SnapshotSet<'_> {
         done.sort_by_key(|(number, _)| *number);
         done.into_iter().map(|(_, result)| result).collect()
     }
+}
+
+/// How many threads work for one question where there are so many pieces of work.
+pub(super) fn threads(pieces: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.min(MAX_THREADS).min(pieces)
 }
 
 impl Shard<'_> {

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
+use adtally_projections::merged::Row;
 use adtally_projections::metrics::Metrics;
-use adtally_projections::partial::Row;
 use serde::{Deserialize, Serialize};
 
 use super::analytics::Answer;
@@ -65,23 +65,17 @@ impl By {
 
 /// The top rows of an answer that is grouped by ad, ties by ad id.
 pub fn pick(answer: &Answer, by: By, limit: usize) -> Vec<(String, Metrics)> {
-    let ad = |row: &Row| {
-        answer
-            .table
-            .group(row)
-            .next()
-            .map(|(_, name)| name.to_owned())
-            .unwrap_or_default()
-    };
-    let mut rows: Vec<(String, Metrics)> = answer
+    let ad = |row: &Row| answer.table.group(row).next().map_or("", |(_, name)| name);
+    let mut rows: Vec<(&str, Metrics)> = answer
         .table
-        .rows
-        .iter()
-        .map(|row| (ad(row), row.metrics))
+        .rows()
+        .map(|row| (ad(&row), row.metrics))
         .collect();
-    rows.sort_by(|a, b| by.compare(&a.1, &b.1).then_with(|| a.0.cmp(&b.0)));
+    rows.sort_by(|a, b| by.compare(&a.1, &b.1).then_with(|| a.0.cmp(b.0)));
     rows.truncate(limit);
-    rows
+    rows.into_iter()
+        .map(|(ad, metrics)| (ad.to_owned(), metrics))
+        .collect()
 }
 
 #[cfg(test)]

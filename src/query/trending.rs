@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 
 use adtally_projections::buckets::{DAY_MS, Granularity, HOUR_MS, MINUTE_MS, hour_extent};
-use adtally_projections::partial::{Dimension, Row, Table};
+use adtally_projections::merged::{Row, Table};
+use adtally_projections::partial::Dimension;
 use adtally_projections::plan::Plan;
 use adtally_projections::symbols::Space;
 use adtally_projections::trending::{
@@ -90,8 +91,8 @@ where
         let before = Plan::new(before, past.start_ms, Granularity::Total, zone, source)?;
         let before = before.within(&horizon)?;
         let table = counted(&scope, &before)?;
-        for row in &table.rows {
-            if let Some(ad) = ads.get_mut(names(&table, row).0) {
+        for row in table.rows() {
+            if let Some(ad) = ads.get_mut(names(&table, &row).0) {
                 ad.is_older = true;
             }
         }
@@ -105,7 +106,7 @@ where
 }
 
 /// A row's ad and campaign.
-fn names<'a>(table: &'a Table, row: &'a Row) -> (&'a str, &'a str) {
+fn names<'a>(table: &'a Table, row: &Row) -> (&'a str, &'a str) {
     let mut group = table.group(row).map(|(_, name)| name);
     (
         group.next().unwrap_or_default(),
@@ -117,8 +118,8 @@ fn names<'a>(table: &'a Table, row: &'a Row) -> (&'a str, &'a str) {
 /// campaigns is one ad, and is named with the campaign of most of its clicks.
 fn candidates(table: &Table) -> BTreeMap<String, Counted> {
     let mut ads: BTreeMap<String, (i64, Counted)> = BTreeMap::new();
-    for row in &table.rows {
-        let (ad_id, campaign_id) = names(table, row);
+    for row in table.rows() {
+        let (ad_id, campaign_id) = names(table, &row);
         let clicks = row.metrics.clicks();
         let (most, ad) = ads.entry(ad_id.to_owned()).or_insert_with(|| {
             let ad_id = ad_id.to_owned();
@@ -168,9 +169,9 @@ fn add_past(ads: &mut BTreeMap<String, Counted>, table: &Table, plan: &Plan) {
     for ad in ads.values_mut() {
         ad.past = vec![None; hours];
     }
-    for row in &table.rows {
+    for row in table.rows() {
         let place = places.get(row.slot as usize).copied().flatten();
-        if let (Some(place), Some(ad)) = (place, ads.get_mut(names(table, row).0)) {
+        if let (Some(place), Some(ad)) = (place, ads.get_mut(names(table, &row).0)) {
             let clicks = ad.past[place].unwrap_or(0);
             ad.past[place] = Some(clicks.saturating_add(row.metrics.clicks()));
         }

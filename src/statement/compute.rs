@@ -288,8 +288,8 @@ impl Counting<'_> {
         };
         let found = answer(&question, || self.catalogue, self.set, self.cancel)?;
         let mut counted: BTreeMap<Id, Counted> = BTreeMap::new();
-        for row in &found.table.rows {
-            let name = found.table.group(row).next().map_or("", |(_, name)| name);
+        for row in found.table.rows() {
+            let name = found.table.group(&row).next().map_or("", |(_, name)| name);
             let campaign = Id::new(name).map_err(|_| {
                 QueryError::from(adtally_projections::codec::Damaged { what: "campaign" })
             })?;
@@ -297,7 +297,7 @@ impl Counting<'_> {
             of.metrics.add(&row.metrics);
             let cost = row.metrics.cost_micros();
             if cost != 0 {
-                *of.days.entry(found.table.slot(row).key.at).or_default() += cost;
+                *of.days.entry(found.table.slot(&row).key.at).or_default() += cost;
             }
         }
         Ok(counted)

@@ -235,9 +235,9 @@ impl Session<'_> {
             }
             Ask::Sums(asked) => {
                 let (scope, question, plan) = asked.read()?;
-                let (sums, names, read) = part(shard, &scope, &question, &plan, self.cancel)?;
+                let (mut sums, names, read) = part(shard, &scope, &question, &plan, self.cancel)?;
                 let mut bytes = Vec::new();
-                sums.encode(&names, &mut bytes);
+                sums.encode(&names, &mut bytes)?;
                 Answer::Sums(Sums { sums: bytes, read })
             }
             Ask::More | Ask::Close => Answer::Failed(Failure::Gone),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adtally_projections::partial::{Dimension, Row, Table};
+use adtally_projections::merged::{Row, Table};
+use adtally_projections::partial::Dimension;
 use adtally_projections::rolling::Windows;
 use async_nats::Client;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ fn printed(table: &Table) -> String {
         let group: Vec<_> = table.group(row).collect();
         format!("{:?} {group:?} {:?}", table.slot(row), row.metrics.fields())
     };
-    let rows: Vec<String> = table.rows.iter().map(row).collect();
+    let rows: Vec<String> = table.rows().map(|r| row(&r)).collect();
     format!("{} {:?}", rows.join("\n"), table.totals)
 }
 
@@ -237,7 +238,7 @@ async fn an_answer_larger_than_a_message_comes_in_parts() {
         move |set: &SnapshotSet<'_>| answer(&asks, || &catalogue, set, &cancel()).unwrap().table
     };
     let here = rows(&folded(&events, &catalogue, 5));
-    assert_eq!(here.rows.len(), 36_000);
+    assert_eq!(here.len(), 36_000);
     let _stop = process(&client, folded(&events, &catalogue, 5)).await;
     let remote = Arc::new(Remote::new(client.clone(), SHARDS));
     let there = asked(&remote, rows).await.unwrap();

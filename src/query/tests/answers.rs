@@ -16,7 +16,7 @@ type Sums = BTreeMap<(String, Vec<String>), Metrics>;
 
 fn sums(answer: &Answer) -> Sums {
     let zone = answer.plan.zone;
-    let key = |row| {
+    let key = |row: &adtally_projections::merged::Row| {
         let slot = answer.table.slot(row);
         let group = answer
             .table
@@ -27,9 +27,8 @@ fn sums(answer: &Answer) -> Sums {
     };
     answer
         .table
-        .rows
-        .iter()
-        .map(|row| (key(row), row.metrics))
+        .rows()
+        .map(|row| (key(&row), row.metrics))
         .collect()
 }
 

@@ -84,7 +84,7 @@ fn what_the_catalogue_does_not_know_is_utc_and_has_no_currency() {
     };
     let answer = ask(&nothing, &set, &catalogue()).unwrap();
     assert_eq!(
-        (answer.table.rows.len(), answer.table.totals.gross_clicks),
+        (answer.table.len(), answer.table.totals.gross_clicks),
         (48, 0)
     );
 }
@@ -116,9 +116,8 @@ fn a_campaign_that_was_counted_before_it_was_known_is_read_by_minutes() {
     );
     let times: Vec<_> = answer
         .table
-        .rows
-        .iter()
-        .map(|r| answer.table.slot(r).time_ms)
+        .rows()
+        .map(|r| answer.table.slot(&r).time_ms)
         .collect();
     assert_eq!(times, [ms(NOON), ms("2024-03-01T13:00:00Z")]);
 }

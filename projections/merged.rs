@@ -1,0 +1,436 @@
+//! The sums of all shards, and the table of an answer's rows that they make.
+//!
+//! Invariant: shards meet in sums and unions of names only, so their order does not matter. A bucket's rows are added up
+//! by themselves, group by group in the order of the groups' names, so nothing is sorted row by row, and any buckets can
+//! be made apart from the others.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::buckets::{BucketKey, Slot};
+use crate::metrics::{METRICS, Metrics};
+use crate::partial::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
+use crate::sums::{Columns, Gathered, Group, Run, Runs, add, collapse_all};
+use crate::symbols::Symbol;
+
+/// Rows of all shards that are kept before they are added up.
+const MAX_KEPT: usize = 4 * MAX_ROWS;
+
+/// The names that one dimension has in a table, numbered as they come.
+#[derive(Clone, Debug, Default)]
+struct Interner {
+    numbers: FxHashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
+}
+
+impl Interner {
+    fn number(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = self.names.len() as u32;
+        self.numbers.insert(name.clone(), number);
+        self.names.push(name.clone());
+        number
+    }
+}
+
+/// The sums of all shards so far.
+#[derive(Debug)]
+pub struct Merged {
+    group_by: Vec<Dimension>,
+    names: Vec<Interner>,
+    buckets: FxHashMap<BucketKey, u32>,
+    bucket_keys: Vec<BucketKey>,
+    groups: FxHashMap<Group, u32>,
+    group_keys: Vec<Group>,
+    /// Rows, and by their own numbers the numbers here of buckets and of groups.
+    parts: Vec<(Runs, Vec<u32>, Vec<u32>)>,
+}
+
+impl Merged {
+    /// Nothing yet, grouped by distinct dimensions.
+    pub fn new(group_by: &[Dimension]) -> Self {
+        Self {
+            group_by: group_by.to_vec(),
+            names: vec![Interner::default(); group_by.len()],
+            buckets: FxHashMap::default(),
+            bucket_keys: Vec::new(),
+            groups: FxHashMap::default(),
+            group_keys: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// Adds a shard's sums. A number without a name in `names` stands under the empty name.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are more than an answer may have.
+    pub fn add(&mut self, shard: ShardSums, names: &Names) -> Result<(), TooManyRows> {
+        let (runs, buckets, groups) = shard.into_table().into_runs();
+        let nameless: Arc<str> = Arc::from("");
+        let mut renumber = |at: usize, symbol: Symbol| {
+            let name = names.get(at).and_then(|n| n.get(&symbol));
+            self.names[at].number(name.unwrap_or(&nameless))
+        };
+        let mut known: Vec<FxHashMap<Symbol, u32>> =
+            vec![FxHashMap::default(); self.group_by.len()];
+        let mut own_groups = Vec::with_capacity(groups.len());
+        for group in groups {
+            let mut own = Group::default();
+            for (at, known) in known.iter_mut().enumerate() {
+                own[at] = *known
+                    .entry(group[at])
+                    .or_insert_with(|| renumber(at, group[at]));
+            }
+            let next = self.group_keys.len() as u32;
+            own_groups.push(*self.groups.entry(own).or_insert_with(|| {
+                self.group_keys.push(own);
+                next
+            }));
+        }
+        let bucket = |key: BucketKey| {
+            *self.buckets.entry(key).or_insert_with(|| {
+                self.bucket_keys.push(key);
+                self.bucket_keys.len() as u32 - 1
+            })
+        };
+        let own_buckets = buckets.into_iter().map(bucket).collect();
+        self.parts.push((runs, own_buckets, own_groups));
+        if self.rows() > MAX_KEPT {
+            self.collapse()?;
+        }
+        Ok(())
+    }
+
+    /// How many rows there are, of which several may become one.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|(runs, _, _)| runs.rows.len()).sum()
+    }
+
+    fn collapse(&mut self) -> Result<(), TooManyRows> {
+        let runs = collapse_all(&self.parts, self.group_keys.len())?;
+        let same = |n: usize| (0..n as u32).collect();
+        self.parts = vec![(
+            runs,
+            same(self.bucket_keys.len()),
+            same(self.group_keys.len()),
+        )];
+        Ok(())
+    }
+
+    /// The table of all rows, sorted by time and then by the group's names. `fill` adds a row of zeros for every
+    /// slot and every group that was seen, and, without grouping, for every slot.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are more than an answer may have.
+    pub fn finish(self, slots: &[Slot], fill: bool) -> Result<Table, TooManyRows> {
+        let finish = self.in_order(slots, fill)?;
+        let part = finish.part(0..finish.len())?;
+        finish.table([part])
+    }
+
+    /// Puts groups and buckets in order, so that parts of the table can be made, by several at once.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when filling makes more than an answer may have.
+    pub fn in_order(mut self, slots: &[Slot], fill: bool) -> Result<Finish, TooManyRows> {
+        if fill && self.group_by.is_empty() && self.group_keys.is_empty() {
+            self.group_keys.push(Group::default());
+        }
+        if fill && self.group_keys.len().saturating_mul(slots.len()) > MAX_ROWS {
+            return Err(TooManyRows);
+        }
+        let by_name: Vec<Vec<u32>> = self.names.iter().map(|n| ranks(&n.names)).collect();
+        let rank = |group: &Group| {
+            let mut by = [0; DIMENSIONS];
+            by.iter_mut()
+                .zip(&by_name)
+                .zip(group)
+                .for_each(|((by, ranks), n)| *by = ranks[*n as usize]);
+            by
+        };
+        let mut order: Vec<([u32; DIMENSIONS], u32)> =
+            self.group_keys.iter().map(rank).zip(0..).collect();
+        order.sort_unstable();
+        let mut places = vec![0; order.len()];
+        for (place, (_, group)) in (0..).zip(&order) {
+            places[*group as usize] = place;
+        }
+        let slot_of: FxHashMap<BucketKey, u32> = slots.iter().map(|s| s.key).zip(0..).collect();
+        let slot_of: Vec<u32> = self
+            .bucket_keys
+            .iter()
+            .map(|bucket| slot_of.get(bucket).copied().unwrap_or(NOWHERE))
+            .collect();
+        let mut runs: Vec<(u32, u32, Run)> = Vec::new();
+        for (at, (part, buckets, groups)) in (0..).zip(&mut self.parts) {
+            let slot = |run: &Run| slot_of[buckets[run.bucket as usize] as usize];
+            runs.extend(part.runs.iter().map(|run| (slot(run), at, *run)));
+            groups
+                .iter_mut()
+                .for_each(|group| *group = places[*group as usize]);
+        }
+        runs.sort_unstable_by_key(|(slot, at, run)| (*slot, *at, run.from));
+        let mut in_time: Vec<u32> = (0..slots.len() as u32).collect();
+        in_time.sort_by_key(|slot| slots[*slot as usize].time_ms);
+        Ok(Finish {
+            group_by: self.group_by,
+            names: self.names.into_iter().map(|n| n.names).collect(),
+            groups: order
+                .iter()
+                .map(|(_, group)| self.group_keys[*group as usize])
+                .collect(),
+            slots: slots.to_vec(),
+            in_time,
+            fill,
+            parts: self
+                .parts
+                .into_iter()
+                .map(|(runs, _, groups)| (runs.rows, groups))
+                .collect(),
+            runs,
+        })
+    }
+}
+
+/// The slot of a bucket that the answer has none for.
+const NOWHERE: u32 = u32::MAX;
+
+/// For each number, the place of its name among all names in byte order.
+fn ranks(names: &[Arc<str>]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..names.len() as u32).collect();
+    order.sort_unstable_by(|a, b| names[*a as usize].cmp(&names[*b as usize]));
+    let mut ranks = vec![0; names.len()];
+    order
+        .into_iter()
+        .enumerate()
+        .for_each(|(rank, n)| ranks[n as usize] = rank as u32);
+    ranks
+}
+
+/// Sums of all shards in the order of an answer's rows, of which parts can be made.
+#[derive(Debug)]
+pub struct Finish {
+    group_by: Vec<Dimension>,
+    names: Vec<Vec<Arc<str>>>,
+    /// In the order of their names.
+    groups: Vec<Group>,
+    slots: Vec<Slot>,
+    /// The slots in the order of their times.
+    in_time: Vec<u32>,
+    fill: bool,
+    /// Rows, and by the number of a group its place in `groups`.
+    parts: Vec<(Columns, Vec<u32>)>,
+    /// Which rows are of which slot, sorted by it: slot, part, rows.
+    runs: Vec<(u32, u32, Run)>,
+}
+
+/// A part of a table's rows.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    slots: Vec<u32>,
+    rows: Columns,
+}
+
+impl Finish {
+    /// How many buckets there are.
+    pub fn len(&self) -> usize {
+        self.in_time.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.in_time.is_empty()
+    }
+
+    /// The rows of a range of buckets in the order of time. A range begins with another time than the bucket before it
+    /// has.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are more than an answer may have.
+    pub fn part(&self, buckets: Range<usize>) -> Result<Part, TooManyRows> {
+        let mut out = Part::default();
+        let mut gathered = Gathered::new(self.groups.len());
+        let time = |slot: &u32| self.slots[*slot as usize].time_ms;
+        for at_once in self.in_time[buckets].chunk_by(|a, b| time(a) == time(b)) {
+            let from = out.rows.len();
+            for slot in at_once {
+                self.gather(*slot, &mut gathered);
+                if self.fill {
+                    gathered.touch_all();
+                }
+                gathered.drain(&mut out.rows);
+                out.slots.resize(out.rows.len(), *slot);
+                if out.rows.len() > MAX_ROWS {
+                    return Err(TooManyRows);
+                }
+            }
+            if at_once.len() > 1 {
+                out.interleave(from);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Ends of ranges of about equal work for so many, none in the middle of a time.
+    pub fn ranges(&self, many: usize) -> Vec<Range<usize>> {
+        let time = |at: usize| self.slots[self.in_time[at] as usize].time_ms;
+        let mut ends: Vec<usize> = (1..=many).map(|n| self.len() * n / many.max(1)).collect();
+        for end in &mut ends {
+            while 0 < *end && *end < self.len() && time(*end - 1) == time(*end) {
+                *end += 1;
+            }
+        }
+        let begins = std::iter::once(0).chain(ends.clone());
+        begins.zip(ends).map(|(from, to)| from..to).collect()
+    }
+
+    fn gather(&self, slot: u32, gathered: &mut Gathered) {
+        let first = self.runs.partition_point(|(of, _, _)| *of < slot);
+        for (_, part, run) in self.runs[first..]
+            .iter()
+            .take_while(|(of, _, _)| *of == slot)
+        {
+            let (rows, places) = &self.parts[*part as usize];
+            gathered.add(rows, run, |group| places[group as usize]);
+        }
+    }
+
+    /// The table, of all its parts in order.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are more than an answer may have.
+    pub fn table(self, parts: impl IntoIterator<Item = Part>) -> Result<Table, TooManyRows> {
+        let mut all = Part::default();
+        for part in parts {
+            all.rows.append(part.rows);
+            match all.slots.is_empty() {
+                true => all.slots = part.slots,
+                false => all.slots.extend(part.slots),
+            }
+        }
+        if all.rows.len() > MAX_ROWS {
+            return Err(TooManyRows);
+        }
+        let saturating =
+            |column: &Vec<i64>| column.iter().fold(0i64, |sum, n| sum.saturating_add(*n));
+        let mut totals: [i64; METRICS] =
+            std::array::from_fn(|field| saturating(&all.rows.fields[field]));
+        let first = self.runs.partition_point(|(slot, _, _)| *slot < NOWHERE);
+        for (_, part, run) in &self.runs[first..] {
+            let rows = &self.parts[*part as usize].0;
+            for row in run.from..run.to {
+                add(&mut totals, &rows.sums(row as usize));
+            }
+        }
+        Ok(Table {
+            group_by: self.group_by,
+            names: self.names,
+            groups: self.groups,
+            slots: self.slots,
+            rows: all,
+            totals: Metrics::from_fields(totals),
+        })
+    }
+}
+
+impl Part {
+    /// Sorts rows of several buckets of one time by group, and then by bucket.
+    fn interleave(&mut self, from: usize) {
+        let rows = from..self.rows.len();
+        let mut order: Vec<usize> = rows.clone().collect();
+        order.sort_by_key(|row| (self.rows.groups[*row], self.slots[*row]));
+        let slots: Vec<u32> = order.iter().map(|row| self.slots[*row]).collect();
+        let groups: Vec<u32> = order.iter().map(|row| self.rows.groups[*row]).collect();
+        self.slots.splice(rows.clone(), slots);
+        self.rows.groups.splice(rows, groups);
+        for column in &mut self.rows.fields {
+            if column.len() > from {
+                let sorted: Vec<i64> = order
+                    .iter()
+                    .map(|row| column.get(*row).copied().unwrap_or(0))
+                    .collect();
+                column.truncate(from);
+                column.extend(sorted);
+            }
+        }
+    }
+}
+
+/// One row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Place of its bucket in [`Table::slots`].
+    pub slot: u32,
+    /// Place of its group among the table's, which are in the order of their names.
+    pub group: u32,
+    /// Its sums.
+    pub metrics: Metrics,
+}
+
+/// An answer's rows.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What the rows are grouped by, in the order in which they are sorted.
+    pub group_by: Vec<Dimension>,
+    names: Vec<Vec<Arc<str>>>,
+    groups: Vec<Group>,
+    /// The buckets.
+    pub slots: Vec<Slot>,
+    rows: Part,
+    /// The sums over all rows.
+    pub totals: Metrics,
+}
+
+impl Table {
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.slots.is_empty()
+    }
+
+    /// The rows, sorted by time and then by the group's names.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> {
+        self.some_rows(0..self.len())
+    }
+
+    /// Those of a range of them.
+    pub fn some_rows(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = Row> {
+        range.map(|row| Row {
+            slot: self.rows.slots[row],
+            group: self.rows.rows.groups[row],
+            metrics: Metrics::from_fields(self.rows.rows.sums(row)),
+        })
+    }
+
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// A row's group, in the order of `group_by`.
+    pub fn group<'a>(&'a self, row: &Row) -> impl Iterator<Item = (Dimension, &'a str)> + use<'a> {
+        self.names_of(row.group)
+    }
+
+    /// The names of a group by its place, in the order of `group_by`.
+    pub fn names_of(&self, group: u32) -> impl Iterator<Item = (Dimension, &str)> {
+        self.group_by
+            .iter()
+            .zip(&self.names)
+            .zip(self.groups[group as usize])
+            .map(|((dimension, names), n)| (*dimension, &*names[n as usize]))
+    }
+
+    /// A row's bucket.
+    pub fn slot(&self, row: &Row) -> &Slot {
+        &self.slots[row.slot as usize]
+    }
+}

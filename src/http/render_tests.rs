@@ -1,0 +1,169 @@
+//! Rows as they are printed, held against texts written by hand and against a reader of each format.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use adtally_projections::buckets::{BucketKey, Slot};
+use adtally_projections::cells::{Bucket, CellKey};
+use adtally_projections::merged::Merged;
+use adtally_projections::metrics::{Metrics, encode_sums};
+use adtally_projections::partial::{Dimension, ShardSums};
+
+use super::*;
+
+fn cell(ad: u32, region: u32) -> CellKey {
+    CellKey {
+        campaign: 0,
+        bucket: Bucket::Day(0),
+        ad,
+        creative: 0,
+        region,
+        device: 0,
+    }
+}
+
+/// Rows of days under the names that are given, by ad and region.
+fn table(group_by: &[Dimension], rows: &[(i64, u32, u32, Metrics)], names: &[&str]) -> Table {
+    let mut sums = ShardSums::new(group_by);
+    for (day, ad, region, metrics) in rows {
+        let mut value = Vec::new();
+        encode_sums(&metrics.fields(), &mut value);
+        let key = BucketKey {
+            at: *day,
+            offset_s: 0,
+        };
+        sums.add(key, &cell(*ad, *region), &value).unwrap();
+    }
+    let named = |_: &Dimension| {
+        (0..)
+            .zip(names)
+            .map(|(n, name)| (n, Arc::from(*name)))
+            .collect()
+    };
+    let mut merged = Merged::new(group_by);
+    merged
+        .add(sums, &group_by.iter().map(named).collect())
+        .unwrap();
+    let slots: Vec<Slot> = (0..3)
+        .map(|at| Slot {
+            key: BucketKey { at, offset_s: 0 },
+            time_ms: at * 86_400_000,
+            offset_s: 3_600,
+        })
+        .collect();
+    merged.finish(&slots, false).unwrap()
+}
+
+fn body(format: Format, table: Table) -> String {
+    let pieces = Pieces::new(Rendered {
+        format,
+        table,
+        zone: Tz::Europe__Paris,
+        before: b"{\"rows\":".to_vec(),
+        after: b"}".to_vec(),
+        as_of: String::new(),
+    });
+    String::from_utf8(pieces.flat_map(|piece| piece.to_vec()).collect()).unwrap()
+}
+
+fn some() -> Metrics {
+    Metrics {
+        impressions: 400,
+        gross_clicks: 25,
+        general_invalid_clicks: 5,
+        gross_cost_micros: 6_250_000,
+        cost_not_charged_micros: 1_250_000,
+        late_events: 7,
+        ..Metrics::default()
+    }
+}
+
+const BY: [Dimension; 2] = [Dimension::AdId, Dimension::Region];
+
+#[test]
+fn a_row_of_each_format_is_the_contracts() {
+    let of = |format| {
+        let rows = [(1, 0, 1, some()), (0, 0, 0, Metrics::default())];
+        body(format, table(&BY, &rows, &["a \"b\"", "DE"]))
+    };
+    let none = r#"{"time":"1970-01-01T01:00:00+01:00","ad_id":"a \"b\"","region":"a \"b\"","impressions":0,"invalid_impressions":0,"clicks":0,"gross_clicks":0,"invalid_clicks":0,"general_invalid_clicks":0,"sophisticated_invalid_clicks":0,"invalid_click_rate":null,"ctr":null,"cost_micros":0,"average_cpc_micros":null,"average_cpm_micros":null,"conversions":null,"conversions_value_micros":null,"cost_per_conversion_micros":null,"late_events":0}"#;
+    let some = r#"{"time":"1970-01-02T01:00:00+01:00","ad_id":"a \"b\"","region":"DE","impressions":400,"invalid_impressions":0,"clicks":20,"gross_clicks":25,"invalid_clicks":5,"general_invalid_clicks":5,"sophisticated_invalid_clicks":0,"invalid_click_rate":0.2,"ctr":0.05,"cost_micros":5000000,"average_cpc_micros":250000,"average_cpm_micros":12500000,"conversions":null,"conversions_value_micros":null,"cost_per_conversion_micros":null,"late_events":7}"#;
+    assert_eq!(of(Format::Json), format!("{{\"rows\":[{none},{some}]}}"));
+    assert_eq!(of(Format::Ndjson), format!("{none}\n{some}\n"));
+    let csv = "time,ad_id,region,impressions,invalid_impressions,clicks,gross_clicks,invalid_clicks,general_invalid_clicks,sophisticated_invalid_clicks,invalid_click_rate,ctr,cost_micros,average_cpc_micros,average_cpm_micros,conversions,conversions_value_micros,cost_per_conversion_micros,late_events\n\
+        1970-01-01T01:00:00+01:00,\"a \"\"b\"\"\",\"a \"\"b\"\"\",0,0,0,0,0,0,0,,,0,,,,,,0\n\
+        1970-01-02T01:00:00+01:00,\"a \"\"b\"\"\",DE,400,0,20,25,5,5,0,0.2,0.05,5000000,250000,12500000,,,,7\n";
+    assert_eq!(of(Format::Csv), csv);
+}
+
+#[test]
+fn no_rows_and_rows_without_a_group_are_printed() {
+    let empty = || table(&BY, &[], &[]);
+    assert_eq!(body(Format::Json, empty()), "{\"rows\":[]}");
+    assert_eq!(body(Format::Ndjson, empty()), "");
+    assert_eq!(body(Format::Csv, empty()).lines().count(), 1);
+    let plain = body(Format::Csv, table(&[], &[(0, 0, 0, some())], &[]));
+    assert!(
+        plain.ends_with(
+            "\n1970-01-01T01:00:00+01:00,400,0,20,25,5,5,0,0.2,0.05,5000000,250000,12500000,,,,7\n"
+        ),
+        "{plain}"
+    );
+}
+
+#[test]
+fn many_rows_and_names_that_do_not_fit_are_read_back() {
+    // Names of 8 kB each, more of them than are kept, and pieces of several hundred rows.
+    let long: Vec<String> = (0..700u32)
+        .map(|n| format!("{n}{}", ",\"é\n".repeat(1_500)))
+        .collect();
+    let names: Vec<&str> = long.iter().map(String::as_str).collect();
+    let rows: Vec<(i64, u32, u32, Metrics)> = (0..1_400)
+        .map(|n| {
+            let metrics = Metrics {
+                impressions: i64::from(n) * 1_000_003,
+                ..Metrics::default()
+            };
+            (i64::from(n % 2), n / 2, 0, metrics)
+        })
+        .collect();
+    let by = [Dimension::AdId];
+    let want: std::collections::BTreeMap<(String, String), i64> = rows
+        .iter()
+        .map(|(day, ad, _, metrics)| {
+            let time = format!("1970-01-0{}T01:00:00+01:00", day + 1);
+            ((time, long[*ad as usize].clone()), metrics.impressions)
+        })
+        .collect();
+    let of = |row: &serde_json::Value| {
+        let text = |name: &str| row[name].as_str().unwrap().to_owned();
+        (
+            (text("time"), text("ad_id")),
+            row["impressions"].as_i64().unwrap(),
+        )
+    };
+    let json: serde_json::Value =
+        serde_json::from_str(&body(Format::Json, table(&by, &rows, &names))).unwrap();
+    let read: std::collections::BTreeMap<_, _> =
+        json["rows"].as_array().unwrap().iter().map(of).collect();
+    assert!(read == want);
+    let lines = body(Format::Ndjson, table(&by, &rows, &names));
+    let read: std::collections::BTreeMap<_, _> = lines
+        .lines()
+        .map(|line| of(&serde_json::from_str(line).unwrap()))
+        .collect();
+    assert!(read == want);
+    let text = body(Format::Csv, table(&by, &rows, &names));
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let read: std::collections::BTreeMap<_, _> = reader
+        .records()
+        .map(|record| {
+            let record = record.unwrap();
+            (
+                (record[0].to_owned(), record[1].to_owned()),
+                record[2].parse::<i64>().unwrap(),
+            )
+        })
+        .collect();
+    assert!(read == want);
+}
