@@ -37,6 +37,7 @@ pub mod month;
 pub mod partial;
 pub mod plan;
 pub mod position;
+pub mod printed;
 pub mod ratios;
 pub mod rolling;
 pub mod seal;

@@ -2,60 +2,30 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::Write as _;
-use std::sync::LazyLock;
 
-use adtally_projections::bounds::print;
-use adtally_projections::merged::{Row, Table};
-use adtally_projections::ratios::{Figure, Figures};
+use adtally_projections::merged::Table;
+pub use adtally_projections::printed::Format;
+use adtally_projections::printed::{Printer, csv_head};
+use adtally_projections::ratios::Figures;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use chrono_tz::Tz;
-use serde::ser::{Serialize, SerializeMap};
+use serde::ser::SerializeMap;
 
 /// Rows that are written at a time.
 const ROWS_AT_A_TIME: usize = 512;
 /// Bytes that a row takes at first; it is given more when it has long names.
 const ROW_BYTES: usize = 480;
-/// Bytes of groups' names that are kept as they are printed; those of more are printed row by row.
-const MAX_NAMES: usize = 4 << 20;
 /// Which state an answer is made of, where the body has no room for it; the same JSON as `as_of`.
 pub const AS_OF: HeaderName = HeaderName::from_static("x-adtally-as-of");
 
-/// How rows are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object.
-    #[default]
-    Json,
-    /// Comma-separated values with a header.
-    Csv,
-    /// A JSON object a line.
-    Ndjson,
-}
-
-impl Format {
-    /// The names of a question.
-    pub const NAMES: [&'static str; 3] = ["json", "csv", "ndjson"];
-
-    /// The format of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "json" => Some(Format::Json),
-            "csv" => Some(Format::Csv),
-            "ndjson" => Some(Format::Ndjson),
-            _ => None,
-        }
-    }
-
-    fn media_type(self) -> &'static str {
-        match self {
-            Format::Json => "application/json",
-            Format::Csv => "text/csv; charset=utf-8; header=present",
-            Format::Ndjson => "application/x-ndjson",
-        }
+fn media_type(format: Format) -> &'static str {
+    match format {
+        Format::Json => "application/json",
+        Format::Csv => "text/csv; charset=utf-8; header=present",
+        Format::Ndjson => "application/x-ndjson",
     }
 }
 
@@ -92,7 +62,7 @@ impl Rendered {
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
-            HeaderValue::from_static(format.media_type()),
+            HeaderValue::from_static(media_type(format)),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(as_of) = as_of {
@@ -119,7 +89,7 @@ impl Pieces {
                 answer.before.push(b'[');
                 ready.push_back(Bytes::from(std::mem::take(&mut answer.before)));
             }
-            Format::Csv => ready.push_back(Bytes::from(csv_header(&answer.table))),
+            Format::Csv => ready.push_back(Bytes::from(csv_head(&answer.table))),
             Format::Ndjson => {}
         }
         Self {
@@ -167,145 +137,6 @@ impl Iterator for Pieces {
         after.append(&mut self.answer.after);
         Some(Bytes::from(after))
     }
-}
-
-/// Prints rows. What rows have in common is printed once: a bucket's time, and a group's names.
-struct Printer {
-    format: Format,
-    zone: Tz,
-    /// The slot that was printed last, and its time as a row begins with it.
-    slot: Option<u32>,
-    time: Vec<u8>,
-    /// By group where its names begin and end in `names`; nowhere before they are printed.
-    groups: Vec<(u32, u32)>,
-    names: Vec<u8>,
-}
-
-impl Printer {
-    fn new(format: Format, zone: Tz, groups: usize) -> Self {
-        Self {
-            format,
-            zone,
-            slot: None,
-            time: Vec::new(),
-            groups: vec![(0, 0); groups],
-            names: Vec::new(),
-        }
-    }
-
-    fn row(&mut self, table: &Table, row: &Row, out: &mut Vec<u8>) {
-        if self.slot != Some(row.slot) {
-            self.slot = Some(row.slot);
-            let slot = table.slot(row);
-            self.time = self.time(&print(slot.time_ms, slot.offset_s, self.zone));
-        }
-        out.extend_from_slice(&self.time);
-        self.group(table, row.group, out);
-        let figures = Figures::of(&row.metrics).values();
-        match self.format {
-            Format::Csv => {
-                for figure in figures {
-                    out.push(b',');
-                    match figure {
-                        Figure::Whole(Some(n)) => whole(n, out),
-                        // Memory takes everything.
-                        other => drop(write!(out, "{other}")),
-                    }
-                }
-            }
-            Format::Json | Format::Ndjson => {
-                for (name, figure) in NAMES_OF_JSON.iter().zip(figures) {
-                    out.extend_from_slice(name.as_bytes());
-                    match figure {
-                        Figure::Whole(Some(n)) => whole(n, out),
-                        Figure::Ratio(Some(_)) => json(&figure, out),
-                        Figure::Whole(None) | Figure::Ratio(None) => {
-                            out.extend_from_slice(b"null");
-                        }
-                    }
-                }
-                out.push(b'}');
-            }
-        }
-        if self.format != Format::Json {
-            out.push(b'\n');
-        }
-    }
-
-    /// How a row with a time begins.
-    fn time(&self, time: &str) -> Vec<u8> {
-        let mut out = Vec::with_capacity(40);
-        match self.format {
-            Format::Csv => out.extend_from_slice(time.as_bytes()),
-            Format::Json | Format::Ndjson => {
-                out.extend_from_slice(b"{\"time\":");
-                json(&time, &mut out);
-            }
-        }
-        out
-    }
-
-    fn group(&mut self, table: &Table, group: u32, out: &mut Vec<u8>) {
-        if table.group_by.is_empty() {
-            return;
-        }
-        let (from, to) = self.groups[group as usize];
-        if from < to {
-            out.extend_from_slice(&self.names[from as usize..to as usize]);
-            return;
-        }
-        let begin = out.len();
-        match self.format {
-            Format::Csv => {
-                // As it stands behind a time: a text by itself would be quoted where it is empty.
-                let names = table.names_of(group).map(|(_, name)| name);
-                let record = csv_record(std::iter::once("t").chain(names));
-                out.extend_from_slice(&record[1..record.len() - 1]);
-            }
-            Format::Json | Format::Ndjson => {
-                for (dimension, name) in table.names_of(group) {
-                    out.extend_from_slice(b",\"");
-                    out.extend_from_slice(dimension.name().as_bytes());
-                    out.extend_from_slice(b"\":");
-                    json(&name, out);
-                }
-            }
-        }
-        let printed = &out[begin..];
-        if self.names.len() + printed.len() <= MAX_NAMES {
-            let from = self.names.len() as u32;
-            self.names.extend_from_slice(printed);
-            self.groups[group as usize] = (from, self.names.len() as u32);
-        }
-    }
-}
-
-/// What stands before each figure of a row, in the order of [`Figures::NAMES`].
-static NAMES_OF_JSON: LazyLock<[String; Figures::NAMES.len()]> =
-    LazyLock::new(|| Figures::NAMES.map(|name| format!(",\"{name}\":")));
-
-fn json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, value).expect("a text or number always has a JSON form");
-}
-
-fn whole(n: i64, out: &mut Vec<u8>) {
-    match n {
-        0..=9 => out.push(b'0' + n as u8),
-        _ => json(&n, out),
-    }
-}
-
-fn csv_header(table: &Table) -> Vec<u8> {
-    let group = table.group_by.iter().map(|d| d.name());
-    csv_record(std::iter::once("time").chain(group).chain(Figures::NAMES))
-}
-
-fn csv_record<'a>(fields: impl Iterator<Item = &'a str>) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer
-        .write_record(fields)
-        .expect("a record in memory is always written");
-    writer.into_inner().expect("memory is always flushed")
 }
 
 #[cfg(test)]
