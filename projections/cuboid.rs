@@ -1,7 +1,8 @@
 //! Cuboids: sums of sealed cells over fewer dimensions, so that a question reads no more of them than it asks about.
 //!
 //! Invariant: the cells of every cuboid of a span are sums of the very same cells, made and written together, so that
-//! whichever one is read, a question it covers is answered alike.
+//! whichever one is read, a question it covers is answered alike. Cells of a span with few stand in [`Cuboid::Few`] and in
+//! no other, so a question reads those beside the cuboid that it picks.
 
 use serde::Serialize;
 
@@ -18,16 +19,18 @@ pub enum Cuboid {
     RegionDevice = 1,
     /// Ad and creative.
     AdCreative = 2,
+    /// All four, of a span with so few cells that they are kept this once and read whatever is asked.
+    Few = 3,
 }
 
 impl Cuboid {
-    /// Every cuboid.
-    pub const ALL: [Cuboid; 3] = [Cuboid::Full, Cuboid::RegionDevice, Cuboid::AdCreative];
+    /// Those that the cells of a span are sealed in when they are not few.
+    pub const SEPARATE: [Cuboid; 3] = [Cuboid::Full, Cuboid::RegionDevice, Cuboid::AdCreative];
 
     /// Its dimensions, in the order in which its cells are sorted.
     pub fn dimensions(self) -> &'static [Dimension] {
         match self {
-            Cuboid::Full => &[
+            Cuboid::Full | Cuboid::Few => &[
                 Dimension::AdId,
                 Dimension::Creative,
                 Dimension::Region,
@@ -44,12 +47,20 @@ impl Cuboid {
             Cuboid::Full => "full",
             Cuboid::RegionDevice => "region_device",
             Cuboid::AdCreative => "ad_creative",
+            Cuboid::Few => "few",
         }
     }
 
     /// The cuboid of that number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+        [
+            Cuboid::Full,
+            Cuboid::RegionDevice,
+            Cuboid::AdCreative,
+            Cuboid::Few,
+        ]
+        .get(usize::from(number))
+        .copied()
     }
 
     /// The smallest cuboid with all those dimensions; the campaign is in the key of every one. What asks for no

@@ -1,7 +1,7 @@
 //! The cells of a state for its dump: rows and blocks added up, each cell once.
 //!
 //! Invariant: what is held in memory is which sections have rows, and the cells of one span with some at a time. Cells
-//! are taken from the full blocks; the other cuboids are sums of the same. A row whose section has no marker is one that
+//! are taken from the blocks of all dimensions; the other cuboids are sums of the same. A row whose section has no marker is one that
 //! no question would read: it stands in a line of its own, so that the state differs from one that is as it should be.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,15 +128,17 @@ fn added_up<S: Source>(
             ControlFlow::Continue(())
         })
         .map_err(DumpError::Read)?;
-    let (from, to) = block::range(campaign, Cuboid::Full, span.number, span.number);
-    source
-        .range(grain.blocks(), &from, &to, &mut |key, value| {
-            if let Err(error) = each_of_block(grain, key, value, &mut add) {
-                damaged = Some(damaged_block(grain, key, error));
-            }
-            ControlFlow::Continue(())
-        })
-        .map_err(DumpError::Read)?;
+    for cuboid in [Cuboid::Full, Cuboid::Few] {
+        let (from, to) = block::range(campaign, cuboid, span.number, span.number);
+        source
+            .range(grain.blocks(), &from, &to, &mut |key, value| {
+                if let Err(error) = each_of_block(grain, key, value, &mut add) {
+                    damaged = Some(damaged_block(grain, key, error));
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(DumpError::Read)?;
+    }
     match damaged {
         Some(error) => Err(error),
         None => Ok(all),
@@ -157,7 +159,7 @@ fn each_of_row(
     })
 }
 
-/// The cells of a full block; none of another one, which is read all the same.
+/// The cells of a block of all dimensions; none of another one, which is read all the same.
 fn each_of_block(
     grain: Grain,
     key: &[u8],
@@ -165,7 +167,7 @@ fn each_of_block(
     each: &mut dyn FnMut(&CellKey, &Sums),
 ) -> Result<(), BlockError> {
     let block = Block::parse(grain, key, value)?;
-    if block.key.cuboid != Cuboid::Full {
+    if ![Cuboid::Full, Cuboid::Few].contains(&block.key.cuboid) {
         return Ok(());
     }
     let mut wrong = Ok(());

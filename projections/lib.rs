@@ -49,6 +49,7 @@ pub mod spans;
 pub mod spend;
 pub mod statement;
 pub mod sums;
+pub mod sweep;
 pub mod symbols;
 pub mod totals;
 pub mod trending;

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use crate::block::{self, Block, BlockError, BlockKey, MAX_CELLS};
 use crate::block_cells::{Symbols, each_cell};
 use crate::block_writer;
-use crate::cells::{self, CellKey, Grain, RowKey};
+use crate::cells::{self, CellKey, RowKey};
 use crate::codec::Damaged;
 use crate::cuboid::Cuboid;
 use crate::family::{Changes, Family};
@@ -28,6 +28,10 @@ const PIECE_MAX_CELLS: usize = 4 * PIECE_CELLS;
 /// Blocks that a piece adds rows to before it ends with its bucket: a few late events all over a large span are many
 /// small pieces of work instead of a long one.
 const PIECE_BLOCKS: usize = 2;
+
+/// Cells up to which a span is sealed in one block that is read whatever is asked: reading it takes no longer than a
+/// cuboid of it would, and most spans of most campaigns have so few that three blocks of each would be mostly headers.
+pub const FEW_CELLS: usize = if cfg!(test) { 3 } else { 128 };
 
 /// What a row of a scan is given to.
 pub type EachRow<'f> = &'f mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
@@ -117,6 +121,7 @@ pub fn seal<R: Rows>(
         sections,
         hot: Cells::default(),
         rows: 0,
+        begins: Vec::new(),
         stopped_in: None,
     };
     piece.read_rows(rows, (first.first, last.end()), out)?;
@@ -131,8 +136,8 @@ pub fn seal<R: Rows>(
         ..Sealed::default()
     };
     if horizon.keeps(span) && !piece.hot.cells.is_empty() {
-        for cuboid in Cuboid::ALL {
-            piece.write(rows, cuboid, out, &mut sealed)?;
+        for cuboid in piece.cuboids(rows, out)? {
+            piece.write(rows, *cuboid, out, &mut sealed)?;
         }
     }
     if !horizon.keeps(span) {
@@ -149,67 +154,12 @@ pub fn seal<R: Rows>(
 }
 
 /// Notes that rows before the horizon may be gone.
-fn note_deleted(horizon: &Horizon, out: &mut Changes) {
+pub(crate) fn note_deleted(horizon: &Horizon, out: &mut Changes) {
     out.put(
         Family::Meta,
         |k| k.extend_from_slice(DELETED_KEY),
         |v| horizon.encode(v),
     );
-}
-
-/// Deletes blocks of a grain before the horizon, from a key on, at most `most` of them; answers the key from which to
-/// go on, none at the end. Blocks of a campaign and cuboid lie in the order of time, so those that stay are passed
-/// over with one look.
-///
-/// # Errors
-/// [`SealError`] when the state cannot be read.
-pub fn sweep<R: Rows>(
-    rows: &R,
-    grain: Grain,
-    from: &[u8],
-    horizon: &Horizon,
-    most: usize,
-    out: &mut Changes,
-) -> Result<Option<Vec<u8>>, SealError<R::Error>> {
-    let mut from = from.to_vec();
-    let before = out.len();
-    let mut next_from = None;
-    for _ in 0..most {
-        let mut next: Option<Result<BlockKey, Damaged>> = None;
-        let mut deleted = 0;
-        let end = [0xff; 32];
-        rows.range(grain.blocks(), &from, &end, &mut |key, _| {
-            let block = BlockKey::decode(grain, key);
-            match &block {
-                Ok(block) if !horizon.keeps(block.span) && deleted < most => {
-                    out.delete(grain.blocks(), |k| k.extend_from_slice(key));
-                    deleted += 1;
-                    ControlFlow::Continue(())
-                }
-                _ => {
-                    next = Some(block);
-                    ControlFlow::Break(())
-                }
-            }
-        })
-        .map_err(SealError::Read)?;
-        next_from = None;
-        let Some(stays) = next.transpose()? else {
-            break;
-        };
-        from = match horizon.keeps(stays.span) {
-            true => block::range(stays.campaign, stays.cuboid, 0, i32::MAX).1,
-            false => block::range(stays.campaign, stays.cuboid, stays.span.number, 0).0,
-        };
-        next_from = Some(from.clone());
-        if out.len() - before >= most {
-            break;
-        }
-    }
-    if out.len() > before {
-        note_deleted(horizon, out);
-    }
-    Ok(next_from)
 }
 
 /// The rows of sections that are sealed at once.
@@ -219,6 +169,8 @@ struct Piece<'a> {
     sections: &'a [Section],
     hot: Cells,
     rows: u64,
+    /// The keys of the full blocks that the span has.
+    begins: Vec<BlockKey>,
     /// The section in which it ended before all rows were read.
     stopped_in: Option<Section>,
 }
@@ -237,7 +189,7 @@ impl Piece<'_> {
         out: &mut Changes,
     ) -> Result<(), SealError<R::Error>> {
         let (span, grain) = (self.span, self.span.grain);
-        let begins = self.block_keys(rows, Cuboid::Full)?;
+        self.begins = self.block_keys(rows, Cuboid::Full)?;
         let (from, to) = cells::range(grain, self.campaign, from, to);
         let mut damaged = None;
         let mut first: Option<Place> = None;
@@ -251,7 +203,7 @@ impl Piece<'_> {
             let place = span.place(row.bucket);
             let taken = self.hot.cells.len();
             let crossed = || {
-                let passed = |place| begins.partition_point(|begin| begin.first <= place);
+                let passed = |place| self.begins.partition_point(|begin| begin.first <= place);
                 passed(place) - first.map_or(0, passed)
             };
             let is_next = self
@@ -283,6 +235,32 @@ impl Piece<'_> {
         })
         .map_err(SealError::Read)?;
         damaged.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The cuboids that the piece is written in, which then has the span's few cells if there were some.
+    fn cuboids<R: Rows>(
+        &mut self,
+        rows: &R,
+        out: &mut Changes,
+    ) -> Result<&'static [Cuboid], SealError<R::Error>> {
+        let mut few = Cells::default();
+        for key in self.block_keys(rows, Cuboid::Few)? {
+            self.take(rows, &key, &mut few, out, &|_| true)?;
+        }
+        let at = self.hot.bytes.len() as u32;
+        self.hot.bytes.append(&mut few.bytes);
+        self.hot
+            .cells
+            .extend(few.cells.into_iter().map(|cell| Cell {
+                sums: cell.sums + at,
+                ..cell
+            }));
+        self.hot.cells.sort_by_key(|cell| cell.place);
+        let is_few = self.hot.cells.len() <= FEW_CELLS && self.stopped_in.is_none();
+        match is_few && self.begins.is_empty() {
+            true => Ok(&[Cuboid::Few]),
+            false => Ok(&Cuboid::SEPARATE),
+        }
     }
 
     /// The keys of the blocks that the span has already of a cuboid, in order.
@@ -323,7 +301,10 @@ impl Piece<'_> {
             ..*cell
         });
         all.cells.extend(projected);
-        self.add_blocks(rows, cuboid, &mut all, out)?;
+        // The few were taken before.
+        if cuboid != Cuboid::Few {
+            self.add_blocks(rows, cuboid, &mut all, out)?;
+        }
         all.cells.sort_by_key(|cell| (cell.place, cell.symbols));
         let summed = Summed::of(&all, cuboid)?;
         for (key, columns) in summed.blocks(self.campaign, self.span, cuboid) {
@@ -440,7 +421,7 @@ impl Piece<'_> {
 /// The symbols that a cuboid keeps of a full cell.
 fn project(cuboid: Cuboid, [ad, creative, region, device]: Symbols) -> Symbols {
     match cuboid {
-        Cuboid::Full => [ad, creative, region, device],
+        Cuboid::Full | Cuboid::Few => [ad, creative, region, device],
         Cuboid::RegionDevice => [region, device, 0, 0],
         Cuboid::AdCreative => [ad, creative, 0, 0],
     }

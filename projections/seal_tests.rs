@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::cell_list::{ListWriter, Place as ListPlace};
-use crate::cells::Bucket;
+use crate::cells::{Bucket, Grain};
 use crate::family::{Op, Target};
 use crate::memory::Memory;
 use crate::metrics::{METRICS, encode_sums};
@@ -311,4 +311,45 @@ fn only_the_sections_that_are_named_are_sealed() {
     seal_days(&mut state, [MARCH + 1, MARCH + 9]);
     assert_eq!(blocks_of_days(&state), [12]);
     assert_eq!(count(&state, Family::OpenSpans), 0);
+}
+
+#[test]
+fn few_cells_are_one_block_until_they_are_many() {
+    let mut state = Memory::default();
+    let blocks = |state: &Memory| {
+        let mut blocks = Vec::new();
+        let Ok(()) = state.range(Family::BlocksDay, &[], &[0xff; 32], &mut |key, value| {
+            let block = Block::parse(Grain::Day, key, value).unwrap();
+            blocks.push((block.key.cuboid, block.cells()));
+            ControlFlow::Continue(())
+        });
+        blocks
+    };
+    add_day(&mut state, MARCH + 9, 0..1);
+    seal_days(&mut state, [MARCH + 9]);
+    assert_eq!(blocks(&state), [(Cuboid::Few, 1)]);
+    // Before it, and in it.
+    add_day(&mut state, MARCH + 2, 5..6);
+    seal_days(&mut state, [MARCH + 2]);
+    assert_eq!(blocks(&state), [(Cuboid::Few, 2)]);
+    add_day(&mut state, MARCH + 9, 0..1);
+    seal_days(&mut state, [MARCH + 9]);
+    assert_eq!(blocks(&state), [(Cuboid::Few, 2)]);
+    add_day(&mut state, MARCH + 4, 0..FEW_CELLS as u32 - 1);
+    seal_days(&mut state, [MARCH + 4]);
+    let many = FEW_CELLS + 1;
+    let want = [
+        (Cuboid::Full, many),
+        (Cuboid::RegionDevice, many),
+        (Cuboid::AdCreative, 3),
+    ];
+    assert_eq!(blocks(&state), want);
+    // They do not become few again.
+    add_day(&mut state, MARCH + 20, 0..1);
+    seal_days(&mut state, [MARCH + 20]);
+    assert!(
+        blocks(&state)
+            .iter()
+            .all(|(cuboid, _)| *cuboid != Cuboid::Few)
+    );
 }

@@ -1,6 +1,6 @@
 //! Sealing in the model's worlds: any sections of any spans, at any time, in any order and in pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::world::{Random, Wild, World};
@@ -14,9 +14,10 @@ use crate::family::{Changes, Family, Target};
 use crate::fold::Fold;
 use crate::memory::Memory;
 use crate::metrics::MAX_FIELDS;
-use crate::seal::{Rows, seal, sweep};
+use crate::seal::{Rows, seal};
 use crate::sections::{OpenSection, Section};
 use crate::spans::{DELETED_KEY, Horizon, Retention, Span};
+use crate::sweep::sweep;
 use crate::symbols::Symbol;
 
 /// The open sections of every campaign's span that has some.
@@ -89,10 +90,18 @@ fn sealed(state: &Memory, grain: Grain, cuboid: Cuboid) -> Sums {
     out
 }
 
-/// Every cuboid's cells are the sums of the full ones.
+/// Every cuboid's cells are the sums of the full ones, and a span has these or few.
 pub fn assert_cuboids_agree(state: &Memory) {
     for grain in Grain::ALL {
         let full = sealed(state, grain, Cuboid::Full);
+        let spans = |cells: &Sums| -> BTreeSet<(u32, Span)> {
+            cells
+                .keys()
+                .map(|(campaign, bucket, _)| (*campaign, Span::of(*bucket)))
+                .collect()
+        };
+        let few = spans(&sealed(state, grain, Cuboid::Few));
+        assert!(few.is_disjoint(&spans(&full)));
         for cuboid in [Cuboid::RegionDevice, Cuboid::AdCreative] {
             let mut want = Sums::new();
             for ((campaign, bucket, [ad, creative, region, device]), fields) in &full {
@@ -146,18 +155,27 @@ fn the_horizon_is_that_of_the_log_time_and_not_of_the_deletion() {
 }
 
 #[test]
-fn worlds_are_sealed_at_all() {
-    let mut world = World::run(1, Wild::default());
-    let state = wildly(&world.log, Retention::ALL, &mut world.random);
-    let spans: Vec<Span> = Grain::ALL
-        .into_iter()
-        .flat_map(|grain| sealed(&state, grain, Cuboid::Full).into_keys())
-        .map(|(_, bucket, _)| Span::of(bucket))
-        .collect();
-    for grain in Grain::ALL {
-        assert!(
-            spans.iter().any(|span| span.grain == grain),
-            "{grain:?}: {spans:?}"
-        );
+fn worlds_are_sealed_at_all_in_part_and_in_every_way() {
+    let (mut found, mut in_part) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 1..20 {
+        let mut world = World::run(seed, Wild::default());
+        let state = wildly(&world.log, Retention::ALL, &mut world.random);
+        let open = open_spans(&state);
+        for (grain, cuboid) in Grain::ALL
+            .into_iter()
+            .flat_map(|grain| [Cuboid::Full, Cuboid::Few].map(|cuboid| (grain, cuboid)))
+        {
+            for (campaign, bucket, _) in sealed(&state, grain, cuboid).into_keys() {
+                found.insert((grain, cuboid));
+                if open.contains_key(&(campaign, Span::of(bucket))) {
+                    in_part.insert(grain);
+                }
+            }
+        }
     }
+    assert_eq!(
+        (found.len(), in_part.len()),
+        (6, 3),
+        "{found:?} {in_part:?}"
+    );
 }

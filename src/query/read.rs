@@ -289,7 +289,8 @@ impl<'a> Reader<'a> {
         for run in self.open_runs(campaign, stretch)? {
             self.rows(campaign, run, stretch, place)?;
         }
-        self.sealed(campaign, stretch, place)
+        self.sealed(campaign, stretch, self.cuboid, place)?;
+        self.sealed(campaign, stretch, Cuboid::Few, place)
     }
 
     /// The sections of a stretch that have rows.
@@ -359,10 +360,11 @@ impl<'a> Reader<'a> {
         &mut self,
         campaign: Symbol,
         stretch: &Stretch,
+        cuboid: Cuboid,
         place: PlaceBucket<'_>,
     ) -> Result<(), QueryError> {
         let (grain, (first, last)) = (stretch.grain, stretch.spans);
-        let (from, to) = block::range(campaign, self.cuboid, first, last);
+        let (from, to) = block::range(campaign, cuboid, first, last);
         let mut damaged: Option<(Option<Span>, String)> = None;
         let Self {
             shard,

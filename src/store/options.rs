@@ -56,6 +56,9 @@ const COMPACTION_THREADS: i32 = 2;
 const MAX_OPEN_FILES: i32 = 512;
 /// RocksDB's own log files that a shard keeps, and their size.
 const LOG_FILES: usize = 2;
+/// Rows of a file that follow each other, and so many deletions among them that the file is compacted soon.
+const DELETED_WINDOW: usize = 16_384;
+const DELETED_OF_WINDOW: usize = 8_192;
 const LOG_FILE_BYTES: usize = 1 << 20;
 /// Bits of filter for each key of the id index: about one in a hundred absent ids is looked for on disk.
 const ID_FILTER_BITS: f64 = 10.0;
@@ -184,6 +187,7 @@ impl Memory {
     /// Rows that are few, or found by their whole key.
     fn small(&self) -> Options {
         let mut o = Options::default();
+        clear_deleted(&mut o);
         let mut t = self.table();
         t.set_bloom_filter(10.0, false);
         o.set_block_based_table_factory(&t);
@@ -196,6 +200,7 @@ impl Memory {
     /// Rows that are many, and read by range.
     fn large(&self) -> Options {
         let mut o = Options::default();
+        clear_deleted(&mut o);
         let mut t = self.table();
         t.set_block_size(16 << 10);
         o.set_block_based_table_factory(&t);
@@ -236,6 +241,12 @@ impl Memory {
         o.set_level_zero_file_num_compaction_trigger(ID_RUNS);
         o
     }
+}
+
+/// Has files with many deletions compacted soon: every row of cells and its marker is deleted when it is sealed, and
+/// would otherwise take up room, and the time of scans, until so much more is written.
+fn clear_deleted(o: &mut Options) {
+    o.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_OF_WINDOW, 0.3);
 }
 
 fn merge_sums(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {

@@ -26,10 +26,37 @@ fn events() -> Vec<Plain> {
     out
 }
 
+/// The same with 30 regions: more cells than are sealed as few.
+fn many() -> Vec<Plain> {
+    const STATES: [&str; 30] = [
+        "US-AL", "US-AK", "US-AZ", "US-AR", "US-CA", "US-CO", "US-CT", "US-DE", "US-FL", "US-GA",
+        "US-HI", "US-ID", "US-IL", "US-IN", "US-IA", "US-KS", "US-KY", "US-LA", "US-ME", "US-MD",
+        "US-MA", "US-MI", "US-MN", "US-MS", "US-MO", "US-MT", "US-NE", "US-NV", "US-NH", "US-NJ",
+    ];
+    let of = |event: Plain| {
+        STATES.map(|region| Plain {
+            region,
+            ..event.clone()
+        })
+    };
+    let mut out = Vec::new();
+    for day in 1..=10 {
+        for ad in ["banner", "tower"] {
+            out.extend(of(click(
+                "spring",
+                ad,
+                &format!("2024-03-{day:02}T17:00:00Z"),
+            )));
+        }
+    }
+    out.push(click("spring", "banner", "2024-03-04T17:00:10Z"));
+    out
+}
+
 /// Everything sealed but what came last.
 fn sealed() -> SnapshotSet<'static> {
-    states(&events(), &catalogue(), 0, |state, fold, _, sequence| {
-        if sequence == 1 {
+    states(&many(), &catalogue(), 0, |state, fold, _, sequence| {
+        if sequence <= 5 {
             seal_some(state, fold, |_| true);
         }
     })
@@ -50,19 +77,19 @@ use adtally_projections::buckets::Granularity;
 
 #[test]
 fn the_plan_says_which_cuboid_was_read_and_how_much_of_it() {
-    let set = states(&events(), &catalogue(), 0, |state, fold, _, _| {
+    let set = states(&many(), &catalogue(), 0, |state, fold, _, _| {
         seal_some(state, fold, |_| true);
     });
     let table = [
-        (vec![], Cuboid::RegionDevice, 30),
-        (vec![Dimension::Region], Cuboid::RegionDevice, 30),
+        (vec![], Cuboid::RegionDevice, 300),
+        (vec![Dimension::Region], Cuboid::RegionDevice, 300),
         (vec![Dimension::AdId], Cuboid::AdCreative, 20),
-        (vec![Dimension::AdId, Dimension::Region], Cuboid::Full, 60),
+        (vec![Dimension::AdId, Dimension::Region], Cuboid::Full, 600),
     ];
     for (group_by, cuboid, cells) in table {
         let answer = ask(&asked(&group_by), &set, &catalogue()).unwrap();
         let plan = answer.explain();
-        assert_eq!(answer.table.totals.gross_clicks, 61);
+        assert_eq!(answer.table.totals.gross_clicks, 601);
         assert_eq!(plan.cuboid, cuboid);
         // One more cell of the click without a region, or each shard of an ad its own.
         assert!(
@@ -77,7 +104,7 @@ fn the_plan_says_which_cuboid_was_read_and_how_much_of_it() {
         );
     }
     let filtered = Question {
-        regions: ["DE".to_owned()].into(),
+        regions: ["US-CA".to_owned()].into(),
         ..asked(&[Dimension::AdId])
     };
     let answer = ask(&filtered, &set, &catalogue()).unwrap();
@@ -148,7 +175,7 @@ fn a_damaged_block_is_named_and_never_an_answer() {
     }
     // What does not need it is answered.
     let by_ad = ask(&asked(&[Dimension::AdId]), &set, &catalogue()).unwrap();
-    assert_eq!(by_ad.table.totals.gross_clicks, 61);
+    assert_eq!(by_ad.table.totals.gross_clicks, 601);
 }
 
 #[test]
