@@ -7,11 +7,14 @@ mod load;
 mod over_http;
 mod questions;
 
+use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use adtally_projections::cells::Grain;
+use adtally_projections::family::Family;
 use adtally_streams::names::DEFAULT_SHARDS;
 use anyhow::Context as _;
 use async_nats::jetstream;
@@ -89,11 +92,20 @@ pub async fn run(
     runner.stop().await;
     let shards = config.streams.shards.unwrap_or(DEFAULT_SHARDS);
     let (mut figures, ours) = measured?;
-    let bytes = cell_bytes(&config.data_dir, shards)?;
+    let (of_cells, others) = state_bytes(&config.data_dir, shards)?;
+    let bytes: u64 = of_cells.values().sum();
+    let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let each: Vec<String> = of_cells
+        .iter()
+        .map(|(family, bytes)| format!("{family} {}", mb(*bytes)))
+        .collect();
     figures.push(Figure {
         name: "queries: bytes of cells on disk".to_owned(),
-        value: format!("{:.0} MB", bytes as f64 / 1e6),
-        yardstick: "those of the others: see below".to_owned(),
+        value: format!("{}: {}", mb(bytes), each.join(", ")),
+        yardstick: format!(
+            "those of the others: see below; the rest of the state, ids of events above all, takes {}",
+            mb(others)
+        ),
         ratio: None,
     });
     let folder = folder.to_path_buf();
@@ -172,16 +184,28 @@ fn growth(before: &Asked, ours: &[Asked]) -> Vec<Figure> {
     figures
 }
 
-/// Bytes of the files that hold cells, of all shards of a stopped folder.
-fn cell_bytes(data_dir: &Path, shards: u16) -> anyhow::Result<u64> {
+/// Bytes of the files of a stopped folder's shards that hold cells and what marks them, by family, and of the rest, once
+/// nothing is left to be compacted.
+fn state_bytes(data_dir: &Path, shards: u16) -> anyhow::Result<(BTreeMap<&'static str, u64>, u64)> {
     let shards = Shards::open(data_dir, shards, Limits::default())?;
-    let mut bytes = 0;
+    let (mut of_cells, mut all) = (BTreeMap::new(), 0);
+    let families = Grain::ALL
+        .iter()
+        .flat_map(|grain| [grain.blocks(), grain.family()]);
+    let families: Vec<&str> = families
+        .chain([Family::OpenSpans])
+        .map(Family::name)
+        .collect();
     for shard in shards.set().iter() {
-        let of_cells = |name: &str| name.starts_with("cells_") || name.starts_with("blocks_");
-        bytes += shard.file_bytes(of_cells)?;
+        shard.settle()?;
+        all += shard.file_bytes(|_| true)?;
+        for family in &families {
+            *of_cells.entry(*family).or_default() += shard.file_bytes(|name| name == *family)?;
+        }
     }
     shards.close()?;
-    Ok(bytes)
+    let others = all - of_cells.values().sum::<u64>();
+    Ok((of_cells, others))
 }
 
 /// Posts a part of the year and writes it for the others; answers how many events.
