@@ -169,8 +169,11 @@ impl Memory {
             | Family::CellsHour
             | Family::CellsDay
             | Family::FraudClicks
-            | Family::Uniques => self.large(),
-            Family::BlocksMinute | Family::BlocksHour | Family::BlocksDay => self.blocks(),
+            | Family::Uniques
+            // Large blocks are compressed already; many small ones side by side are headers that are all alike.
+            | Family::BlocksMinute
+            | Family::BlocksHour
+            | Family::BlocksDay => self.large(),
             _ => self.small(),
         };
         match family.merge() {
@@ -208,14 +211,6 @@ impl Memory {
         o.set_arena_block_size(256 << 10);
         o.set_compression_type(DBCompressionType::Lz4);
         o.set_bottommost_compression_type(DBCompressionType::Zstd);
-        o
-    }
-
-    /// Values of up to some hundred kilobytes, compressed already, each read as a whole.
-    fn blocks(&self) -> Options {
-        let mut o = self.large();
-        o.set_compression_type(DBCompressionType::None);
-        o.set_bottommost_compression_type(DBCompressionType::None);
         o
     }
 
