@@ -21,6 +21,8 @@ use crate::symbols::Symbol;
 pub const BLOCK_VERSION: u8 = 1;
 /// The most cells of a block: a column of it, at most eight bytes each, fits a processor's second cache.
 pub const MAX_CELLS: usize = 65_536;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 19;
 /// Bytes of the checksum.
 pub(crate) const CRC_BYTES: usize = 4;
 
@@ -304,25 +306,7 @@ impl<'a> Block<'a> {
             symbols.push(symbol.ok_or(BlockError("a dictionary does not ascend"))?);
         }
         let bytes = self.unpack(stored.column, scratch)?;
-        places.clear();
-        match stored.column.width {
-            0 => places.resize(self.cells, 0),
-            1 => places.extend(bytes.iter().map(|b| u32::from(*b))),
-            2 => places.extend(
-                bytes
-                    .as_chunks::<2>()
-                    .0
-                    .iter()
-                    .map(|b| u32::from(u16::from_le_bytes(*b))),
-            ),
-            _ => places.extend(
-                bytes
-                    .as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|b| u32::from_le_bytes(*b)),
-            ),
-        }
+        widen(stored.column.width, bytes, self.cells, places);
         match places
             .iter()
             .all(|place| (*place as usize) < stored.entries)
@@ -378,6 +362,23 @@ impl<'a> Block<'a> {
             _ => Err(BlockError(
                 "a column does not unpack to the length that it should",
             )),
+        }
+    }
+}
+
+/// The places of cells in a dictionary, out of a column of that width.
+pub(crate) fn widen(width: usize, bytes: &[u8], cells: usize, places: &mut Vec<u32>) {
+    places.clear();
+    match width {
+        0 => places.resize(cells, 0),
+        1 => places.extend(bytes.iter().map(|b| u32::from(*b))),
+        2 => {
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            places.extend(pairs.map(|b| u32::from(u16::from_le_bytes(*b))));
+        }
+        _ => {
+            let fours = bytes.as_chunks::<4>().0.iter();
+            places.extend(fours.map(|b| u32::from_le_bytes(*b)));
         }
     }
 }
