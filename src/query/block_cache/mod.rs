@@ -24,7 +24,7 @@ pub use self::identity::Identity;
 pub use self::told::Told;
 
 /// Stored bytes below which a block is not looked for: unpacking so little takes no longer.
-pub const MIN_STORED_BYTES: usize = 2_048;
+pub const MIN_STORED_BYTES: usize = 1_024;
 /// No block takes more than this part of the memory.
 const MAX_SHARE: usize = 8;
 /// How long a stop waits for what is on its way to the disk.
