@@ -130,8 +130,7 @@ fn dictionary(symbols: &[Symbol], out: &mut Vec<u8>) -> Vec<u8> {
     numbers(symbols.iter().map(|symbol| places[symbol]), width)
 }
 
-/// A column of numbers that take `width` bytes each.
-pub(crate) fn numbers(numbers: impl ExactSizeIterator<Item = u64>, width: usize) -> Vec<u8> {
+fn numbers(numbers: impl ExactSizeIterator<Item = u64>, width: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(numbers.len() * width);
     for n in numbers {
         out.extend_from_slice(&n.to_le_bytes()[..width]);

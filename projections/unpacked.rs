@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use crate::block::{Block, BlockError, BlockKey, KEY_BYTES, RAW, Values, widen, width_of};
+use crate::block::{Block, BlockError, BlockKey, KEY_BYTES, RAW, Values, widen};
 use crate::block_sums::ReadBlock;
-use crate::block_writer::{numbers, put_dictionary, put_head};
+use crate::block_writer::{put_dictionary, put_head};
 use crate::cells::{Bucket, Grain};
 use crate::codec::{put_signed, put_u32, put_varint};
 use crate::metrics::METRICS;
@@ -51,7 +51,8 @@ impl Unpacked {
     /// # Errors
     /// [`BlockError`] when one is damaged.
     pub fn of(block: &Block<'_>) -> Result<Self, BlockError> {
-        let (mut bytes, mut scratch, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = Vec::with_capacity(block.cells() * block.cell_bytes());
+        let mut scratch = Vec::new();
         let mut keep = |column: &[u8]| {
             let from = bytes.len();
             bytes.extend_from_slice(column);
@@ -60,12 +61,10 @@ impl Unpacked {
         let mut dimensions = Vec::new();
         for dimension in block.key.cuboid.dimensions() {
             let mut symbols = Vec::new();
-            block.dimension(*dimension, &mut scratch, &mut symbols, &mut places)?;
-            let width = width_of(symbols.len() as u64 - 1);
-            let column = numbers(places.iter().map(|n| u64::from(*n)), width);
+            let (width, column) = block.places(*dimension, &mut scratch, &mut symbols)?;
             dimensions.push(DimensionColumn {
                 width,
-                places: keep(&column),
+                places: keep(column),
                 symbols,
             });
         }

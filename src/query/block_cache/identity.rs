@@ -60,6 +60,11 @@ impl Identity {
         encoded == self.key && key.span.grain as u8 == self.grain
     }
 
+    /// The hash of the stored bytes.
+    pub fn content(&self) -> u128 {
+        self.content
+    }
+
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>()

@@ -8,8 +8,10 @@
 
 mod disk;
 mod identity;
+mod seen;
 mod told;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use foyer::{HybridCache, HybridCacheBuilder, HybridCacheEntry};
 
 use self::disk::Disk;
 pub use self::identity::Identity;
+use self::seen::Seen;
 pub use self::told::Told;
 
 /// Stored bytes below which a block is not looked for: unpacking so little takes no longer.
@@ -62,86 +65,92 @@ impl Found {
 pub struct BlockCache {
     kept: HybridCache<Identity, Kept>,
     disk: Option<Arc<Disk>>,
+    seen: Arc<Seen>,
+    figures: Arc<Figures>,
+}
+
+/// What `/metrics` says of it.
+struct Figures {
+    from_memory: metrics::Counter,
+    from_disk: metrics::Counter,
+    misses: metrics::Counter,
+    bytes: metrics::Gauge,
+}
+
+impl Figures {
+    fn begin(room: Room, has_disk: bool) -> Self {
+        let on_disk = if has_disk { room.disk_bytes } else { 0 };
+        metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "memory")
+            .set(room.memory_bytes as f64);
+        metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "disk").set(on_disk as f64);
+        let figures = Self {
+            from_memory: metrics::counter!("adtally_block_cache_hits_total", "tier" => "memory"),
+            from_disk: metrics::counter!("adtally_block_cache_hits_total", "tier" => "disk"),
+            misses: metrics::counter!("adtally_block_cache_misses_total"),
+            bytes: metrics::gauge!("adtally_block_cache_bytes"),
+        };
+        for counter in [&figures.from_memory, &figures.from_disk, &figures.misses] {
+            counter.increment(0);
+        }
+        figures.bytes.set(0.0);
+        figures
+    }
 }
 
 impl BlockCache {
     /// Opens it; none where no memory is given to it. A folder that cannot be used is told, and memory goes on alone.
-    pub async fn open(room: Room, folder: &std::path::Path) -> Option<Self> {
+    pub async fn open(room: Room, folder: &Path) -> Option<Self> {
         if room.memory_bytes == 0 {
             return None;
         }
-        let cache = match room.disk_bytes {
+        let on_disk = match room.disk_bytes {
             0 => None,
-            bytes => Self::with_disk(room.memory_bytes, bytes, folder).await,
+            bytes => on_disk(room.memory_bytes, bytes, folder).await,
         };
-        let cache = match cache {
-            Some(cache) => cache,
-            None => Self {
-                kept: in_memory(room.memory_bytes).storage().build().await.ok()?,
-                disk: None,
+        let (kept, disk) = match on_disk {
+            Some(kept) => (kept, Some(Arc::new(Disk::here()))),
+            None => match in_memory(room.memory_bytes).storage().build().await {
+                Ok(kept) => (kept, None),
+                Err(error) => {
+                    told::failed("open", &error.to_string());
+                    return None;
+                }
             },
         };
-        metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "memory")
-            .set(room.memory_bytes as f64);
-        let on_disk = cache.disk.as_ref().map_or(0, |_| room.disk_bytes);
-        metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "disk").set(on_disk as f64);
-        for tier in ["memory", "disk"] {
-            metrics::counter!("adtally_block_cache_hits_total", "tier" => tier).increment(0);
-        }
-        metrics::counter!("adtally_block_cache_misses_total").increment(0);
-        cache.count();
-        Some(cache)
-    }
-
-    async fn with_disk(memory: usize, bytes: usize, folder: &std::path::Path) -> Option<Self> {
-        let told = folder.to_path_buf();
-        // Whatever happens in there is no reason not to answer.
-        let opening = tokio::spawn(disk::open(in_memory(memory), bytes, folder.to_path_buf()));
-        match opening.await {
-            Ok(Ok(kept)) => Some(Self {
-                kept,
-                disk: Some(Arc::new(Disk::here())),
-            }),
-            Ok(Err(error)) => {
-                told::failed("open", &format!("{}: {error}", told.display()));
-                None
-            }
-            Err(error) => {
-                told::failed("open", &format!("{}: {error}", told.display()));
-                None
-            }
-        }
+        let figures = Arc::new(Figures::begin(room, disk.is_some()));
+        Some(Self {
+            kept,
+            disk,
+            seen: Arc::new(Seen::new()),
+            figures,
+        })
     }
 
     /// The block under that identity, where it is kept. Blocks: not for asynchronous threads.
     fn get(&self, identity: &Identity) -> Option<HybridCacheEntry<Identity, Kept>> {
-        let (found, tier) = match self.kept.memory().get(identity) {
-            Some(entry) => (Some(entry), "memory"),
+        let figures = &self.figures;
+        let (found, hits) = match self.kept.memory().get(identity) {
+            Some(entry) => (Some(entry), &figures.from_memory),
             None => {
                 let disk = self.disk.as_ref();
                 let found = disk.and_then(|disk| disk.get(&self.kept, identity));
-                (found, "disk")
+                (found, &figures.from_disk)
             }
         };
         // A hash has named it; what it is about is held against the key all the same.
         let found = found.filter(|entry| identity.is_of(entry.value().0.key()));
         match &found {
-            Some(_) => {
-                metrics::counter!("adtally_block_cache_hits_total", "tier" => tier).increment(1);
-            }
-            None => metrics::counter!("adtally_block_cache_misses_total").increment(1),
+            Some(_) => hits.increment(1),
+            None => figures.misses.increment(1),
         }
         found
     }
 
     fn keep(&self, identity: Identity, block: Unpacked) -> HybridCacheEntry<Identity, Kept> {
         let entry = self.kept.insert(identity, Kept(block));
-        self.count();
+        let usage = self.kept.memory().usage();
+        self.figures.bytes.set(usage as f64);
         entry
-    }
-
-    fn count(&self) {
-        metrics::gauge!("adtally_block_cache_bytes").set(self.kept.memory().usage() as f64);
     }
 
     /// Ends it, once nobody asks any more. What is in memory goes to the disk, if that does not take long.
@@ -152,6 +161,23 @@ impl BlockCache {
             Err(late) => told::failed("close", &late.to_string()),
         }
     }
+}
+
+/// The cache with a disk part; none where the folder cannot be used.
+async fn on_disk(
+    memory: usize,
+    bytes: usize,
+    folder: &Path,
+) -> Option<HybridCache<Identity, Kept>> {
+    // Whatever happens in there is no reason not to answer.
+    let opening = disk::open(in_memory(memory), bytes, folder.to_path_buf());
+    let why = match tokio::spawn(opening).await {
+        Ok(Ok(kept)) => return Some(kept),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    };
+    told::failed("open", &format!("{}: {why}", folder.display()));
+    None
 }
 
 fn in_memory(
@@ -187,7 +213,8 @@ impl ShardBlocks {
         }
     }
 
-    /// A stored block, unpacked now or before; none where the cache has nothing to do with it.
+    /// A stored block, unpacked now or before; none where it is too small to be kept, or looked for for the first
+    /// time: then whoever reads it unpacks what it needs.
     ///
     /// # Errors
     /// [`BlockError`] when it is damaged.
@@ -204,6 +231,9 @@ impl ShardBlocks {
         if let Some(entry) = self.cache.get(&identity) {
             let was_kept = true;
             return Some(Ok(Found { entry, was_kept }));
+        }
+        if !self.cache.seen.again(identity.content()) {
+            return None;
         }
         let unpacked = Block::parse(grain, key, value).and_then(|block| Unpacked::of(&block));
         Some(unpacked.map(|block| Found {

@@ -55,16 +55,15 @@ impl<S: Subscriber> Layer<S> for Told {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        failed(action(event.metadata().target(), &line.0), &line.0);
+        failed(action(event.metadata().target()), &line.0);
     }
 }
 
 /// Which action a line of that module is about.
-fn action(target: &str, line: &str) -> &'static str {
+fn action(target: &str) -> &'static str {
     match target.rsplit("::").next() {
         Some("flusher" | "buffer" | "reclaimer") => "write",
-        Some("recover" | "scanner" | "fs" | "manager") => "open",
-        Some("engine") if line.contains("enqueue") || line.contains("supposed to be") => "write",
+        Some("recover" | "scanner" | "manager") => "open",
         _ => "read",
     }
 }
