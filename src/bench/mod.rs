@@ -15,6 +15,7 @@ mod posting;
 mod posts;
 mod queries;
 mod redirects;
+mod replay;
 mod shipping;
 mod usage;
 mod whole;
@@ -103,6 +104,11 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     if options.wants("archive") {
         for events in &options.events {
             figures.extend(archive::run(*events).await?);
+        }
+    }
+    if options.wants("replay") {
+        for events in &options.events {
+            figures.extend(replay::run(&folder.join(format!("replay-{events}")), *events).await?);
         }
     }
     if options.wants("shipping") {
