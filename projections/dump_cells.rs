@@ -4,10 +4,9 @@
 //! taken from the full blocks; the other cuboids are sums of the same. A row whose span has no marker is one that no
 //! question would read: it stands in a line of its own, so that the state differs from one that is as it should be.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::block::{self, Block, BlockError, BlockKey};
 use crate::block_cells::each_cell;
@@ -102,10 +101,10 @@ fn open_spans<S: Source>(
 fn added_up<S: Source>(
     source: &S,
     open: &OpenSpan,
-) -> Result<BTreeMap<CellKey, Sums>, DumpError<S::Error>> {
+) -> Result<FxHashMap<CellKey, Sums>, DumpError<S::Error>> {
     let OpenSpan { span, campaign } = *open;
     let grain = span.grain;
-    let mut all: BTreeMap<CellKey, Sums> = BTreeMap::new();
+    let mut all: FxHashMap<CellKey, Sums> = FxHashMap::default();
     let mut add = |cell: &CellKey, sums: &Sums| {
         crate::sums::add(all.entry(*cell).or_insert([0; METRICS]), sums);
     };

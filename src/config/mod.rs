@@ -286,7 +286,7 @@ impl Default for Outbox {
 impl Default for Store {
     fn default() -> Self {
         Self {
-            cache: Bytes(256 << 20),
+            cache: Bytes(128 << 20),
             write_buffers: Bytes(256 << 20),
         }
     }

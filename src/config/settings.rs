@@ -156,7 +156,11 @@ pub const SETTINGS: &[Setting] = &[
         Text,
         "sent bytes an outbox keeps for a resend",
     ),
-    s("store.cache", Text, "block cache shared by all shards"),
+    s(
+        "store.cache",
+        Text,
+        "memory of blocks of files, all shards; they also take what writes leave",
+    ),
     s(
         "store.write_buffers",
         Text,
