@@ -21,6 +21,10 @@ use super::{Identity, Kept};
 
 /// Bytes of each of its files, which is what is given up at once for new blocks. The largest block fits.
 const FILE_BYTES: usize = 16 << 20;
+/// How many files there are at most, all of them open, before they are larger ones.
+const MAX_FILES: usize = 128;
+/// The largest files: foyer counts within one in 32 bits.
+const MAX_FILE_BYTES: usize = 1 << 30;
 /// Bytes of blocks that wait to be written; what comes while they do is not kept on disk.
 const WAITING_BYTES: usize = 16 << 20;
 /// How long a question waits for the disk.
@@ -36,7 +40,7 @@ pub async fn open(
 ) -> foyer::Result<HybridCache<Identity, Kept>> {
     let device = FsDeviceBuilder::new(folder).with_capacity(bytes).build()?;
     let engine = BlockEngineConfig::new(device)
-        .with_block_size(FILE_BYTES)
+        .with_block_size(file_bytes(bytes))
         .with_buffer_pool_size(WAITING_BYTES)
         .with_submit_queue_size_threshold(WAITING_BYTES);
     memory
@@ -46,6 +50,11 @@ pub async fn open(
         .with_engine_config(engine)
         .build()
         .await
+}
+
+/// How large the files are that make up so many bytes.
+fn file_bytes(all: usize) -> usize {
+    (all / MAX_FILES).clamp(FILE_BYTES, MAX_FILE_BYTES)
 }
 
 /// How the disk is asked, from threads that may wait.
@@ -114,5 +123,19 @@ impl Code for Kept {
 
     fn estimated_size(&self) -> usize {
         self.0.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_room_is_larger_files_and_not_ever_more() {
+        let mib = 1 << 20;
+        assert_eq!(file_bytes(128 * mib), 16 * mib);
+        assert_eq!(file_bytes(2_048 * mib), 16 * mib);
+        assert_eq!(file_bytes(100 * 1_024 * mib), 800 * mib);
+        assert_eq!(file_bytes(1_024 * 1_024 * mib), 1_024 * mib);
     }
 }
