@@ -203,7 +203,7 @@ fn damage(server: &Server) -> usize {
         let path = entry.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();
         let filled = bytes[4_096..].iter_mut().filter(|byte| **byte != 0);
-        for byte in filled.step_by(500) {
+        for byte in filled.step_by(50) {
             *byte ^= 0x20;
             changed += 1;
         }
@@ -219,7 +219,9 @@ fn a_damaged_or_missing_disk_part_changes_no_answer_and_stops_nothing() {
     let all = clicks(6_000);
     let want = counted(&all);
     let mut server = filled(on_disk(&folder), &all);
-    assert_eq!(answered(&server), want);
+    for _ in 0..2 {
+        assert_eq!(answered(&server), want);
+    }
     assert_eq!(metric(&server, CAPACITY, "disk"), f64::from(128 << 20));
     assert_eq!(server.stop(), Some(0));
 
@@ -231,7 +233,8 @@ fn a_damaged_or_missing_disk_part_changes_no_answer_and_stops_nothing() {
 
     let server_errors = |server: &Server| metric(server, ERRORS, "");
     let mut server = Server::start(on_disk(&folder));
-    assert!(damage(&server) > 10);
+    let damaged = damage(&server);
+    assert!(damaged > 10, "{damaged}");
     assert_eq!(answered(&server), want);
     assert!(server_errors(&server) > 0.0);
     std::fs::remove_dir_all(server.data_dir.join("cache")).unwrap();
