@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,9 +229,15 @@ class Killer:
         return held
 
     def replay(self, node, why, since):
-        """Replays its stopped folder."""
-        node.cli("replay", "--from", since, timeout_s=REPLAY_S)
-        node.cli("replay", "--prune", timeout_s=REPLAY_S)
+        """Replays its stopped folder; again while the broker is dead."""
+        for args in (["--from", since], ["--prune"]):
+            done = []
+
+            def is_done(args=args, done=done):
+                done.append(node.run("replay", *args, timeout_s=REPLAY_S))
+                return done[-1].returncode == 0
+
+            assert self.wait(is_done), f"replay {' '.join(args)} ended with {done[-1].returncode}: {done[-1].stderr}"
         with self.lock:
             self.replays[why] += 1
 
@@ -362,12 +369,12 @@ class Editor:
     async def run(self, stop):
         """One ad after another until told to stop."""
         while not stop.is_set():
-            await self.one(f"late-{self.written}")
+            await self.one(f"late-{self.written}", stop)
             self.written += 1
             await asyncio.sleep(0.5)
 
-    async def one(self, ad_id):
-        """Writes an ad and clicks on it."""
+    async def one(self, ad_id, stop):
+        """Writes an ad and clicks on it; gives it up, unwritten, where it is told to stop and nobody answers."""
         ad = {"ad_id": ad_id, "campaign_id": "adv-utc-cpc", "landing_url": "https://shop.example/{ad_id}", "status": "active"}
         body, api = json.dumps(ad).encode(), self.session.deployment.asked
         while True:
@@ -381,6 +388,8 @@ class Editor:
                 break
             if status != 503:
                 self.session.differences.append(f"PUT {ad_id}: {status} {content[:200]!r}")
+                return
+            if stop.is_set() and self.session.wires.deadline_s == 0:
                 return
             await asyncio.sleep(0.1)
         self.session.tally.catalogue.ads[ad_id] = ad
@@ -402,12 +411,12 @@ async def run(args, folder):
     archive = {"ADTALLY_ARCHIVE_URL": f"file://{folder.resolve()}/archive"}
     (folder / "archive").mkdir(parents=True)
     deployment = Deployment(args, folder, ROLES, {name: {**archive, **ENV.get(name, {})} for name in ROLES})
+    session, stop = Session(deployment, args.seed, faults=True), asyncio.Event()
     try:
         deployment.start(document())
-        session = Session(deployment, args.seed, faults=True)
         await session.open()
         await session.send(1_000)
-        killer, editor, stop = Killer(deployment, args.kills, args.seed), Editor(session), asyncio.Event()
+        killer, editor = Killer(deployment, args.kills, args.seed), Editor(session)
         editing = asyncio.create_task(editor.run(stop))
         killing = time.time()
         await session.during(killer.run)
@@ -437,7 +446,13 @@ async def run(args, folder):
             "killing_s": round(killing_s, 1),
             "total_s": round(time.time() - started, 1),
         }
+    except BaseException:
+        # At once, since those who retry take their time to see that nobody answers any more.
+        traceback.print_exc()
+        raise
     finally:
+        stop.set()
+        session.wires.deadline_s = 0
         deployment.stop()
 
 
