@@ -47,14 +47,14 @@ async fn the_catalogue_is_current_after_a_barrier_and_survives_on_disk() {
         DocumentKind::Advertiser,
         r#"{"advertiser_id":"acme","name":"Acme","currency_code":"EUR","time_zone":"UTC"}"#,
     );
-    let refused = ground.catalogue.publish(moved).await;
-    assert!(
+    let is_refused = async || {
+        let refused = ground.catalogue.publish(moved.clone()).await;
         matches!(
             refused,
             Err(PublishError::Refused(CatalogueError::Immutable { .. }))
-        ),
-        "{refused:?}"
-    );
+        )
+    };
+    assert!(eventually(is_refused).await);
     // Two writers at once: all of it is in force in the end.
     let ad = |n: u32| {
         document(
