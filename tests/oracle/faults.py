@@ -496,7 +496,7 @@ async def state_lost(args, folder):
 async def stream_remade(args, folder):
     """A stream is deleted and made anew under a running deployment."""
     async with night(args, folder) as made:
-        fold, js = made.nodes["fold"], made.session.wires.js
+        fold, js = made.nodes["fold"], made.session.wires.nc.jetstream(timeout=60)
         await made.session.finish([()], [()])
         config = (await js.stream_info("EVENTS_3")).config
         await js.delete_stream("EVENTS_3")
