@@ -187,9 +187,11 @@ fn listens(broker: &Broker, user: &str, subject: &str) -> bool {
         }
         async {}
     });
+    let servers = broker.url();
+    let server = servers.split(',').next().unwrap();
     block_on(async {
-        let listener = listening.connect(broker.url()).await.unwrap();
-        let speaker = options("serve").connect(broker.url()).await.unwrap();
+        let listener = listening.connect(server).await.unwrap();
+        let speaker = options("serve").connect(server).await.unwrap();
         let mut heard = listener.subscribe(subject.to_owned()).await.unwrap();
         for _ in 0..200 {
             speaker

@@ -35,8 +35,8 @@ mod plan;
 mod process;
 mod projector;
 mod random;
-pub mod report;
 mod replay;
+pub mod report;
 mod resend;
 #[cfg(test)]
 mod tests;
