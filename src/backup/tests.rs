@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use adtally_projections::dump::dump;
@@ -220,6 +221,15 @@ fn what_a_killed_backup_leaves_is_no_backup_and_the_next_one_removes_it() {
     assert!(matches!(full, BackupError::NotEmpty { .. }), "{full}");
     assert_eq!(contents(&to).len(), whole);
     restore(&to, &home.path().join("third"), false).unwrap();
+
+    // It is written where it stays, so a mount point, onto which nothing can be renamed, is as good as any folder.
+    let there = home.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    let inode = std::fs::metadata(&there).unwrap().ino();
+    drop(Claim::take(&there).unwrap());
+    assert_eq!(contents(&there).len(), 0);
+    back_up(&data, &there).unwrap();
+    assert_eq!(std::fs::metadata(&there).unwrap().ino(), inode);
 
     // A folder that is not ours is neither filled nor marked.
     let letters = home.path().join("desk");
