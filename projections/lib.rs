@@ -50,4 +50,5 @@ pub mod symbols;
 pub mod totals;
 pub mod trending;
 pub mod uniques;
+pub mod unpacked;
 pub mod verdicts;

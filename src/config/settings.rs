@@ -197,6 +197,16 @@ pub const SETTINGS: &[Setting] = &[
         "whose shards the role api reads: local or remote",
     ),
     s(
+        "query.block_cache",
+        Text,
+        "memory of unpacked blocks of sealed counts; 0B: none",
+    ),
+    s(
+        "query.block_cache_disk",
+        Text,
+        "room on disk for those that memory has none for, at least 128MiB; 0B: none",
+    ),
+    s(
         "retention.minutes",
         Text,
         "how long counts by minute are kept, by log time; at least 2d",
