@@ -230,9 +230,7 @@ impl Drop for Server {
             // A clean stop takes its nats-server along; a killed one leaves it to the next start of that folder.
             let _ = kill(self.pid(), Signal::SIGTERM);
             let began = Instant::now();
-            while began.elapsed() < Duration::from_secs(20)
-                && self.process.try_wait().is_ok_and(|s| s.is_none())
-            {
+            while began.elapsed() < PATIENCE && self.process.try_wait().is_ok_and(|s| s.is_none()) {
                 std::thread::sleep(Duration::from_millis(20));
             }
             self.kill();
