@@ -221,7 +221,7 @@ class Killer:
         began = node.log.stat().st_size if node.log.exists() else 0
         node.start(wait=False, fail_points=fail_points)
         held = self.wait(lambda: node.process.poll() is not None or (until() if until else node.is_ready()))
-        if node.process.poll() == 3 and "`adtally replay --from beginning" in node.log.read_text()[began:]:
+        if node.process.poll() == 3 and b"`adtally replay --from beginning" in node.log.read_bytes()[began:]:
             self.replay(node, "overtaken", "beginning")
             return self.start(node, fail_points, until)
         if not until:
@@ -295,7 +295,7 @@ class Killer:
         else:
             self.missed.append(f"{death.process} {death.point}")
         if of_projector:
-            self.replay(node, "from a checkpoint", command[2])
+            self.replay(node, f"from {command[2]}", command[2])
 
     def archive(self, node):
         """Archives everything up to now, so that it is purged soon."""

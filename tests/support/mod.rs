@@ -21,7 +21,7 @@ pub use broker::{Broker, Folder, free_ports};
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");
 
 /// How long anything may take to become true before a test gives up; generous, since two cores serve many tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The nats-server that `make setup` brought, or the one on the PATH.
 pub fn nats_server() -> PathBuf {
