@@ -276,8 +276,11 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
         "--json",
     ];
     for user in ["serve", "operator"] {
-        let output = as_user(&broker, user, &close);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (output, text) = wait_for("every producer to have announced the month's end", || {
+            let output = as_user(&broker, user, &close);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            (!text.contains("is complete only up to")).then_some((output, text))
+        });
         assert_eq!(output.status.code(), Some(3), "{user}: {text}");
         assert!(text.contains("could not be closed"), "{user}: {text}");
     }
