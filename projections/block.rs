@@ -21,6 +21,8 @@ use crate::symbols::Symbol;
 pub const BLOCK_VERSION: u8 = 1;
 /// The most cells of a block: a column of it, at most eight bytes each, fits a processor's second cache.
 pub const MAX_CELLS: usize = 65_536;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 19;
 /// Bytes of the checksum.
 pub(crate) const CRC_BYTES: usize = 4;
 
@@ -286,6 +288,21 @@ impl<'a> Block<'a> {
         symbols: &mut Vec<Symbol>,
         places: &mut Vec<u32>,
     ) -> Result<(), BlockError> {
+        let (width, bytes) = self.places(dimension, scratch, symbols)?;
+        widen(width, bytes, self.cells, places);
+        Ok(())
+    }
+
+    /// The same, with the places as they are stored: a number of so many bytes each, below the number of symbols.
+    pub(crate) fn places<'b>(
+        &self,
+        dimension: Dimension,
+        scratch: &'b mut Vec<u8>,
+        symbols: &mut Vec<Symbol>,
+    ) -> Result<(usize, &'b [u8]), BlockError>
+    where
+        'a: 'b,
+    {
         let dimensions = self.key.cuboid.dimensions();
         let column = dimensions.iter().zip(&self.dimensions);
         let (_, stored) = column
@@ -303,35 +320,20 @@ impl<'a> Block<'a> {
             };
             symbols.push(symbol.ok_or(BlockError("a dictionary does not ascend"))?);
         }
-        let bytes = self.unpack(stored.column, scratch)?;
-        places.clear();
-        match stored.column.width {
-            0 => places.resize(self.cells, 0),
-            1 => places.extend(bytes.iter().map(|b| u32::from(*b))),
-            2 => places.extend(
-                bytes
-                    .as_chunks::<2>()
-                    .0
-                    .iter()
-                    .map(|b| u32::from(u16::from_le_bytes(*b))),
-            ),
-            _ => places.extend(
-                bytes
-                    .as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|b| u32::from_le_bytes(*b)),
-            ),
-        }
-        match places
-            .iter()
-            .all(|place| (*place as usize) < stored.entries)
-        {
-            true => Ok(()),
+        let (width, bytes) = (stored.column.width, self.unpack(stored.column, scratch)?);
+        match largest(width, bytes) < stored.entries {
+            true => Ok((width, bytes)),
             false => Err(BlockError(
                 "a cell has a symbol that is not in the dictionary",
             )),
         }
+    }
+
+    /// Bytes that a cell takes unpacked.
+    pub(crate) fn cell_bytes(&self) -> usize {
+        let dimensions = self.dimensions.iter().map(|d| d.column.width);
+        let metrics = self.metrics.iter().map(|m| m.column.width);
+        dimensions.chain(metrics).sum()
     }
 
     /// Unpacks a metric; none when it is zero everywhere.
@@ -381,6 +383,34 @@ impl<'a> Block<'a> {
         }
     }
 }
+
+/// The places of cells in a dictionary, out of a column of that width: at most [`MAX_CELLS`] entries take two bytes.
+pub(crate) fn widen(width: usize, bytes: &[u8], cells: usize, places: &mut Vec<u32>) {
+    places.clear();
+    match width {
+        0 => places.resize(cells, 0),
+        1 => places.extend(bytes.iter().map(|b| u32::from(*b))),
+        _ => {
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            places.extend(pairs.map(|b| u32::from(u16::from_le_bytes(*b))));
+        }
+    }
+}
+
+/// The largest number of a column of places.
+fn largest(width: usize, bytes: &[u8]) -> usize {
+    match width {
+        0 => 0,
+        1 => bytes.iter().copied().max().map_or(0, usize::from),
+        _ => {
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            let largest = pairs.map(|b| u16::from_le_bytes(*b)).max();
+            largest.map_or(0, usize::from)
+        }
+    }
+}
+
+const _: () = assert!(MAX_CELLS <= 1 << 16);
 
 /// Bytes that an unsigned number takes in a column whose largest it is.
 pub(crate) fn width_of(largest: u64) -> usize {

@@ -7,7 +7,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::block::{Block, BlockError, Values};
+use crate::block::{Block, BlockError, BlockKey, Values};
 use crate::buckets::BucketKey;
 use crate::cells::Bucket;
 use crate::metrics::METRICS;
@@ -26,6 +26,72 @@ const SMALL: i64 = 1 << 46;
 type Sum = [i64; METRICS + 1];
 /// Where the last one stands.
 const TOUCHED: usize = METRICS;
+
+/// What sums read of a block, whether it is as stored or was unpacked before.
+pub trait ReadBlock {
+    /// Where it stands.
+    fn key(&self) -> &BlockKey;
+
+    /// Its buckets in order, each with how many of the cells that follow each other are its own.
+    fn buckets(&self) -> &[(Bucket, u32)];
+
+    /// How many cells it has, at least 1.
+    fn cells(&self) -> usize;
+
+    /// A dimension: its symbols, ascending, and for each cell the place of its own among them.
+    ///
+    /// # Errors
+    /// [`BlockError`] when it is damaged, or the cuboid has not got the dimension.
+    fn dimension(
+        &self,
+        dimension: Dimension,
+        scratch: &mut Vec<u8>,
+        symbols: &mut Vec<Symbol>,
+        places: &mut Vec<u32>,
+    ) -> Result<(), BlockError>;
+
+    /// A metric; none when it is zero everywhere.
+    ///
+    /// # Errors
+    /// [`BlockError`] when it is damaged.
+    fn metric<'b>(
+        &'b self,
+        field: usize,
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<Option<Values<'b>>, BlockError>;
+}
+
+impl ReadBlock for Block<'_> {
+    fn key(&self) -> &BlockKey {
+        &self.key
+    }
+
+    fn buckets(&self) -> &[(Bucket, u32)] {
+        &self.buckets
+    }
+
+    fn cells(&self) -> usize {
+        Block::cells(self)
+    }
+
+    fn dimension(
+        &self,
+        dimension: Dimension,
+        scratch: &mut Vec<u8>,
+        symbols: &mut Vec<Symbol>,
+        places: &mut Vec<u32>,
+    ) -> Result<(), BlockError> {
+        Block::dimension(self, dimension, scratch, symbols, places)
+    }
+
+    fn metric<'b>(
+        &'b self,
+        field: usize,
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<Option<Values<'b>>, BlockError> {
+        Block::metric(self, field, scratch)
+    }
+}
 
 /// Memory of the sums of one shard's blocks, kept from block to block.
 #[derive(Debug, Default)]
@@ -59,14 +125,14 @@ impl BlockSums {
     /// [`PartialError`] when the block is damaged or the sums are too many; they are then of no use.
     pub fn add(
         &mut self,
-        block: &Block<'_>,
+        block: &impl ReadBlock,
         filters: &Filters,
         place: &mut dyn FnMut(Bucket) -> Option<BucketKey>,
         sums: &mut ShardSums,
     ) -> Result<u64, PartialError> {
         let mut runs: Vec<(usize, usize, BucketKey)> = Vec::new();
         let mut at = 0;
-        for (bucket, n) in &block.buckets {
+        for (bucket, n) in block.buckets() {
             let end = at + *n as usize;
             if let Some(key) = place(*bucket) {
                 match runs.last_mut() {
@@ -87,25 +153,25 @@ impl BlockSums {
     /// Gives every cell the place of its group.
     fn find_groups(
         &mut self,
-        block: &Block<'_>,
+        block: &impl ReadBlock,
         filters: &Filters,
         group_by: &[Dimension],
     ) -> Result<(), BlockError> {
         let mut group = Group::default();
         for (at, dimension) in group_by.iter().enumerate() {
             if *dimension == Dimension::CampaignId {
-                group[at] = block.key.campaign;
+                group[at] = block.key().campaign;
             }
         }
         self.groups.clear();
         self.groups.push(group);
         self.of_cell.clear();
         self.of_cell.resize(block.cells(), 0);
-        let dimensions = block.key.cuboid.dimensions();
+        let dimensions = block.key().cuboid.dimensions();
         let is_grouped = |dimension: &Dimension| group_by.contains(dimension);
         let leading = dimensions.iter().take_while(|d| is_grouped(d)).count();
         self.is_sorted = dimensions[leading..].iter().all(|d| !is_grouped(d));
-        for dimension in block.key.cuboid.dimensions() {
+        for dimension in dimensions {
             let filter = filters.of(*dimension);
             let grouped = group_by.iter().position(|d| d == dimension);
             if filter.is_none() && grouped.is_none() {
@@ -180,7 +246,7 @@ impl BlockSums {
     /// Adds the runs of cells, each to its bucket.
     fn sum(
         &mut self,
-        block: &Block<'_>,
+        block: &impl ReadBlock,
         runs: &[(usize, usize, BucketKey)],
         into: &mut ShardSums,
     ) -> Result<(), PartialError> {

@@ -12,6 +12,7 @@ use crate::block_writer::{Columns, write};
 use crate::cells::Grain;
 use crate::cuboid::Cuboid;
 use crate::spans::{Place, Span};
+use crate::unpacked::Unpacked;
 
 const SPAN: Span = Span {
     grain: Grain::Minute,
@@ -82,8 +83,8 @@ fn plainly(
     group_by: &[Dimension],
     passes: &dyn Fn(&[Symbol; 4]) -> bool,
     place: &dyn Fn(i64) -> Option<i64>,
-) -> BTreeMap<(i64, Group), [i128; METRICS]> {
-    let mut rows: BTreeMap<(i64, Group), [i128; METRICS]> = BTreeMap::new();
+) -> Rows {
+    let mut rows = Rows::new();
     for ((minute, symbols), sums) in cells {
         let Some(at) = place(i64::from(SPAN.number) * 60 + i64::from(*minute)) else {
             continue;
@@ -107,6 +108,41 @@ fn plainly(
             .for_each(|(a, b)| *a += i128::from(*b));
     }
     rows
+}
+
+type Rows = BTreeMap<(i64, Group), [i128; METRICS]>;
+
+/// What a block adds, and how many cells of it were read.
+fn rows(
+    block: &impl ReadBlock,
+    filters: &Filters,
+    by: &[Dimension],
+    place: &dyn Fn(i64) -> Option<i64>,
+) -> (u64, Rows) {
+    let mut sums = ShardSums::new(by);
+    let mut placed = |at| match at {
+        Bucket::Minute(minute) => place(minute).map(bucket),
+        _ => None,
+    };
+    let mut all = BlockSums::default();
+    let read = all.add(block, filters, &mut placed, &mut sums).unwrap();
+    let table = sums.table();
+    let (buckets, groups) = (table.buckets().to_vec(), table.groups().to_vec());
+    let row = |(at, group, sums): (u32, u32, [i64; METRICS])| {
+        let key = (buckets[at as usize].at, groups[group as usize]);
+        (key, sums.map(i128::from))
+    };
+    (read, table.rows().unwrap().map(row).collect())
+}
+
+/// An unpacked block that was written and read.
+fn again(block: &Block<'_>) -> Unpacked {
+    let unpacked = Unpacked::of(block).unwrap();
+    let mut bytes = Vec::new();
+    unpacked.encode(&mut bytes);
+    let again = Unpacked::decode(&bytes).unwrap();
+    assert_eq!(again, unpacked);
+    again
 }
 
 proptest! {
@@ -142,26 +178,17 @@ proptest! {
         let want = plainly(&cells, &by, &passes, &place);
         let (key, value) = stored(&cells);
         let block = Block::parse(Grain::Minute, &key, &value).unwrap();
-        let mut sums = ShardSums::new(&by);
-        let mut placed = |bucket| match bucket {
-            Bucket::Minute(minute) => place(minute).map(self::bucket),
-            _ => None,
-        };
-        let mut all = BlockSums::default();
-        let read = all.add(&block, &filters, &mut placed, &mut sums).unwrap();
-        prop_assert_eq!(read as usize, cells.keys().filter(|(m, _)| i64::from(*m) >= from).count());
-        let table = sums.table();
-        let (buckets, groups) = (table.buckets().to_vec(), table.groups().to_vec());
-        let have: BTreeMap<(i64, Group), [i128; METRICS]> = table
-            .rows()
-            .unwrap()
-            .map(|(bucket, group, sums)| {
-                let key = (buckets[bucket as usize].at, groups[group as usize]);
-                (key, sums.map(i128::from))
-            })
-            .collect();
+        let counted = cells.keys().filter(|(m, _)| i64::from(*m) >= from).count();
+        let have = [
+            rows(&block, &filters, &by, &place),
+            rows(&Unpacked::of(&block).unwrap(), &filters, &by, &place),
+            rows(&again(&block), &filters, &by, &place),
+        ];
         let cut = |n: i128| n.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
-        let want: BTreeMap<_, _> = want.into_iter().map(|(k, sums)| (k, sums.map(cut))).collect();
-        prop_assert_eq!(have, want);
+        let want: Rows = want.into_iter().map(|(k, sums)| (k, sums.map(cut))).collect();
+        for (read, have) in have {
+            prop_assert_eq!(read as usize, counted);
+            prop_assert_eq!(have, want.clone());
+        }
     }
 }

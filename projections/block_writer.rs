@@ -59,16 +59,7 @@ impl Packed {
 pub fn write(key: &BlockKey, columns: &Columns, out: &mut Vec<u8>) {
     debug_assert!((1..=MAX_CELLS).contains(&columns.cells()));
     let begin = out.len();
-    out.extend_from_slice(&[BLOCK_VERSION, key.span.grain as u8, key.cuboid as u8]);
-    put_u32(out, key.campaign);
-    put_i32(out, key.span.number);
-    out.extend_from_slice(&key.part.to_be_bytes());
-    put_varint(out, columns.buckets.len() as u64);
-    for (place, count) in &columns.buckets {
-        put_signed(out, i64::from(place.at));
-        put_signed(out, i64::from(place.offset_s));
-        put_varint(out, u64::from(*count));
-    }
+    put_head(key, columns.buckets.iter().copied(), out);
     let mut bodies: Vec<Packed> = Vec::new();
     for symbols in &columns.dimensions {
         let packed = Packed::of(dictionary(symbols, out));
@@ -100,17 +91,40 @@ pub fn write(key: &BlockKey, columns: &Columns, out: &mut Vec<u8>) {
     put_u32(out, crc);
 }
 
+/// Appends what stands before the columns: which block it is, and its buckets with their numbers of cells.
+pub(crate) fn put_head(
+    key: &BlockKey,
+    buckets: impl ExactSizeIterator<Item = (Place, u32)>,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(&[BLOCK_VERSION, key.span.grain as u8, key.cuboid as u8]);
+    put_u32(out, key.campaign);
+    put_i32(out, key.span.number);
+    out.extend_from_slice(&key.part.to_be_bytes());
+    put_varint(out, buckets.len() as u64);
+    for (place, count) in buckets {
+        put_signed(out, i64::from(place.at));
+        put_signed(out, i64::from(place.offset_s));
+        put_varint(out, u64::from(count));
+    }
+}
+
+/// Appends a dictionary: distinct symbols, ascending.
+pub(crate) fn put_dictionary(distinct: &[Symbol], out: &mut Vec<u8>) {
+    put_varint(out, distinct.len() as u64);
+    let mut last = 0;
+    for symbol in distinct {
+        put_varint(out, u64::from(symbol - last));
+        last = *symbol;
+    }
+}
+
 /// Appends the dictionary of a column; answers the column of places in it.
 fn dictionary(symbols: &[Symbol], out: &mut Vec<u8>) -> Vec<u8> {
     let mut distinct: Vec<Symbol> = symbols.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
-    put_varint(out, distinct.len() as u64);
-    let mut last = 0;
-    for symbol in &distinct {
-        put_varint(out, u64::from(symbol - last));
-        last = *symbol;
-    }
+    put_dictionary(&distinct, out);
     let places: FxHashMap<Symbol, u64> = distinct.iter().copied().zip(0..).collect();
     let width = width_of(distinct.len() as u64 - 1);
     numbers(symbols.iter().map(|symbol| places[symbol]), width)

@@ -4,6 +4,8 @@
 //! is still stored of expired ids or of cells before the horizon, not which cells are sealed, not the bytes of
 //! RocksDB. That is what tests and `verify` compare.
 
+use std::fmt::Write as _;
+
 use adtally_streams::event::{Device, Kind};
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
@@ -154,9 +156,12 @@ pub fn visit<S: Source>(
         source.scan(family, &mut visit).map_err(DumpError::Read)?;
     }
     let (log_time_ms, horizon) = position_and_horizon(source)?;
+    let mut text = String::new();
     for grain in Grain::ALL {
         visit_cells(source, grain, &horizon, &mut |cell, sums| {
-            let text = cell_line(&table, cell, sums);
+            text.clear();
+            // Writing to a String cannot fail.
+            let _ = put_cell_line(&mut text, &table, cell, sums);
             emit(grain.family().name(), About::cell(cell), &text);
         })?;
     }
@@ -425,15 +430,21 @@ fn line(
     }))
 }
 
-fn cell_line(table: &NameTable, k: &CellKey, sums: &Metrics) -> String {
-    let bucket = match k.bucket {
-        Bucket::Minute(minute) => format!("minute={minute}"),
-        Bucket::Hour { start_s, offset_s } => format!("hour={start_s}{offset_s:+}"),
-        Bucket::Day(day) => format!("day={day}"),
-    };
-    format!(
-        "cell {} {bucket} ad={} creative={:?} region={} device={} {sums:?}",
-        table.of(Space::Campaign, k.campaign),
+fn put_cell_line(
+    text: &mut String,
+    table: &NameTable,
+    k: &CellKey,
+    sums: &Metrics,
+) -> std::fmt::Result {
+    write!(text, "cell {} ", table.of(Space::Campaign, k.campaign))?;
+    match k.bucket {
+        Bucket::Minute(minute) => write!(text, "minute={minute}")?,
+        Bucket::Hour { start_s, offset_s } => write!(text, "hour={start_s}{offset_s:+}")?,
+        Bucket::Day(day) => write!(text, "day={day}")?,
+    }
+    write!(
+        text,
+        " ad={} creative={:?} region={} device={} {sums}",
         table.of(Space::Ad, k.ad),
         table.of(Space::Creative, k.creative),
         table.of(Space::Region, k.region),

@@ -1,13 +1,14 @@
 //! The cells of a state for its dump: rows and blocks added up, each cell once.
 //!
 //! Invariant: what is held in memory is which sections have rows, and the cells of one span with some at a time. Cells
-//! are taken from the blocks of all dimensions; the other cuboids are sums of the same. A row whose section has no marker is one that
-//! no question would read: it stands in a line of its own, so that the state differs from one that is as it should be.
+//! are taken from the blocks of all dimensions; the other cuboids are sums of the same. A row whose section has no
+//! marker is one that no question would read: it stands in a line of its own, so that the state differs from one that is
+//! as it should be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::block::{self, Block, BlockError, BlockKey};
 use crate::block_cells::each_cell;
@@ -106,9 +107,9 @@ fn added_up<S: Source>(
     campaign: Symbol,
     span: Span,
     open: &FxHashSet<OpenSection>,
-) -> Result<BTreeMap<CellKey, Sums>, DumpError<S::Error>> {
+) -> Result<FxHashMap<CellKey, Sums>, DumpError<S::Error>> {
     let grain = span.grain;
-    let mut all: BTreeMap<CellKey, Sums> = BTreeMap::new();
+    let mut all: FxHashMap<CellKey, Sums> = FxHashMap::default();
     let mut add = |cell: &CellKey, sums: &Sums| {
         crate::sums::add(all.entry(*cell).or_insert([0; METRICS]), sums);
     };

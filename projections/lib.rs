@@ -54,5 +54,6 @@ pub mod symbols;
 pub mod totals;
 pub mod trending;
 pub mod uniques;
+pub mod unpacked;
 pub mod verdicts;
 pub mod waiting;

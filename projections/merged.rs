@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::buckets::{BucketKey, Slot};
 use crate::metrics::{METRICS, Metrics};
 use crate::partial::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
-use crate::sums::{Columns, Gathered, Group, Run, Runs, add, collapse_all};
+use crate::sums::{Columns, Gathered, Group, Numbered, Run, add, collapsed};
 use crate::symbols::Symbol;
 
 /// Rows of all shards that are kept before they are added up.
@@ -46,8 +46,8 @@ pub struct Merged {
     bucket_keys: Vec<BucketKey>,
     groups: FxHashMap<Group, u32>,
     group_keys: Vec<Group>,
-    /// Rows, and by their own numbers the numbers here of buckets and of groups.
-    parts: Vec<(Runs, Vec<u32>, Vec<u32>)>,
+    /// Rows by the numbers here.
+    parts: Vec<Numbered>,
 }
 
 impl Merged {
@@ -97,8 +97,11 @@ impl Merged {
                 self.bucket_keys.len() as u32 - 1
             })
         };
-        let own_buckets = buckets.into_iter().map(bucket).collect();
-        self.parts.push((runs, own_buckets, own_groups));
+        self.parts.push(Numbered {
+            runs,
+            buckets: buckets.into_iter().map(bucket).collect(),
+            groups: own_groups,
+        });
         if self.rows() > MAX_KEPT {
             self.collapse()?;
         }
@@ -107,17 +110,13 @@ impl Merged {
 
     /// How many rows there are, of which several may become one.
     pub fn rows(&self) -> usize {
-        self.parts.iter().map(|(runs, _, _)| runs.rows.len()).sum()
+        self.parts.iter().map(|part| part.runs.rows.len()).sum()
     }
 
     fn collapse(&mut self) -> Result<(), TooManyRows> {
-        let runs = collapse_all(&self.parts, self.group_keys.len())?;
-        let same = |n: usize| (0..n as u32).collect();
-        self.parts = vec![(
-            runs,
-            same(self.bucket_keys.len()),
-            same(self.group_keys.len()),
-        )];
+        let groups = self.group_keys.len();
+        let runs = collapsed(&self.parts, groups)?;
+        self.parts = vec![Numbered::alike(runs, self.bucket_keys.len(), groups)];
         Ok(())
     }
 
@@ -166,12 +165,11 @@ impl Merged {
             .map(|bucket| slot_of.get(bucket).copied().unwrap_or(NOWHERE))
             .collect();
         let mut runs: Vec<(u32, u32, Run)> = Vec::new();
-        for (at, (part, buckets, groups)) in (0..).zip(&mut self.parts) {
-            let slot = |run: &Run| slot_of[buckets[run.bucket as usize] as usize];
-            runs.extend(part.runs.iter().map(|run| (slot(run), at, *run)));
-            groups
-                .iter_mut()
-                .for_each(|group| *group = places[*group as usize]);
+        for (at, part) in (0..).zip(&mut self.parts) {
+            let slot = |run: &Run| slot_of[part.buckets[run.bucket as usize] as usize];
+            runs.extend(part.runs.runs.iter().map(|run| (slot(run), at, *run)));
+            let places = part.groups.iter().map(|group| places[*group as usize]);
+            part.groups = places.collect();
         }
         runs.sort_unstable_by_key(|(slot, at, run)| (*slot, *at, run.from));
         let mut in_time: Vec<u32> = (0..slots.len() as u32).collect();
@@ -189,7 +187,7 @@ impl Merged {
             parts: self
                 .parts
                 .into_iter()
-                .map(|(runs, _, groups)| (runs.rows, groups))
+                .map(|part| (part.runs.rows, part.groups))
                 .collect(),
             runs,
         })

@@ -4,6 +4,8 @@
 //! RocksDB may merge operands in any grouping and a newer writer may add fields. A stored sum is a varint mask of
 //! the fields that are not zero and a signed varint for each of them.
 
+use std::fmt;
+
 use crate::codec::{Damaged, Reader, put_signed, put_varint};
 
 /// The most fields that a stored sum may have.
@@ -89,6 +91,35 @@ pub struct Metrics {
     pub late_events: i64,
 }
 
+/// The names of the counters, in the order in which they are stored.
+const NAMES: [&str; METRICS] = [
+    "impressions",
+    "invalid_impressions",
+    "gross_clicks",
+    "general_invalid_clicks",
+    "sophisticated_invalid_clicks",
+    "gross_cost_micros",
+    "cost_not_charged_micros",
+    "conversions",
+    "conversions_value_micros",
+    "late_events",
+];
+
+/// Only the counters that are not zero: nearly all lines of a dump are cells, and nearly all counters of a cell are
+/// zero.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics {")?;
+        let counters = NAMES.into_iter().zip(self.fields());
+        let mut separator = " ";
+        for (name, counter) in counters.filter(|(_, counter)| *counter != 0) {
+            write!(f, "{separator}{name}: {counter}")?;
+            separator = ", ";
+        }
+        f.write_str(" }")
+    }
+}
+
 impl Metrics {
     /// The counters in the order in which they are stored. Appended to, never reordered.
     pub fn fields(&self) -> [i64; METRICS] {
@@ -166,6 +197,22 @@ mod tests {
         let mut out = Vec::new();
         encode_sums(fields, &mut out);
         out
+    }
+
+    #[test]
+    fn every_counter_is_printed_unless_it_is_zero() {
+        let numbered = Metrics::from_fields(std::array::from_fn(|i| i as i64 + 1));
+        assert_eq!(numbered.to_string(), format!("{numbered:?}"));
+        let few = Metrics {
+            gross_clicks: -3,
+            late_events: 1,
+            ..Metrics::default()
+        };
+        assert_eq!(
+            few.to_string(),
+            "Metrics { gross_clicks: -3, late_events: 1 }"
+        );
+        assert_eq!(Metrics::default().to_string(), "Metrics { }");
     }
 
     #[test]

@@ -212,3 +212,100 @@ proptest! {
         prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
     }
 }
+
+/// What stands under one bucket and group in many pieces is added up on the way, and the table is the same in parts.
+#[test]
+fn rows_in_many_pieces_are_collapsed_and_tables_are_made_in_parts() {
+    let by = [Dimension::AdId];
+    let (groups, buckets, rounds) = (300u32, 7i64, 200u32);
+    let name = |n: u32| -> Arc<str> { Arc::from(format!("{:03}", (n * 7) % groups)) };
+    let names: Names = vec![(0..groups).map(|n| (n, name(n))).collect()];
+    let mut merged = Merged::new(&by);
+    let mut want: BTreeMap<(i64, String), i64> = BTreeMap::new();
+    for shard in 0..2i64 {
+        let mut sums = ShardSums::new(&by);
+        for round in 0..rounds {
+            for at in 0..buckets {
+                let key = BucketKey { at, offset_s: 0 };
+                let bucket = sums.table().bucket(key);
+                let numbers: Vec<u32> = (0..groups)
+                    .map(|n| sums.table().group([n, 0, 0, 0, 0]))
+                    .filter(|n| (n + round) % 3 > 0)
+                    .collect();
+                let (row, rows) = sums.table().append(bucket, &numbers).unwrap();
+                let counts = numbers.iter().map(|n| i64::from(*n) + shard);
+                rows.column(2, row).extend(counts);
+                for n in &numbers {
+                    *want.entry((at, name(*n).to_string())).or_default() += i64::from(*n) + shard;
+                }
+            }
+        }
+        merged.add(sums, &names).unwrap();
+    }
+    // Of 560,000 rows that were appended most are added up already.
+    assert!(merged.rows() < 350_000, "{}", merged.rows());
+    let finish = merged.in_order(&slots(buckets), false).unwrap();
+    let parts: Vec<_> = finish
+        .ranges(3)
+        .into_iter()
+        .map(|range| finish.part(range).unwrap())
+        .collect();
+    assert_eq!(parts.len(), 3);
+    let table = finish.table(parts).unwrap();
+    let got: Vec<((i64, String), i64)> = printed(&table)
+        .into_iter()
+        .map(|(at, mut group, n)| ((at, group.remove(0)), n))
+        .collect();
+    assert_eq!(table.totals.gross_clicks, want.values().sum::<i64>());
+    assert_eq!(got, want.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn buckets_of_one_time_are_sorted_by_group_first_and_stay_in_one_part() {
+    let by = [Dimension::AdId];
+    let mut shard = ShardSums::new(&by);
+    let twice = |offset_s| BucketKey {
+        at: 60_000,
+        offset_s,
+    };
+    let rows = [
+        (twice(3_600), 1, 5),
+        (twice(0), 1, 3),
+        (twice(0), 2, 4),
+        (key(9), 2, 7),
+    ];
+    for (bucket, ad, n) in rows {
+        shard.add(bucket, &cell(1, ad, 0), &clicks(n)).unwrap();
+    }
+    let slot = |key: BucketKey| Slot {
+        key,
+        time_ms: key.at,
+        offset_s: key.offset_s,
+    };
+    let slots = [slot(twice(0)), slot(twice(3_600))];
+    let mut merged = Merged::new(&by);
+    merged.add(shard, &names(&[&[(1, "b"), (2, "a")]])).unwrap();
+    let finish = merged.in_order(&slots, false).unwrap();
+    let ranges = finish.ranges(2);
+    assert!(ranges.contains(&(0..2)), "{ranges:?}");
+    let parts: Vec<_> = ranges
+        .into_iter()
+        .map(|r| finish.part(r).unwrap())
+        .collect();
+    let table = finish.table(parts).unwrap();
+    let got: Vec<(i32, String, i64)> = table
+        .rows()
+        .map(|row| {
+            let (_, name) = table.group(&row).next().unwrap();
+            (
+                table.slot(&row).offset_s,
+                name.to_owned(),
+                row.metrics.gross_clicks,
+            )
+        })
+        .collect();
+    let want = [(0, "a", 4), (0, "b", 3), (3_600, "b", 5)];
+    assert_eq!(got, want.map(|(at, name, n)| (at, name.to_owned(), n)));
+    // What has no slot is in no row, and in the totals.
+    assert_eq!(table.totals.gross_clicks, 19);
+}

@@ -176,26 +176,45 @@ impl Gathered {
     }
 }
 
-/// Adds up what stands under the same bucket and group. `number` says under which number a group stands, below
-/// `groups`; runs come out in the order of their buckets.
-fn collapsed(
-    parts: &[(&Runs, &dyn Fn(u32) -> u32, &dyn Fn(u32) -> u32)],
-    groups: usize,
-) -> Result<Runs, TooManyRows> {
+/// Rows of a table under the numbers of another one.
+#[derive(Debug)]
+pub struct Numbered {
+    /// The rows.
+    pub runs: Runs,
+    /// By the number of a bucket the other one.
+    pub buckets: Vec<u32>,
+    /// By the number of a group the other one.
+    pub groups: Vec<u32>,
+}
+
+impl Numbered {
+    /// Rows that keep their numbers, of so many buckets and groups.
+    pub fn alike(runs: Runs, buckets: usize, groups: usize) -> Self {
+        Self {
+            runs,
+            buckets: (0..buckets as u32).collect(),
+            groups: (0..groups as u32).collect(),
+        }
+    }
+}
+
+/// Adds up what stands under the same bucket and group, of groups with numbers below `groups`. Runs come out in the order of
+/// their buckets.
+///
+/// # Errors
+/// [`TooManyRows`] when more than an answer may have are left.
+pub fn collapsed(parts: &[Numbered], groups: usize) -> Result<Runs, TooManyRows> {
     let mut runs: Vec<(u32, u32, Run)> = Vec::new();
-    for (at, (part, bucket, _)) in parts.iter().enumerate() {
-        runs.extend(
-            part.runs
-                .iter()
-                .map(|run| (bucket(run.bucket), at as u32, *run)),
-        );
+    for (at, part) in (0..).zip(parts) {
+        let bucket = |run: &Run| part.buckets[run.bucket as usize];
+        runs.extend(part.runs.runs.iter().map(|run| (bucket(run), at, *run)));
     }
     runs.sort_unstable_by_key(|(bucket, at, run)| (*bucket, *at, run.from));
     let (mut out, mut gathered) = (Runs::default(), Gathered::new(groups));
     for of_bucket in runs.chunk_by(|a, b| a.0 == b.0) {
         for (_, at, run) in of_bucket {
-            let (part, _, number) = &parts[*at as usize];
-            gathered.add(&part.rows, run, number);
+            let part = &parts[*at as usize];
+            gathered.add(&part.runs.rows, run, |group| part.groups[group as usize]);
         }
         let from = out.rows.len() as u32;
         gathered.drain(&mut out.rows);
@@ -209,37 +228,6 @@ fn collapsed(
         });
     }
     Ok(out)
-}
-
-/// Runs of several tables under numbers of their own in one: see [`Gathered`].
-///
-/// # Errors
-/// [`TooManyRows`] when more than an answer may have are left.
-pub fn collapse_all(
-    parts: &[(Runs, Vec<u32>, Vec<u32>)],
-    groups: usize,
-) -> Result<Runs, TooManyRows> {
-    let maps: Vec<_> = parts
-        .iter()
-        .map(|(_, buckets, groups)| {
-            (
-                |bucket: u32| buckets[bucket as usize],
-                |group: u32| groups[group as usize],
-            )
-        })
-        .collect();
-    let parts: Vec<(&Runs, &dyn Fn(u32) -> u32, &dyn Fn(u32) -> u32)> = parts
-        .iter()
-        .zip(&maps)
-        .map(|((runs, _, _), (bucket, group))| {
-            (
-                runs,
-                bucket as &dyn Fn(u32) -> u32,
-                group as &dyn Fn(u32) -> u32,
-            )
-        })
-        .collect();
-    collapsed(&parts, groups)
 }
 
 /// Rows of the bucket that cells are being added to one by one.
@@ -383,7 +371,10 @@ impl SumTable {
     /// [`TooManyRows`] when more than an answer may have are left.
     pub fn collapse(&mut self) -> Result<(), TooManyRows> {
         self.close();
-        self.runs = collapsed(&[(&self.runs, &|b| b, &|g| g)], self.group_keys.len())?;
+        let groups = self.group_keys.len();
+        let runs = std::mem::take(&mut self.runs);
+        let all = Numbered::alike(runs, self.bucket_keys.len(), groups);
+        self.runs = collapsed(&[all], groups)?;
         self.collapse_at = (2 * self.runs.rows.len()).clamp(COLLAPSE_FROM, MAX_KEPT);
         Ok(())
     }

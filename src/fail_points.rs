@@ -2,7 +2,7 @@
 //! each of them on purpose and not by luck.
 //!
 //! They are in every build, since what is tried must be what runs. `ADTALLY_FAIL_POINTS` arms them for one `serve`, or
-//! one `replay` of a stopped folder, one `archive run`; unset, a passing costs one load of a word that never changes. Invariant: a
+//! one `replay` of a stopped folder, one `archive run`, one `backup` or `restore`; unset, a passing costs one load of a word that never changes. Invariant: a
 //! point changes nothing unless it is armed, and an armed process says so before anything else.
 //!
 //! Why not the crate `fail` (0.5.1, October 2022): its points exist only in a build with a feature of its own, every
@@ -76,7 +76,7 @@ points! {
     FoldDayMade "fold.day-made" "the family of ids of a log day is made, what goes into it is not written",
     FoldWritten "fold.written" "changes and position are written in one batch, nobody knows of it",
     FoldShown "fold.shown" "questions see the batch",
-    SealBuilt "seal.built" "blocks of closed spans are built, nothing of them is written",
+    SealBuilt "seal.built" "blocks of what is over are built, nothing of them is written",
     SealWritten "seal.written" "blocks are written and the rows they are made of deleted in one batch, nobody knows of it",
     FoldFlushed "fold.flushed" "a clean end has flushed a shard's state to tables",
     GenerationMade "generation.made" "a shard's new generation is made, nothing names it",
@@ -91,6 +91,9 @@ points! {
     ArchiveCommitted "archive.committed" "the entry of a segment is in the store",
     ArchivePurging "archive.purging" "every file of what is to leave the stream was read back, nothing is purged",
     ArchivePurged "archive.purged" "the broker has purged the stream",
+    BackupCopied "backup.copied" "a backup's files and its manifest are on the disk, and the manifest is not in its place",
+    BackupNamed "backup.named" "a backup's manifest is in its place, the mark of an unfinished one is there still",
+    RestoreCopied "restore.copied" "all shards of a backup are on the disk of a data folder, CURRENT names none of them",
     CatalogueWritten "catalogue.written" "the catalogue's new copy is synced beside the old one, which is not replaced",
     CatalogueCopied "catalogue.copied" "the catalogue's copy is replaced",
     CataloguePublished "catalogue.published" "the broker holds a document, who wrote it has no answer",

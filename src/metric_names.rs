@@ -50,6 +50,31 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "When this process last archived something, by shard, in seconds of the Unix epoch",
     ),
     (
+        "adtally_block_cache_bytes",
+        Gauge,
+        "Memory of unpacked blocks of sealed cells that are kept for further questions",
+    ),
+    (
+        "adtally_block_cache_capacity_bytes",
+        Gauge,
+        "Most that may be kept of unpacked blocks, by tier; 0 on disk also where its folder could not be opened",
+    ),
+    (
+        "adtally_block_cache_errors_total",
+        Counter,
+        "Times that the disk part of the block cache failed or found something damaged, by action; the store was read instead",
+    ),
+    (
+        "adtally_block_cache_hits_total",
+        Counter,
+        "Blocks that a question found unpacked, by tier: memory or disk",
+    ),
+    (
+        "adtally_block_cache_misses_total",
+        Counter,
+        "Blocks that a question looked for in the block cache and had to unpack",
+    ),
+    (
         "adtally_blocks_damaged_total",
         Counter,
         "Times that a block of sealed cells could not be read, by shard: `adtally replay --from beginning --shard N` rebuilds it",

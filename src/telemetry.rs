@@ -7,8 +7,10 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
 
 use crate::metric_names;
+use crate::query::block_cache::Told;
 
 /// Upper bounds of latency histograms, in seconds: from a fast fsync to a slow query.
 const SECONDS_BUCKETS: [f64; 14] = [
@@ -42,16 +44,19 @@ pub fn logs(filter: &str, json: bool) -> Result<(), TelemetryError> {
         filter: filter.into(),
         detail: e.to_string(),
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    let set = if json {
-        builder.json().flatten_event(true).try_init()
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
     } else {
-        builder.with_target(false).try_init()
+        lines.with_target(false).boxed()
     };
-    set.map_err(|e| TelemetryError::Twice(e.to_string()))
+    tracing_subscriber::registry()
+        .with(lines.with_filter(parsed))
+        .with(Told.with_filter(Told::filter()))
+        .try_init()
+        .map_err(|e| TelemetryError::Twice(e.to_string()))
 }
 
 /// The recorder of this process: there can be only one.

@@ -1,12 +1,14 @@
 //! Backup and restore: a copy that is made while the service runs becomes a replica that answers the same.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::replay::{answers, send, settled, stopped, text};
 use crate::support::http::{ask, wait_totals};
-use crate::support::{Folder, Options, Server, cli, cli_on_disk, ok, small_catalogue};
+use crate::support::{ADTALLY, Folder, Options, Server, cli, cli_on_disk, ok, small_catalogue};
 
 fn at(folder: &Folder, name: &str) -> String {
     folder.path().join(name).display().to_string()
@@ -88,4 +90,75 @@ fn a_stopped_folder_is_backed_up_and_comes_back_over_a_damaged_one() {
     ok(&cli(&folder, &["restore", &to, "--force"]));
     let server = crate::replay::start(&folder);
     assert_eq!(answers(&server), before);
+}
+
+/// Runs a command that is killed at a fail point.
+fn killed_at(point: &str, folder: &Folder, args: &[&str]) {
+    let output = Command::new(ADTALLY)
+        .args(args)
+        .arg("--data-dir")
+        .arg(folder.path())
+        .env_remove("NATS_URL")
+        .envs(folder.broker_env())
+        .env("ADTALLY_FAIL_POINTS", format!("{point}=kill@1"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{}", text(&output));
+}
+
+#[test]
+fn a_kill_in_a_backup_or_a_restore_leaves_the_source_and_no_half_of_anything() {
+    let (folder, before, name) = stopped();
+    let to = at(&folder, "backup");
+    let one = Folder::bare();
+    killed_at("backup.copied", &folder, &["backup", &to]);
+    let refused = cli_on_disk(&one, &["restore", &to]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("is no backup"),
+        "{}",
+        text(&refused)
+    );
+    assert!(!one.path().join("shards").exists());
+
+    // The next one into the same place, of the service at work: what is left of the first is gone.
+    let mut server = crate::replay::start(&folder);
+    assert_eq!(answers(&server), before);
+    killed_at("backup.copied", &folder, &["backup", &to]);
+    ok(&server.cli(&["backup", &to]));
+    settled(&server);
+    assert_eq!(answers(&server), before);
+    assert_eq!(server.stop(), Some(0));
+    assert_eq!(crate::replay::generations(folder.path(), 1), [name]);
+    // A backup that was killed when its manifest was there is whole.
+    let whole = at(&folder, "whole");
+    killed_at("backup.named", &folder, &["backup", &whole]);
+
+    let first = crate::replay::start(&folder);
+    for (from, point) in [
+        (&to, "restore.copied"),
+        (&whole, "generation.written"),
+        (&to, "generation.named"),
+    ] {
+        let there = Folder::bare();
+        killed_at(point, &there, &["restore", from]);
+        // A shard that is in use is a whole one; what is not in use is removed by the next attempt.
+        let again = cli_on_disk(&there, &["restore", from]);
+        if point == "generation.named" {
+            assert_eq!(again.status.code(), Some(3), "{}", text(&again));
+            assert!(text(&again).contains("--force"), "{}", text(&again));
+            ok(&cli_on_disk(&there, &["restore", from, "--force"]));
+        } else {
+            ok(&again);
+        }
+        let left = (0..3).map(|shard| crate::replay::generations(there.path(), shard).len());
+        let in_use = if point == "generation.named" { 4 } else { 3 };
+        assert_eq!(left.sum::<usize>(), in_use, "{point}");
+        let options = Options::default().data_dir(&there);
+        let options = options.arg("--server").arg(first.nats_url());
+        let server = Server::start(options.arg("--roles").arg("projector,api"));
+        settled(&server);
+        assert_eq!(answers(&server), before, "{point}");
+    }
+    assert_eq!(answers(&first), before);
 }

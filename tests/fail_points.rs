@@ -12,6 +12,18 @@ use crate::support::{ADTALLY, Folder, Options, Server, get, small_catalogue, wai
 
 const VARIABLE: &str = "ADTALLY_FAIL_POINTS";
 
+/// How the points begin that a first run of `serve` by itself does not pass.
+const LATER: [&str; 8] = [
+    "archive.",
+    "backup.",
+    "restore.",
+    "epoch.told-drained",
+    "epoch.drained",
+    "epoch.forgotten",
+    "fold.flushed",
+    "generation.replayed",
+];
+
 /// The names in the documentation, which a unit test holds against the code.
 fn documented() -> BTreeSet<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/fail-points.md");
@@ -24,6 +36,20 @@ fn documented() -> BTreeSet<String> {
 /// The points that a server says it has passed.
 fn passed(server: &Server) -> BTreeSet<String> {
     told(&server.log())
+}
+
+/// The points that a command passes.
+fn passed_by(data_dir: &Path, args: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(ADTALLY)
+        .args(args)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .env_remove("NATS_URL")
+        .env(VARIABLE, "every=log@1")
+        .output()
+        .unwrap();
+    crate::support::ok(&output);
+    told(&String::from_utf8_lossy(&output.stderr))
 }
 
 fn told(log: &str) -> BTreeSet<String> {
@@ -65,20 +91,21 @@ fn each_is_passed_by_a_deployment_at_work() {
         sent.await.unwrap();
     });
     wait_totals(&server, "spring", &[("clicks", 3)]);
+    let mut lacking = documented();
     wait_for("the points of a first opening", || {
-        let lacking: Vec<_> = documented().difference(&passed(&server)).cloned().collect();
-        (lacking.len() <= 12).then_some(())
+        lacking = &documented() - &passed(&server);
+        lacking.retain(|point| !LATER.iter().any(|later| point.starts_with(later)));
+        lacking.is_empty().then_some(())
     });
     crate::support::ok(&server.cli(&["replay", "--from", "beginning"]));
+    let home = Folder::bare();
+    let backup = home.path().join("backup").display().to_string();
+    let backing_up = passed_by(&server.data_dir, &["backup", &backup]);
+    assert_eq!(backing_up.len(), 2, "{backing_up:?}");
+    let restoring = passed_by(&home.path().join("other"), &["restore", &backup]);
+    assert_eq!(restoring.len(), 3, "{restoring:?}");
     // By hand, since the hour is not over; what is archived the role then purges by itself.
-    let archived = Command::new(ADTALLY)
-        .args(["archive", "run", "--open-hour", "--data-dir"])
-        .arg(&server.data_dir)
-        .env(VARIABLE, "every=log@1")
-        .output()
-        .unwrap();
-    crate::support::ok(&archived);
-    let archiving = told(&String::from_utf8_lossy(&archived.stderr));
+    let archiving = passed_by(&server.data_dir, &["archive", "run", "--open-hour"]);
     assert_eq!(archiving.len(), 4, "{archiving:?}");
     wait_for("what is archived to be purged", || {
         passed(&server).contains("archive.purged").then_some(())
@@ -91,7 +118,8 @@ fn each_is_passed_by_a_deployment_at_work() {
         passed(&server).contains("epoch.forgotten").then_some(())
     });
     assert_eq!(server.stop(), Some(0));
-    assert_eq!(&passed(&server) | &archiving, documented());
+    let by_commands = &(&archiving | &backing_up) | &restoring;
+    assert_eq!(&passed(&server) | &by_commands, documented());
 }
 
 #[test]

@@ -110,11 +110,23 @@ fn json_and_messagepack_count_alike_and_once() {
         "spring",
         &[("clicks", 3), ("impressions", 1), ("cost_micros", 750_000)],
     );
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    // Lanes keep their order, so with one more by each way everything before it has been folded.
+    block_on(publish(
+        &server,
+        "ads.click.banner",
+        Some("click:c4"),
+        b"{}".to_vec(),
+    ));
+    assert_eq!(ask(&server, "/click?ad_id=banner&click_id=c5").status, 302);
+    wait_totals(&server, "spring", &[("clicks", 5)]);
     wait_totals(
         &server,
         "spring",
-        &[("clicks", 3), ("impressions", 1), ("cost_micros", 750_000)],
+        &[
+            ("clicks", 5),
+            ("impressions", 1),
+            ("cost_micros", 1_250_000),
+        ],
     );
 }
 

@@ -4,6 +4,7 @@
 mod archive;
 mod backup;
 mod bad_input;
+mod block_cache;
 mod catalogue;
 mod checkpoints;
 mod cluster;

@@ -67,6 +67,7 @@ fn the_pure_crates_depend_on_no_runtime_no_broker_and_no_store() {
             "rand",
             "reqwest",
             "object_store",
+            "foyer",
         ] {
             assert!(
                 !names.iter().any(|n| n == forbidden),

@@ -2,6 +2,7 @@
 //! damaged block, retention.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use chrono::{DateTime, Duration, DurationRound, Utc};
 use serde_json::{Value, json};
@@ -129,8 +130,10 @@ fn text(at: DateTime<Utc>) -> String {
 /// Four days, of which a question by minute takes 5,760 buckets. They end a day ago, because who starts on rows that
 /// are there already does not know the clock of their days, and waits until a day has ended everywhere.
 fn days() -> (DateTime<Utc>, DateTime<Utc>) {
-    let midnight = Utc::now().duration_trunc(Duration::days(1)).unwrap();
-    (midnight - Duration::days(5), midnight - Duration::days(1))
+    // Once for all who ask, since a day may end in the middle of a test.
+    static MIDNIGHT: LazyLock<DateTime<Utc>> =
+        LazyLock::new(|| Utc::now().duration_trunc(Duration::days(1)).unwrap());
+    (*MIDNIGHT - Duration::days(5), *MIDNIGHT - Duration::days(1))
 }
 
 /// Options of a folder whose minutes, hours and days are sealed so long after their end.

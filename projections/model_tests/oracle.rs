@@ -224,7 +224,7 @@ pub fn lines(events: &[(Event, String)]) -> BTreeSet<String> {
             ));
         }
     }
-    out.extend(cells.iter().map(|(k, v)| format!("{k} {v:?}")));
+    out.extend(cells.iter().map(|(k, v)| format!("{k} {v}")));
     // A campaign that never cost anything has no row.
     out.extend(
         spend

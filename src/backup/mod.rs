@@ -1,12 +1,15 @@
 //! Backups of the state: a folder with the files of every shard at one set of positions and a manifest with their
 //! checksums, from which a data folder can be made that catches up from the log.
 //!
-//! Invariant: a folder is a backup once its manifest is in it, which comes into its place with all the rest by one
-//! rename. Files are copied, never linked: a copy that shares its blocks with the original would be lost with it.
+//! Invariant: a folder is a backup once its manifest is in it, which comes there last, by a rename, when everything
+//! that it names is on the disk; before that nothing restores it. It is written where it stays, so a mount point will
+//! do as well as a folder in one. Files are copied, never linked: a copy that shares its blocks with the original would
+//! be lost with it.
 //!
 //! Neither the log nor an outbox is in it. The log is nats-server's to keep. An outbox is of one epoch, and an epoch
 //! that is opened twice would speak twice under the same counters.
 
+mod claim;
 mod files;
 mod restore;
 #[cfg(test)]
@@ -22,6 +25,7 @@ use crate::data_dir::DataDirError;
 use crate::projector::ProjectorError;
 use crate::store::{Record, StoreError};
 
+pub use claim::Claim;
 pub use files::Meter;
 pub use restore::{Restore, Restored, check_stream};
 pub use write::{Written, write};
@@ -45,13 +49,21 @@ pub enum BackupError {
         /// The folder.
         path: PathBuf,
     },
-    /// Another one is written there, or was.
-    #[error(
-        "{path} is there: another backup to the same folder is at work, or was killed; then remove it"
-    )]
-    Partial {
-        /// The unfinished folder.
+    /// Another one is being written there.
+    #[error("another backup into {path} is at work")]
+    AtWork {
+        /// The folder.
         path: PathBuf,
+    },
+    /// An unfinished one is there, and what no backup writes.
+    #[error(
+        "{path} has an unfinished backup in it, and {found:?}, which is no part of one: take that away, or name another folder"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
     },
     /// It is none.
     #[error("{path} is no backup: {why}")]
@@ -171,7 +183,10 @@ pub struct ManifestFile {
     pub sha256: String,
 }
 
+/// The folder of all shards in a backup.
+const SHARDS: &str = "shards";
+
 /// The folder of a shard's files in a backup.
 fn shard_path(shard: u16) -> String {
-    format!("shards/{shard}")
+    format!("{SHARDS}/{shard}")
 }

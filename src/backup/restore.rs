@@ -11,10 +11,12 @@ use adtally_projections::position::STATE_FORMAT;
 use async_nats::jetstream::Context;
 use serde::Serialize;
 
+use super::claim::UNFINISHED;
 use super::files::{self, Meter};
 use super::{BESIDES, BackupError, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, Manifest, ManifestFile};
 use super::{io_at, shard_path};
 use crate::data_dir::DataDir;
+use crate::fail_points::{Point, pass};
 use crate::projector::same_stream;
 use crate::runner::known_shards;
 use crate::store::{self, Installing, Memory, checkpoints};
@@ -47,6 +49,11 @@ impl Restore {
             path: folder.to_path_buf(),
             why,
         };
+        if folder.join(UNFINISHED).is_file() && !folder.join(MANIFEST).exists() {
+            return Err(none(
+                "it is being written, or whoever wrote it was killed".into(),
+            ));
+        }
         let file = File::open(folder.join(MANIFEST));
         let file = file.map_err(|e| none(format!("its {MANIFEST} cannot be read: {e}")))?;
         let mut text = Vec::new();
@@ -153,6 +160,7 @@ impl Restore {
         let mut installing: Vec<Installing> = Vec::new();
         let filled = self.fill(dir, &generation, &mut installing, meter);
         let switched = filled.and_then(|()| {
+            pass(Point::RestoreCopied);
             for shard in &installing {
                 shard.switch()?;
             }

@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use adtally_projections::dump::dump;
 use adtally_projections::fold::Entry;
 use adtally_streams::event::Kind;
 use tokio_util::sync::CancellationToken;
 
-use super::{BackupError, Meter, Restore, Restored, Written, write};
+use super::{BackupError, Claim, Meter, Restore, Restored, Written, write};
 use crate::data_dir::DataDir;
 use crate::frozen;
 use crate::projector::figures::{self, Load};
@@ -52,7 +54,7 @@ fn back_up(data: &Path, to: &Path) -> Result<Written, BackupError> {
         told: &|_| (),
         stop: &stop,
     };
-    write(data, &frozen, to, &|_| (), &meter)
+    write(data, &frozen, Claim::take(to)?, &|_| (), &meter)
 }
 
 fn restore(from: &Path, data: &Path, force: bool) -> Result<Restored, BackupError> {
@@ -74,7 +76,7 @@ fn what_was_backed_up_comes_back_and_nothing_else() {
     let (data, to) = (home.path().join("data"), home.path().join("backup"));
     folded(&data);
     let written = back_up(&data, &to).unwrap();
-    assert!(!home.path().join("backup.partial").exists());
+    assert!(!to.join("backup-unfinished").exists());
     assert!(!to.join("outbox-collector").exists());
     let sequences: Vec<_> = written
         .manifest
@@ -156,4 +158,84 @@ fn a_backup_that_was_changed_is_refused_and_touches_nothing() {
     std::fs::write(&manifest, text).unwrap();
     restore(&to, &other, false).unwrap();
     assert_eq!(dumped(&other), dumped(&data));
+}
+
+/// What is in a folder, by paths and bytes.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_a_killed_backup_leaves_is_no_backup_and_the_next_one_removes_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, to) = (home.path().join("data"), home.path().join("backup"));
+    folded(&data);
+    // As a process at work has it, and as one that was killed leaves it: the lock goes with the process.
+    let claim = Claim::take(&to).unwrap();
+    let at_work = back_up(&data, &to).unwrap_err();
+    assert!(matches!(at_work, BackupError::AtWork { .. }), "{at_work}");
+    std::fs::create_dir_all(to.join("shards/0")).unwrap();
+    std::fs::write(to.join("shards/0/000009.sst"), "half").unwrap();
+    std::fs::write(to.join("manifest.json.new"), "{").unwrap();
+    let half = contents(&to);
+    let none = Restore::open(&to).unwrap_err();
+    assert!(none.to_string().contains("is being written"), "{none}");
+    // Given up, nothing is left, not even the folder that was made for it.
+    drop(claim);
+    assert!(!to.exists());
+
+    for (path, bytes) in &half {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    // Something of somebody else's is named, and nothing is touched.
+    std::fs::write(to.join("letters"), "dear").unwrap();
+    let before = contents(&to);
+    let foreign = back_up(&data, &to).unwrap_err();
+    assert!(foreign.to_string().contains("letters"), "{foreign}");
+    assert_eq!(contents(&to), before);
+    std::fs::remove_file(to.join("letters")).unwrap();
+    let written = back_up(&data, &to).unwrap();
+    assert!(!to.join("shards/0/000009.sst").exists());
+    assert_eq!(written.manifest.shards.len(), 2);
+    let other = home.path().join("other");
+    restore(&to, &other, false).unwrap();
+    assert_eq!(dumped(&other), dumped(&data));
+
+    // Killed after its manifest was in its place it is whole, and nobody's to remove.
+    std::fs::write(to.join("backup-unfinished"), "").unwrap();
+    let whole = contents(&to).len() - 1;
+    let full = back_up(&data, &to).unwrap_err();
+    assert!(matches!(full, BackupError::NotEmpty { .. }), "{full}");
+    assert_eq!(contents(&to).len(), whole);
+    restore(&to, &home.path().join("third"), false).unwrap();
+
+    // It is written where it stays, so a mount point, onto which nothing can be renamed, is as good as any folder.
+    let there = home.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    let inode = std::fs::metadata(&there).unwrap().ino();
+    drop(Claim::take(&there).unwrap());
+    assert_eq!(contents(&there).len(), 0);
+    back_up(&data, &there).unwrap();
+    assert_eq!(std::fs::metadata(&there).unwrap().ino(), inode);
+
+    // A folder that is not ours is neither filled nor marked.
+    let letters = home.path().join("desk");
+    std::fs::create_dir(&letters).unwrap();
+    std::fs::write(letters.join("letter"), "dear").unwrap();
+    let full = back_up(&data, &letters).unwrap_err();
+    assert!(matches!(full, BackupError::NotEmpty { .. }), "{full}");
+    assert_eq!(contents(&letters).len(), 1);
 }

@@ -8,9 +8,11 @@ use adtally_projections::position::STATE_FORMAT;
 use adtally_streams::time::to_rfc3339;
 use serde::Serialize;
 
+use super::claim::{Claim, NEW_MANIFEST};
 use super::files::{self, Meter};
 use super::{BESIDES, BackupError, FORMAT, MANIFEST, Manifest, ManifestFile, ManifestShard};
-use super::{io_at, shard_path};
+use super::{SHARDS, io_at, shard_path};
+use crate::fail_points::{Point, pass};
 use crate::frozen::FrozenShard;
 use crate::store::checkpoints::is_state_file;
 
@@ -25,71 +27,26 @@ pub struct Written {
     pub manifest: Manifest,
 }
 
-/// Writes the frozen state of a data folder into the folder `to`; `of` hears how many bytes there are to be copied.
-/// Blocks.
+/// Writes the frozen state of a data folder into the folder of the claim; `of` hears how many bytes there are to be
+/// copied. Blocks.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is left of it then.
 pub fn write(
     data_dir: &Path,
     frozen: &[FrozenShard],
-    to: &Path,
+    to: Claim,
     of: &dyn Fn(u64),
     meter: &Meter<'_>,
 ) -> Result<Written, BackupError> {
-    empty(to)?;
-    let partial = partial(to);
-    let parent = parent(to);
-    fs::create_dir_all(&parent).map_err(io_at(&parent))?;
-    match fs::create_dir(&partial) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(BackupError::Partial { path: partial });
-        }
-        made => made.map_err(io_at(&partial))?,
-    }
-    let written = fill(data_dir, frozen, &partial, of, meter).and_then(|manifest| {
-        // An empty folder gives way.
-        fs::rename(&partial, to).map_err(io_at(to))?;
-        files::sync(&parent)?;
-        Ok(manifest)
-    });
-    match written {
-        Ok(manifest) => Ok(Written {
-            folder: to.to_path_buf(),
-            bytes: manifest.files.iter().map(|f| f.bytes).sum(),
-            manifest,
-        }),
-        Err(error) => {
-            if let Err(left) = fs::remove_dir_all(&partial) {
-                tracing::warn!(folder = %partial.display(), error = %left, "an unfinished backup stays behind");
-            }
-            Err(error)
-        }
-    }
-}
-
-/// Refuses a folder that has anything in it.
-fn empty(to: &Path) -> Result<(), BackupError> {
-    match fs::read_dir(to).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => Err(BackupError::NotEmpty {
-            path: to.to_path_buf(),
-        }),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_at(to)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn partial(to: &Path) -> PathBuf {
-    let mut name = to.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    to.with_file_name(name)
-}
-
-fn parent(to: &Path) -> PathBuf {
-    match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
+    let folder = to.folder().to_path_buf();
+    let manifest = fill(data_dir, frozen, &folder, of, meter)?;
+    to.finish()?;
+    Ok(Written {
+        folder,
+        bytes: manifest.files.iter().map(|f| f.bytes).sum(),
+        manifest,
+    })
 }
 
 /// What is copied: from where, and its path in the backup.
@@ -147,21 +104,31 @@ fn fill(
             .collect(),
         files: copied,
     };
-    let path = folder.join(MANIFEST);
-    let put = || {
-        let mut file = File::create(&path)?;
-        serde_json::to_writer_pretty(&mut file, &manifest)?;
-        file.write_all(b"\n")?;
-        file.sync_all()
-    };
-    put().map_err(io_at(&path))?;
     for shard in frozen.iter().filter(|s| s.record.is_some()) {
         files::sync(&folder.join(shard_path(shard.shard)))?;
     }
-    let shards = folder.join("shards");
+    let shards = folder.join(SHARDS);
     if shards.is_dir() {
         files::sync(&shards)?;
     }
-    files::sync(folder)?;
+    put_manifest(folder, &manifest)?;
     Ok(manifest)
+}
+
+/// The last step: from here on the folder is a backup.
+fn put_manifest(folder: &Path, manifest: &Manifest) -> Result<(), BackupError> {
+    let (new, path) = (folder.join(NEW_MANIFEST), folder.join(MANIFEST));
+    let put = || {
+        let mut file = File::create(&new)?;
+        serde_json::to_writer_pretty(&mut file, manifest)?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    put().map_err(io_at(&new))?;
+    files::sync(folder)?;
+    pass(Point::BackupCopied);
+    fs::rename(&new, &path).map_err(io_at(&path))?;
+    files::sync(folder)?;
+    pass(Point::BackupNamed);
+    Ok(())
 }

@@ -15,6 +15,7 @@ mod posting;
 mod posts;
 mod queries;
 mod redirects;
+mod replay;
 mod shipping;
 mod usage;
 mod whole;
@@ -33,7 +34,7 @@ use crate::config::Config;
 use crate::runner::Runner;
 use crate::simulate::sample::Sample;
 use crate::simulate::{Run, Way, resolve};
-use crate::telemetry;
+use crate::{signals, telemetry};
 
 /// Clients of the durable clicks, as in the measurements of the design.
 const CLIENTS: [usize; 2] = [64, 256];
@@ -80,7 +81,12 @@ impl Options {
 pub async fn run(options: &Options, config: &Config) -> anyhow::Result<Vec<Figure>> {
     let folder = PathBuf::from(format!("adtally-bench-{}", std::process::id()));
     std::fs::create_dir(&folder).with_context(|| format!("making {} here", folder.display()))?;
-    let figures = all(options, config, &folder).await;
+    let stop = signals::stop_on_signal();
+    let figures = tokio::select! {
+        figures = all(options, config, &folder) => figures,
+        // What is dropped here ends the nats-servers that were started.
+        () = stop.cancelled() => Err(anyhow::anyhow!("the benchmark was interrupted")),
+    };
     std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     figures
 }
@@ -103,6 +109,11 @@ async fn all(options: &Options, config: &Config, folder: &Path) -> anyhow::Resul
     if options.wants("archive") {
         for events in &options.events {
             figures.extend(archive::run(*events).await?);
+        }
+    }
+    if options.wants("replay") {
+        for events in &options.events {
+            figures.extend(replay::run(&folder.join(format!("replay-{events}")), *events).await?);
         }
     }
     if options.wants("shipping") {

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use adtally_streams::catalogue::{Catalogue, CatalogueError, Document, DocumentKind};
 use adtally_streams::id::Id;
+use async_nats::connection;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{CatalogueHandle, Freshness};
 use crate::fail_points::{Point, pass};
@@ -22,6 +24,10 @@ const MAX_TRIES: usize = 16;
 const MAX_UNANSWERED: usize = 2;
 /// Documents on their way to the broker at the same time.
 const MAX_IN_FLIGHT: usize = 256;
+/// How long a broker that is connected may take to say how far CATALOG is.
+const CURRENT_WITHIN: Duration = Duration::from_secs(10);
+/// The pause before it is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a written document may take until it is applied here.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,7 +63,7 @@ impl CatalogueHandle {
     pub async fn publish_all(&self, documents: &[Document]) -> Result<u64, PublishError> {
         let mut unanswered = 0;
         for _ in 0..MAX_TRIES {
-            if self.barrier().await != Freshness::Current {
+            if !self.is_current().await {
                 return Err(PublishError::unavailable("the broker does not answer"));
             }
             let (revision, wanted) = {
@@ -88,6 +94,22 @@ impl CatalogueHandle {
             }
         }
         Err(PublishError::Contended)
+    }
+
+    /// Whether everything that was published before is in force here, asked again while a broker that is there takes
+    /// longer to answer than an event would wait for it.
+    async fn is_current(&self) -> bool {
+        let until = Instant::now() + CURRENT_WITHIN;
+        loop {
+            if self.barrier().await == Freshness::Current {
+                return true;
+            }
+            let state = self.inner.broker.client().connection_state();
+            if state != connection::State::Connected || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
     }
 
     /// Writes documents on top of a revision, and says how far that came.

@@ -375,7 +375,7 @@ pub struct Bench {
     /// Seconds for each figure
     #[arg(long, default_value = "10", value_name = "SECONDS")]
     pub seconds: u64,
-    /// Only figures of a group: fold, archive, shipping, whole, clicks, redirects, posts, freshness or frames; growth and
+    /// Only figures of a group: fold, archive, replay, shipping, whole, clicks, redirects, posts, freshness or frames; growth and
     /// queries only by this
     #[arg(long, value_name = "GROUP")]
     pub only: Option<String>,

@@ -10,10 +10,11 @@ use super::args::Backup;
 use super::folder::{Holder, Scene};
 use super::output::Output;
 use super::state::shards_on_disk;
-use super::{Exit, verify};
-use crate::backup::{self, Meter, Written};
+use super::{Exit, Usage, verify};
+use crate::backup::{self, Claim, Meter, Written};
 use crate::config::Config;
 use crate::data_dir::{self, DataDir, DataDirError};
+use crate::fail_points;
 use crate::frozen::{self, FrozenShard};
 use crate::scratch::Scratch;
 use crate::signals;
@@ -24,6 +25,7 @@ const BAR: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
 
 /// Runs `adtally backup`.
 pub async fn run(args: &Backup, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    fail_points::arm_from_environment().map_err(|bad| Usage(bad.to_string()))?;
     let stop = signals::stop_on_signal();
     let written = make(&args.dir, config, &stop).await?;
     let manifest = &written.manifest;
@@ -67,6 +69,8 @@ async fn make(to: &Path, config: &Config, stop: &CancellationToken) -> anyhow::R
         "no projector has ever run in {}",
         data_dir.display()
     );
+    // Before any work: what is in the way is said at once.
+    let to = Claim::take(to)?;
     let shards: Vec<u16> = (0..count).collect();
     match DataDir::take(data_dir) {
         Ok(_held) => {
@@ -90,7 +94,7 @@ async fn of_running(
     scene: &Scene,
     data_dir: &Path,
     shards: &[u16],
-    to: &Path,
+    to: Claim,
     stop: &CancellationToken,
 ) -> anyhow::Result<Written> {
     anyhow::ensure!(
@@ -106,7 +110,7 @@ async fn of_running(
 fn copy(
     data_dir: &Path,
     frozen: &[FrozenShard],
-    to: &Path,
+    to: Claim,
     stop: &CancellationToken,
 ) -> anyhow::Result<Written> {
     let bar = bytes_bar(0);

@@ -6,14 +6,15 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
 use super::args::Restore as Args;
 use super::backup::bytes_bar;
 use super::output::Output;
+use super::{Exit, Usage};
 use crate::backup::{self, Meter, Restore, Restored};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment;
+use crate::fail_points;
 use crate::log::connect::{self, NatsOptions};
 use crate::log::embedded::NatsServer;
 use crate::signals;
@@ -25,6 +26,7 @@ const CLIENT_NAME: &str = "adtally command";
 
 /// Runs `adtally restore`.
 pub async fn run(args: &Args, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    fail_points::arm_from_environment().map_err(|bad| Usage(bad.to_string()))?;
     let stop = signals::stop_on_signal();
     let restore = Restore::open(&args.dir)?;
     let dir = DataDir::take(&config.data_dir)?;

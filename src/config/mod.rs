@@ -5,6 +5,7 @@
 
 mod archive;
 pub mod kept;
+mod query;
 mod role;
 pub mod settings;
 pub mod units;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::Archive;
 pub use kept::{Retention, Sealing};
+pub use query::{Query, QueryShards};
 pub use role::Role;
 pub use units::{Bytes, Keep, Span};
 
@@ -109,8 +111,9 @@ pub struct Config {
     pub archive: Archive,
 }
 
-/// What is logged when nothing says otherwise: the NATS client repeats what the program itself says better.
-pub const DEFAULT_LOG: &str = "info,async_nats=warn";
+/// What is logged when nothing says otherwise: the NATS client and the block cache repeat what the program itself says
+/// better.
+pub const DEFAULT_LOG: &str = "info,async_nats=warn,foyer=off";
 
 /// Where NATS is and who we are there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -223,25 +226,6 @@ pub struct Verify {
     pub from: Span,
 }
 
-/// How questions are answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Query {
-    /// Whose shards the role api reads.
-    pub shards: QueryShards,
-}
-
-/// Whose shards the role api reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QueryShards {
-    /// Those that this process folds.
-    #[default]
-    Local,
-    /// Those of the processes with the role projector, asked over NATS.
-    Remote,
-}
-
 /// The HTTP server, and how commands reach it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -302,7 +286,7 @@ impl Default for Outbox {
 impl Default for Store {
     fn default() -> Self {
         Self {
-            cache: Bytes(256 << 20),
+            cache: Bytes(128 << 20),
             write_buffers: Bytes(256 << 20),
         }
     }
@@ -445,6 +429,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         );
     }
     kept::check(&config.retention)?;
+    query::check(&config.query)?;
     if config.outbox.capacity < MIN_OUTBOX {
         return refuse(
             "outbox.capacity",

@@ -156,7 +156,11 @@ pub const SETTINGS: &[Setting] = &[
         Text,
         "sent bytes an outbox keeps for a resend",
     ),
-    s("store.cache", Text, "block cache shared by all shards"),
+    s(
+        "store.cache",
+        Text,
+        "memory of blocks of files, all shards; they also take what writes leave",
+    ),
     s(
         "store.write_buffers",
         Text,
@@ -191,6 +195,16 @@ pub const SETTINGS: &[Setting] = &[
         "query.shards",
         Text,
         "whose shards the role api reads: local or remote",
+    ),
+    s(
+        "query.block_cache",
+        Text,
+        "memory of unpacked blocks of sealed counts; 0B: none",
+    ),
+    s(
+        "query.block_cache_disk",
+        Text,
+        "room on disk for those that memory has none for, at least 128MiB; 0B: none",
     ),
     s(
         "retention.minutes",

@@ -186,3 +186,25 @@ fn a_verification_that_would_miss_damage_and_checkpoints_that_nobody_keeps_are_r
         load(Some(file(text).path()), no_env, Vec::new()).unwrap();
     }
 }
+
+#[test]
+fn room_on_disk_for_blocks_needs_memory_and_is_not_too_small() {
+    for (memory, disk, said) in [
+        ("0B", "1GiB", "query.block_cache has no room"),
+        ("1MiB", "1MiB", "1MiB is under the least, 128MiB"),
+    ] {
+        let text = format!("[query]\nblock_cache = '{memory}'\nblock_cache_disk = '{disk}'\n");
+        let error = load(Some(file(&text).path()), no_env, Vec::new()).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("query.block_cache_disk") && error.contains(said),
+            "{error}"
+        );
+    }
+    for text in [
+        "[query]\nblock_cache = '0B'\n",
+        "[query]\nblock_cache = '1KiB'\nblock_cache_disk = '128MiB'\n",
+    ] {
+        load(Some(file(text).path()), no_env, Vec::new()).unwrap();
+    }
+}

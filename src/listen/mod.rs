@@ -251,6 +251,7 @@ async fn connection(
 mod tests {
     use axum::extract::ConnectInfo;
     use axum::routing::get;
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -305,14 +306,18 @@ mod tests {
             .await
             .unwrap();
         let url = listener.url();
-        let slow = get(|| async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let signals = (begun.clone(), go_on.clone());
+        let slow = get(async move || {
+            signals.0.notify_one();
+            signals.1.notified().await;
             "done"
         });
         listener.serve(Router::new().route("/slow", slow), None);
         let asking = tokio::spawn(async move { ask(&format!("{url}/slow")).await });
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        listener.close().await;
+        begun.notified().await;
+        // Closing comes first, and the answer only when it has begun.
+        tokio::join!(biased; listener.close(), async { go_on.notify_one() });
         assert_eq!(asking.await.unwrap(), (200, "done".into()));
     }
 

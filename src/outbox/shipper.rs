@@ -1,8 +1,9 @@
-//! The shipper: frames by backpressure, without a timer, sent again until the broker has them.
+//! The shipper: frames by backpressure, sent again until the broker has them.
 //!
 //! Each lane has a task. It cuts all that waits into a frame when the one before has landed, or sooner when a full
-//! frame's worth waits: at a low rate frames are small and quick, under load they grow. The rows stay on disk until
-//! they are acknowledged; only frames under way are in memory.
+//! frame's worth waits: at a low rate frames are small and quick, under load they grow. Where the broker is quicker
+//! than the events are many, [`LEAST_INTERVAL`] makes them grow. The rows stay on disk until they are acknowledged;
+//! only frames under way are in memory.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::epoch::EpochLanes;
 use super::shared::Shared;
@@ -21,6 +23,12 @@ use crate::log::publisher::Outcome;
 
 /// The pause after the disk could not be read.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+/// A lane's next small frame is cut no sooner than that after the one before: a frame costs its shipper, the broker
+/// and every reader the same work whether it holds one event or fifty, and nobody sees ten milliseconds. The first
+/// frame after a rest is cut at once.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// A frame of so many events is worth its work and waits for no time.
+const WORTH_EVENTS: u64 = 256;
 
 /// Everything that runs on behalf of an outbox besides its writer.
 #[derive(Debug)]
@@ -120,12 +128,16 @@ async fn ship_recovered(shared: Arc<Shared>, recovered: Vec<Arc<EpochLanes>>) {
 async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, until_empty: bool) {
     // Frames fly in tasks of their own: this one may wait for room, and room comes from frames that land.
     let mut flights = JoinSet::new();
+    let mut last_cut = None;
     loop {
-        while !shared.stop.is_cancelled()
-            && epoch.cell(lane).lock().may_cut(frame_max_bytes(&shared))
-        {
+        let due = loop {
+            let due = next_cut(&shared, &epoch, lane, last_cut);
+            if shared.stop.is_cancelled() || due.is_none_or(|due| due > Instant::now()) {
+                break due;
+            }
             match cut(&shared, &epoch, lane).await {
                 Ok(Some(frame)) => {
+                    last_cut = Some(Instant::now());
                     flights.spawn(fly(Arc::clone(&shared), Arc::clone(&epoch), lane, frame));
                 }
                 Ok(None) => return,
@@ -134,7 +146,7 @@ async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, unt
                     pause(&shared, TROUBLE_PAUSE).await;
                 }
             }
-        }
+        };
         if until_empty && epoch.cell(lane).lock().unacked() == 0 {
             return;
         }
@@ -142,8 +154,25 @@ async fn ship_lane(shared: Arc<Shared>, epoch: Arc<EpochLanes>, lane: usize, unt
             () = shared.stop.cancelled() => return,
             Some(landed) = flights.join_next(), if !flights.is_empty() => report(landed),
             () = epoch.cell(lane).work.notified() => {}
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
+}
+
+/// When the lane's next frame is to be cut, the last one having been cut at `last_cut`; none before something lands or
+/// comes.
+fn next_cut(
+    shared: &Shared,
+    epoch: &EpochLanes,
+    lane: usize,
+    last_cut: Option<Instant>,
+) -> Option<Instant> {
+    let lane = epoch.cell(lane).lock();
+    if !lane.may_cut(frame_max_bytes(shared)) {
+        return None;
+    }
+    let paced = last_cut.filter(|_| lane.waiting() < WORTH_EVENTS);
+    Some(paced.map_or_else(Instant::now, |last| last + LEAST_INTERVAL))
 }
 
 /// The largest frame that both this program and the broker take.

@@ -262,7 +262,16 @@ impl Rebuild {
                     None => return Err(self.silent(last)),
                 },
             };
-            let ends = self.gathered.gather(first, reader, &self.until);
+            // What is certain to come is waited for: a full batch writes each row once where small ones write it
+            // again and again.
+            let ends = self
+                .gathered
+                .gather_with(first, &self.until, |sequence, left| {
+                    reader.try_next().or_else(|| {
+                        let next = async { tokio::time::timeout(left, reader.next()).await };
+                        (sequence < last).then(|| runtime.block_on(next))?.ok()?
+                    })
+                });
             if let Some(skipped) = self.gathered.skipped(self.sequence())
                 && let Some(first) = self.purged(skipped)?
             {

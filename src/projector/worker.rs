@@ -180,19 +180,34 @@ impl Gathered {
     /// Takes everything that waits behind `first`, within the limits of a batch. Answers whether a message past
     /// `until` has come, which is not taken, nor anything after it.
     pub fn gather(&mut self, first: LogMessage, reader: &mut ShardReader, until: &Until) -> bool {
+        self.gather_with(first, until, |_, _| reader.try_next())
+    }
+
+    /// The same, where `next` gives what comes after a sequence: for a fold that is far behind, and had rather wait
+    /// for a full batch than write a small one. It is told how long the batch may still gather.
+    pub fn gather_with(
+        &mut self,
+        first: LogMessage,
+        until: &Until,
+        mut next: impl FnMut(u64, Duration) -> Option<LogMessage>,
+    ) -> bool {
         let began = Instant::now();
-        let mut next = Some(first);
-        while let Some(message) = next {
+        let mut message = first;
+        loop {
             if until.is_before(message.sequence, message.broker_ms) {
                 return true;
             }
+            let sequence = message.sequence;
             self.take(message);
-            next = match self.is_full() || began.elapsed() >= BATCH_MAX_TIME {
-                true => None,
-                false => reader.try_next(),
-            };
+            let left = BATCH_MAX_TIME.saturating_sub(began.elapsed());
+            if self.is_full() || left.is_zero() {
+                return false;
+            }
+            match next(sequence, left) {
+                Some(next) => message = next,
+                None => return false,
+            }
         }
-        false
     }
 
     /// Decodes a message; its room in the reader's queue is free from then on.

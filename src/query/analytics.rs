@@ -332,6 +332,8 @@ pub struct Explained {
     pub cells_read: Levels,
     /// Blocks of sealed cells that were read, by level.
     pub blocks_read: Levels,
+    /// Those of them that the cache had unpacked already, by level.
+    pub blocks_cached: Levels,
     /// Rows of cells that are not sealed and were read, by level.
     pub rows_read: Levels,
     /// Bytes of these blocks and rows, as they are stored.
@@ -377,6 +379,7 @@ impl Answer {
             cuboid: self.cuboid,
             cells_read: self.read.cells,
             blocks_read: self.read.blocks,
+            blocks_cached: self.read.cached,
             rows_read: self.read.rows,
             bytes_read: self.read.bytes,
             ranges: Ranges {

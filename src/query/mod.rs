@@ -5,6 +5,7 @@
 //! for any more stops.
 
 pub mod analytics;
+pub mod block_cache;
 pub mod fraud;
 pub mod read;
 pub mod remote;
@@ -12,7 +13,7 @@ pub mod rolling;
 pub mod scope;
 pub mod shard;
 pub mod spend;
-mod stored;
+pub mod stored;
 pub mod top;
 pub mod trending;
 pub mod uniques;
@@ -176,9 +177,9 @@ pub struct Engine {
 
 impl Engine {
     /// An engine over a source of snapshots.
-    pub fn new(snapshots: impl Snapshots) -> Self {
+    pub fn new(snapshots: Arc<impl Snapshots>) -> Self {
         Self {
-            snapshots: Arc::new(snapshots),
+            snapshots,
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             admitted: Arc::new(Semaphore::new(MAX_ADMITTED)),
         }

@@ -60,6 +60,9 @@ pub struct Read {
     pub cells: Levels,
     /// Blocks.
     pub blocks: Levels,
+    /// Those of them that were not unpacked, because the cache had them. Not told by an older process.
+    #[serde(default)]
+    pub cached: Levels,
     /// Rows of cells that are not sealed.
     pub rows: Levels,
     /// Bytes of both, as they are stored.
@@ -71,6 +74,7 @@ impl Read {
     pub fn add(&mut self, other: &Read) {
         self.cells.add(&other.cells);
         self.blocks.add(&other.blocks);
+        self.cached.add(&other.cached);
         self.rows.add(&other.rows);
         self.bytes += other.bytes;
     }
@@ -381,9 +385,15 @@ impl<'a> Reader<'a> {
                 cancel.check()?;
                 *read.blocks.of(grain) += 1;
                 read.bytes += value.len() as u64;
-                let added = Block::parse(grain, key, value)
-                    .map_err(PartialError::from)
-                    .and_then(|block| blocks.add(&block, filters, place, sums));
+                let added = match shard.rows.unpacked(grain, key, value) {
+                    Some(found) => found.map_err(PartialError::from).and_then(|found| {
+                        *read.cached.of(grain) += u64::from(found.was_kept);
+                        blocks.add(found.block(), filters, place, sums)
+                    }),
+                    None => Block::parse(grain, key, value)
+                        .map_err(PartialError::from)
+                        .and_then(|block| blocks.add(&block, filters, place, sums)),
+                };
                 match added {
                     Ok(cells) => *read.cells.of(grain) += cells,
                     Err(PartialError::Block(error)) => {

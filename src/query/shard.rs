@@ -8,6 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use adtally_projections::block::BlockError;
+use adtally_projections::cells::Grain;
 use adtally_projections::codec::Damaged;
 use adtally_projections::completeness::{Producer, complete_through};
 use adtally_projections::family::Family;
@@ -21,6 +23,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::QueryError;
 use super::analytics::Question;
+use super::block_cache::Found;
 use super::read::Read;
 use super::scope::{Numbers, ShardScope};
 
@@ -47,6 +50,19 @@ pub trait ShardRead: Send + Sync {
     /// How long it keeps cells.
     fn retention(&self) -> Retention {
         Retention::default()
+    }
+
+    /// A stored block, unpacked now or before; none where whoever reads it is to unpack it.
+    ///
+    /// # Errors
+    /// [`BlockError`] when it is damaged.
+    fn unpacked(
+        &self,
+        _grain: Grain,
+        _key: &[u8],
+        _value: &[u8],
+    ) -> Option<Result<Found, BlockError>> {
+        None
     }
 
     /// Whoever answers in this shard's place; none where its rows are here.

@@ -6,11 +6,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use adtally_projections::block::BlockError;
+use adtally_projections::cells::Grain;
 use adtally_projections::dump;
 use adtally_projections::family::Family;
 use adtally_projections::spans::Retention;
 
 use super::QueryError;
+use super::block_cache::{BlockCache, Found, ShardBlocks};
 use super::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
 use crate::store::{ShardSnapshot, Shards, StoreError};
 
@@ -47,15 +50,68 @@ impl ShardRead for ShardSnapshot<'_> {
     }
 }
 
-impl Snapshots for Arc<Shards> {
+/// A shard's snapshot with what is kept of its blocks.
+struct WithBlocks<'a> {
+    snapshot: ShardSnapshot<'a>,
+    blocks: ShardBlocks,
+}
+
+impl ShardRead for WithBlocks<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
+        ShardRead::get(&self.snapshot, family, key)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
+        ShardRead::scan(&self.snapshot, family, from, to, each)
+    }
+
+    fn retention(&self) -> Retention {
+        ShardRead::retention(&self.snapshot)
+    }
+
+    fn unpacked(
+        &self,
+        grain: Grain,
+        key: &[u8],
+        value: &[u8],
+    ) -> Option<Result<Found, BlockError>> {
+        self.blocks.unpacked(grain, key, value)
+    }
+}
+
+/// The open shards, and what is kept of their blocks.
+pub struct Stored {
+    shards: Arc<Shards>,
+    cache: Option<BlockCache>,
+}
+
+impl Stored {
+    /// The open shards, with a cache of their blocks where there is one.
+    pub fn new(shards: Arc<Shards>, cache: Option<BlockCache>) -> Self {
+        Self { shards, cache }
+    }
+}
+
+impl Snapshots for Stored {
     fn with(&self, work: &mut dyn FnMut(&SnapshotSet<'_>)) -> Result<(), QueryError> {
-        let set = self.set();
+        let set = self.shards.set();
         let mut shards = Vec::with_capacity(set.iter().len());
         for shard in set.iter() {
-            shards.push(Shard {
-                number: shard.number(),
-                rows: Box::new(shard.snapshot()?),
-            });
+            let (number, snapshot) = (shard.number(), shard.snapshot()?);
+            let rows: Box<dyn ShardRead> = match &self.cache {
+                None => Box::new(snapshot),
+                Some(cache) => Box::new(WithBlocks {
+                    snapshot,
+                    blocks: ShardBlocks::new(cache, number, shard.generation()),
+                }),
+            };
+            shards.push(Shard { number, rows });
         }
         work(&SnapshotSet {
             generation: set.generation(),

@@ -220,10 +220,19 @@ async fn with_checkpoints(client: &Client, data: &Path) -> (Vec<Checkpoint>, Vec
         );
         let shards = Arc::clone(&shards);
         let folder = checkpoints::folder_of(data, 0);
+        let before = made.last().map_or(0, |c: &Checkpoint| c.record.sequence);
         let making = tokio::task::spawn_blocking(move || {
-            std::thread::sleep(Duration::from_millis(10));
             let set = shards.set();
-            checkpoints::make(set.iter().next().unwrap(), &folder, n as i64).unwrap()
+            let shard = set.iter().next().unwrap();
+            // In the middle of the burst, and each at a sequence of its own.
+            let is_further = || {
+                let position = shard.snapshot().unwrap().position();
+                position.is_some_and(|p| p.sequence > before)
+            };
+            while !is_further() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            checkpoints::make(shard, &folder, n as i64).unwrap()
         });
         let (sequence, checkpoint) = tokio::join!(publishing, making);
         made.extend(checkpoint.unwrap());
@@ -236,7 +245,6 @@ async fn with_checkpoints(client: &Client, data: &Path) -> (Vec<Checkpoint>, Vec
     projector.stop().await.unwrap();
     let live = lines(&shards);
     shards.close().unwrap();
-    made.dedup_by_key(|c| c.record.sequence);
     (made, live, last)
 }
 

@@ -36,6 +36,7 @@ use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::checkpoints::Keeper;
 use crate::projector::{Projector, ProjectorHandle};
+use crate::query::stored::Stored;
 use crate::query::{Engine, remote};
 use crate::scratch;
 use crate::statement;
@@ -150,14 +151,18 @@ impl BringUp {
             true => Some(self.start_projector(&shared).await?),
             false => None,
         };
-        if let (true, Some(projector)) = (self.has(Role::Projector), &projector) {
-            self.answer_for_shards(&shared, projector).await;
+        let stored = match &projector {
+            Some(projector) => Some(self.open_stored(projector).await),
+            None => None,
+        };
+        if let (true, Some(stored)) = (self.has(Role::Projector), &stored) {
+            self.answer_for_shards(&shared, stored.clone()).await;
         }
         self.answer_questions(&shared, projector.clone()).await;
         if self.has(Role::Archiver) {
             self.start_archiver(&shared).await;
         }
-        self.serve_all(&shared, (collector, desk), projector, seen)
+        self.serve_all(&shared, (collector, desk), (projector, stored), seen)
             .await;
         Ok(())
     }
@@ -351,13 +356,16 @@ impl BringUp {
         &self,
         shared: &Shared,
         (mut router, desk): (Router, Option<Desk>),
-        projector: Option<ProjectorHandle>,
+        (projector, stored): (Option<ProjectorHandle>, Option<Arc<Stored>>),
         seen: watch::Receiver<Seen>,
     ) {
         if self.has(Role::Api) {
-            let engine = match (self.config.query.shards, &projector) {
-                (QueryShards::Local, Some(projector)) => Engine::new(projector.shards().clone()),
-                _ => Engine::new(remote::Remote::new(self.client.clone(), shared.shards)),
+            let engine = match (self.config.query.shards, stored) {
+                (QueryShards::Local, Some(stored)) => Engine::new(stored),
+                _ => Engine::new(Arc::new(remote::Remote::new(
+                    self.client.clone(),
+                    shared.shards,
+                ))),
             };
             let (statements, tidying) = statement::Desk::start(
                 self.client.clone(),

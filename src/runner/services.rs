@@ -8,16 +8,43 @@ use super::bring_up::{BringUp, Shared};
 use crate::archive;
 use crate::control;
 use crate::projector::ProjectorHandle;
+use crate::query::block_cache::{BlockCache, Room};
 use crate::query::remote;
+use crate::query::stored::Stored;
 use crate::replay::service::Service;
 
+/// Folder of unpacked blocks in the data folder.
+const CACHE_FOLDER: &str = "cache";
+
 impl BringUp {
+    /// What answers read of this process's own shards, with a cache of their blocks, which ends after the answers.
+    pub(super) async fn open_stored(&self, projector: &ProjectorHandle) -> Arc<Stored> {
+        let settings = &self.config.query;
+        let room = Room {
+            memory_bytes: settings.block_cache.0 as usize,
+            disk_bytes: settings.block_cache_disk.0 as usize,
+        };
+        let folder = self.config.data_dir.join(CACHE_FOLDER);
+        let cache = BlockCache::open(room, &folder).await;
+        if let Some(cache) = cache.clone() {
+            let mut roles = self.roles.lock().await;
+            let stop = roles.late_stop.clone();
+            let closing = async move {
+                stop.cancelled().await;
+                cache.close().await;
+            };
+            roles
+                .late_tasks
+                .push(("block cache", tokio::spawn(closing)));
+        }
+        Arc::new(Stored::new(projector.shards().clone(), cache))
+    }
+
     /// Answers for the shards that an API elsewhere asks about.
-    pub(super) async fn answer_for_shards(&self, shared: &Shared, projector: &ProjectorHandle) {
-        let snapshots = Arc::new(projector.shards().clone());
+    pub(super) async fn answer_for_shards(&self, shared: &Shared, stored: Arc<Stored>) {
         let serving = remote::serve(
             self.client.clone(),
-            snapshots,
+            stored,
             shared.shards,
             self.stop.clone(),
         );

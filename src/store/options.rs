@@ -17,9 +17,11 @@ use super::StoreError;
 /// What all shards together may use, and how long each keeps its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of blocks kept in memory, filters and indexes included; past it the least used are dropped.
+    /// Bytes of blocks kept in memory, filters and indexes included; past it the least used are dropped. Blocks also
+    /// take what writes leave of theirs.
     pub block_cache_bytes: usize,
-    /// Bytes of writes that are not yet in files; near it the largest are flushed.
+    /// Bytes of writes that are not yet in files; near it the largest are flushed. While flushes wait for a processor,
+    /// writes are more for a moment, and blocks make room for them.
     pub write_buffer_bytes: usize,
     /// How long cells are kept, by log time.
     pub retention: Retention,
@@ -30,7 +32,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            block_cache_bytes: 256 << 20,
+            block_cache_bytes: 128 << 20,
             write_buffer_bytes: 256 << 20,
             retention: Retention::default(),
             margins: Margins::default(),
@@ -91,9 +93,17 @@ impl Memory {
         let mut env = Env::new()?;
         env.set_high_priority_background_threads(FLUSH_THREADS);
         env.set_low_priority_background_threads(COMPACTION_THREADS);
+        // Writes are charged to the cache, so that both together are what is bounded.
+        let both = limits.block_cache_bytes + limits.write_buffer_bytes;
+        let cache = Cache::new_lru_cache(both);
+        let writes = WriteBufferManager::new_write_buffer_manager_with_cache(
+            limits.write_buffer_bytes,
+            false,
+            cache.clone(),
+        );
         Ok(Self {
-            cache: Cache::new_lru_cache(limits.block_cache_bytes),
-            writes: WriteBufferManager::new_write_buffer_manager(limits.write_buffer_bytes, false),
+            cache,
+            writes,
             env,
             retention: limits.retention,
             margins: limits.margins,
@@ -124,7 +134,8 @@ impl Memory {
 
     /// Bytes of blocks in memory, and of writes that are not in files.
     pub fn usage(&self) -> (usize, usize) {
-        (self.cache.get_usage(), self.writes.get_usage())
+        let writes = self.writes.get_usage();
+        (self.cache.get_usage().saturating_sub(writes), writes)
     }
 
     /// Options of a shard's database.

@@ -334,3 +334,55 @@ proptest! {
         }
     }
 }
+
+/// Blocks and unflushed writes are one budget: what was read fills it, and gives way to what is written.
+#[test]
+fn blocks_and_writes_together_stay_within_the_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        block_cache_bytes: 4 << 20,
+        write_buffer_bytes: 12 << 20,
+        ..Limits::default()
+    };
+    let memory = Memory::new(limits).unwrap();
+    let shard = Shard::open(0, "g", dir.path(), &memory).unwrap();
+    // Values that do not compress, so that blocks take what the values take.
+    let mut word = 0x9e37_79b9_7f4a_7c15u64;
+    let mut write = |from: u32, rows: u32| {
+        let mut changes = Changes::default();
+        for n in from..from + rows {
+            let value: Vec<u8> = std::iter::repeat_with(|| {
+                word ^= word << 13;
+                word ^= word >> 7;
+                word ^= word << 17;
+                word as u8
+            })
+            .take(1_024)
+            .collect();
+            changes.put(
+                Family::Directory,
+                |k| k.extend_from_slice(&n.to_be_bytes()),
+                |v| v.extend_from_slice(&value),
+            );
+        }
+        shard.write(&changes).unwrap();
+    };
+    write(0, 32 << 10);
+    shard.flush().unwrap();
+    let mut rows = 0;
+    let snapshot = shard.snapshot().unwrap();
+    snapshot
+        .scan(Family::Directory, &[], None, |_, _| {
+            rows += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    drop(snapshot);
+    assert_eq!(rows, 32 << 10);
+    let (blocks, _) = shard.memory();
+    assert!((10 << 20..=16 << 20).contains(&blocks), "{blocks}");
+    write(1 << 20, 6 << 10);
+    let (blocks, writes) = shard.memory();
+    assert!(writes >= 6 << 20, "{writes}");
+    assert!(blocks + writes <= 16 << 20, "{blocks} + {writes}");
+}

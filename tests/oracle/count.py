@@ -108,7 +108,8 @@ async def quarantined(wires, sent, once=True):
     """Every refused message must be in QUARANTINE with its reason, `once` unless it was sent more than once."""
     want = {b.marker: b.reason for b in sent if b.answered}
     found, differences = {}, []
-    js = wires.nc.jetstream()
+    # A busy machine may take long, and that is not what is tried.
+    js = wires.nc.jetstream(timeout=60)
     began = time.monotonic()
     while time.monotonic() - began < 60:
         info = await js.stream_info("QUARANTINE")
@@ -118,7 +119,7 @@ async def quarantined(wires, sent, once=True):
     sub = await js.subscribe("quarantine.>", stream="QUARANTINE", ordered_consumer=True)
     info = await js.stream_info("QUARANTINE")
     for _ in range(info.state.messages):
-        message = await sub.next_msg(timeout=10)
+        message = await sub.next_msg(timeout=60)
         record = json.loads(message.data)
         text = record.get("payload") or ""
         if "payload_base64" in record:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -13,11 +14,26 @@ import urllib.request
 from pathlib import Path
 
 
+# Commands that read the log of a folder whose process does not run.
+NEEDS_LOG = {"replay", "archive", "verify"}
+# Below the ports that the system hands to outgoing connections, which could take that of a process while it is dead.
+PORTS = range(20_000, 32_000)
+_given = set()
+
+
 def free_port():
-    """A port that was free a moment ago."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that was free a moment ago, given once."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 # What was counted is sealed while more still comes.
@@ -120,11 +136,12 @@ class Node:
             self.process.wait()
             raise RuntimeError(f"adtally did not stop within {timeout_s} s of SIGTERM: see {self.log}\n{self.tail()}") from None
 
-    def run(self, *args, timeout_s=60):
-        """Runs a subcommand against this node."""
+    def run(self, *args, timeout_s=60, fail_points=None):
+        """Runs a subcommand against this node, with fail points armed where some are given."""
+        env = {**self.env, "ADTALLY_FAIL_POINTS": fail_points} if fail_points else self.env
         return subprocess.run(
-            [self.binary, *args, "--data-dir", str(self.folder)],
-            capture_output=True, text=True, timeout=timeout_s, env=self.env,
+            [self.binary, *args, *(["--server", self.nats_url] if self.nats_url and args[0] in NEEDS_LOG else []), "--data-dir", str(self.folder)],
+            capture_output=True, text=True, timeout=timeout_s, env=env,
         )
 
     def cli(self, *args, timeout_s=60):

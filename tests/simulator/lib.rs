@@ -14,6 +14,7 @@
 //! | `clients`, `catalogue` | what is said, and what it means then |
 //! | `border`, `outbox`, `kept`, `process` | drivers of the way in, the outbox, its disk and its process |
 //! | `projector`, `folding`, `resend` | drivers of the fold, and of an operator who mends a gap |
+//! | `replay` | an operator who folds a shard again, from a checkpoint and the archive |
 //! | `oracle`, `verdict` | what must be true at every moment, and at the end |
 //! | `bugs` | bugs that are planted to see that they are found |
 
@@ -34,6 +35,7 @@ mod plan;
 mod process;
 mod projector;
 mod random;
+mod replay;
 pub mod report;
 mod resend;
 #[cfg(test)]

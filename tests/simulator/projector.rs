@@ -21,6 +21,9 @@ const STREAM_CREATED_NS: i64 = 1_704_844_800_000_000_000;
 /// One of so many open spans is sealed after each batch.
 const SEALED_OF_OPEN: u64 = 5;
 
+/// A batch that ends at such a sequence is followed by a checkpoint.
+const CHECKPOINT_AT: u64 = 7;
+
 /// One write to a shard's state.
 #[derive(Clone, Debug)]
 pub enum Batch {
@@ -50,6 +53,8 @@ pub struct Shard {
     pub disk: Disk<Memory>,
     /// The fold in memory; none while the process is down.
     pub fold: Option<Fold>,
+    /// A copy of the state at some position, whole and durable; none before the first.
+    pub checkpoint: Option<Memory>,
     /// The second half of a commit that a planted bug has cut in two.
     pub second_half: Option<Changes>,
     log_day: i32,
@@ -62,6 +67,7 @@ impl Shard {
         Self {
             disk: Disk::new(Memory::default()),
             fold: None,
+            checkpoint: None,
             second_half: None,
             log_day: i32::MIN,
             bug,
@@ -89,14 +95,19 @@ impl Shard {
 
     /// Folds messages and writes what comes of them. A planted bug leaves a second half for a later write.
     pub fn fold(&mut self, messages: &[Message]) {
-        let Some(fold) = &mut self.fold else { return };
         let entries: Vec<Entry> = messages
             .iter()
             .map(|m| Entry::decode(m.sequence, m.broker_ms, &m.subject, &m.payload))
             .collect();
+        self.fold_entries(&entries);
+    }
+
+    /// Likewise, of what has been read already.
+    pub fn fold_entries(&mut self, entries: &[Entry]) {
+        let Some(fold) = &mut self.fold else { return };
         let (state, bug) = (self.disk.read(), self.bug);
         let folded = fold
-            .fold(&entries, |reads| {
+            .fold(entries, |reads| {
                 let mut values = state.read(reads);
                 if bug == Some(Bug::HorizonByDeletion) {
                     hold_forever(&mut values);
@@ -117,6 +128,10 @@ impl Shard {
         if day != self.log_day {
             self.log_day = day;
             self.disk.write(Batch::DropIds(position.log_time_ms));
+        }
+        // By the sequence and not by lot, so that every seed's world stays what it was.
+        if position.sequence.is_multiple_of(CHECKPOINT_AT) {
+            self.checkpoint = Some(self.disk.read().clone());
         }
     }
 

@@ -61,6 +61,8 @@ happenings! {
     DuplicateById,
     Conflict,
     LostNamed,
+    Replay,
+    ReplayFromCheckpoint,
 }
 
 /// How often each thing happened.

@@ -10,9 +10,13 @@ use adtally_streams::id::Epoch;
 
 use crate::oracle::{Expected, Fate, Told, is_counted};
 use crate::projector::Shard;
+use crate::replay::replayed;
 use crate::report::Happening;
 use crate::resend::gaps;
 use crate::world::World;
+
+/// A replay is looked at in one world of so many, since it reads and writes files.
+const REPLAYED_ONE_OF: u64 = 4;
 
 impl World {
     /// Holds what was folded against what was told.
@@ -52,7 +56,38 @@ impl World {
             }
             first = Some(lines);
         }
+        self.check_replay(number, first.as_ref())?;
         self.digest(first.unwrap_or_default().join("\n").as_bytes());
+        Ok(())
+    }
+
+    /// A replay, in one world of a few, comes to the same state.
+    fn check_replay(&mut self, number: u16, lines: Option<&Vec<String>>) -> Result<(), String> {
+        let lot = self.seed / REPLAYED_ONE_OF;
+        if !self.seed.is_multiple_of(REPLAYED_ONE_OF) {
+            return Ok(());
+        }
+        let shard = &self.projectors[0].shards[usize::from(number)];
+        let log = &self.broker.streams[usize::from(number)].messages;
+        let from_checkpoint = !lot.is_multiple_of(3);
+        // From all in the stream to all in the archive.
+        let in_stream = log.len() * (lot % 5) as usize / 4;
+        let again = replayed(shard, log, from_checkpoint, in_stream)
+            .map_err(|e| format!("a replay of shard {number}: {e}"))?;
+        self.coverage
+            .note(match from_checkpoint && shard.checkpoint.is_some() {
+                true => Happening::ReplayFromCheckpoint,
+                false => Happening::Replay,
+            });
+        if Some(&again) != lines {
+            let of = |lines: &[String]| lines.iter().cloned().collect::<BTreeSet<_>>();
+            let (again, lines) = (of(&again), of(lines.map_or(&[], |lines| lines)));
+            let missing: Vec<_> = lines.difference(&again).take(3).collect();
+            let surplus: Vec<_> = again.difference(&lines).take(3).collect();
+            return Err(format!(
+                "a replay of shard {number}: missing {missing:#?}, surplus {surplus:#?}"
+            ));
+        }
         Ok(())
     }
 

@@ -164,6 +164,7 @@ pub struct Projector {
 
 /// Everything.
 pub struct World {
+    pub seed: u64,
     pub random: Random,
     pub plan: Plan,
     pub now_ms: i64,
@@ -195,6 +196,7 @@ impl World {
         let plan = Plan::new(&mut random);
         let history = History::new(&mut random);
         let mut world = Self {
+            seed,
             now_ms: BEGIN_MS,
             agenda: Agenda::default(),
             broker: Broker::new(plan.shards),

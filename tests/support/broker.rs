@@ -1,13 +1,19 @@
 //! nats-servers of a test's own, apart from adtally's: one, or a cluster of three.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{get, nats_server, wait_for};
+
+/// Where the ports of test servers lie.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// How many servers a test's broker has where the test does not say: `ADTALLY_TEST_SERVERS`, 1 or 3.
 pub fn servers() -> usize {
@@ -201,13 +207,19 @@ impl Drop for Broker {
     }
 }
 
-/// Ports that were free a moment ago, all different.
+/// Ports that were free a moment ago, all different, and given out once only by this process.
+///
+/// They lie below those that the system hands to outgoing connections and to whoever binds port 0: one of those may
+/// be taken before the server that it is meant for listens, or while that server is dead.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter()
-        .map(|l| l.local_addr().unwrap().port())
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id() * 97));
+    let candidates = std::iter::repeat_with(|| {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS.end - PORTS.start);
+        PORTS.start + u16::try_from(n).expect("less than there are ports")
+    });
+    candidates
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .take(count)
         .collect()
 }
 

@@ -102,7 +102,7 @@ pub fn wait_totals(server: &Server, campaign: &str, expected: &[(&str, i64)]) {
     );
     let began = std::time::Instant::now();
     let mut last = Value::Null;
-    while began.elapsed() < std::time::Duration::from_secs(20) {
+    while began.elapsed() < super::PATIENCE {
         last = server.json(&path)["totals"].clone();
         if expected.iter().all(|(name, value)| last[*name] == *value) {
             return;

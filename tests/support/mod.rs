@@ -21,7 +21,7 @@ pub use broker::{Broker, Folder, free_ports};
 pub const ADTALLY: &str = env!("CARGO_BIN_EXE_adtally");
 
 /// How long anything may take to become true before a test gives up; generous, since two cores serve many tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The nats-server that `make setup` brought, or the one on the PATH.
 pub fn nats_server() -> PathBuf {
@@ -230,9 +230,7 @@ impl Drop for Server {
             // A clean stop takes its nats-server along; a killed one leaves it to the next start of that folder.
             let _ = kill(self.pid(), Signal::SIGTERM);
             let began = Instant::now();
-            while began.elapsed() < Duration::from_secs(20)
-                && self.process.try_wait().is_ok_and(|s| s.is_none())
-            {
+            while began.elapsed() < PATIENCE && self.process.try_wait().is_ok_and(|s| s.is_none()) {
                 std::thread::sleep(Duration::from_millis(20));
             }
             self.kill();

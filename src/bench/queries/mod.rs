@@ -27,7 +27,7 @@ use super::Figure;
 use super::posting;
 use super::yardsticks::Program;
 use crate::api_client::Api;
-use crate::config::{Config, Keep, Span};
+use crate::config::{Bytes, Config, Keep, Span};
 use crate::runner::Runner;
 use crate::simulate::resolve;
 use crate::simulate::wire::{Connection, request};
@@ -92,6 +92,7 @@ pub async fn run(
     runner.stop().await;
     let shards = config.streams.shards.unwrap_or(DEFAULT_SHARDS);
     let (mut figures, ours) = measured?;
+    figures.extend(without_cache(&config, end_s, &ours).await?);
     let (of_cells, others) = state_bytes(&config.data_dir, shards)?;
     let bytes: u64 = of_cells.values().sum();
     let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
@@ -159,6 +160,38 @@ async fn measure(
     figures.extend(growth(&before, &ours));
     figures.extend(over_http::run(&api, address, end_s, time).await?);
     Ok((figures, ours))
+}
+
+/// The same questions of the same folder, with no block kept from one to the next.
+async fn without_cache(config: &Config, end_s: i64, ours: &[Asked]) -> anyhow::Result<Vec<Figure>> {
+    telemetry::say("the same without the block cache ...");
+    let mut config = config.clone();
+    let with = config.query.block_cache;
+    config.query.block_cache = Bytes(0);
+    let runner = Runner::start(&config).await?;
+    let asked = async {
+        runner.ready().await?;
+        let api = Api::new(&runner.http_url(), None)?;
+        let mut figures = Vec::new();
+        for (question, ours) in questions::questions(end_s).iter().zip(ours) {
+            let without = ask(&api, question).await?;
+            anyhow::ensure!(
+                without.digest == ours.digest,
+                "{} is answered otherwise without the block cache",
+                question.name
+            );
+            figures.push(Figure {
+                name: format!("queries: {}, block cache of {with}", question.name),
+                value: format!("p50 {:.2} ms", ours.p50_ms),
+                yardstick: format!("p50 {:.2} ms without", without.p50_ms),
+                ratio: Some(ours.p50_ms / without.p50_ms),
+            });
+        }
+        anyhow::Ok(figures)
+    };
+    let figures = asked.await;
+    runner.stop().await;
+    figures
 }
 
 /// What a year costs beside a month, and what a hundred times the campaigns cost a small one.

@@ -65,6 +65,9 @@ async fn crashes_losses_and_a_forgetful_broker_leave_every_answered_event_once()
         opened.insert(handle.status().epoch, opening);
         let sending = tokio::spawn(traffic(handle, opening, 400));
         tokio::time::sleep(Duration::from_millis(60 + 37 * opening as u64)).await;
+        while outbox.handle().status().accepted_events < 25 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         if opening % 2 == 1 {
             broker.forget_ids();
         }

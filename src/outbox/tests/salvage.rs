@@ -100,8 +100,10 @@ async fn salvage_and_ship(damaged: &Path, epoch: Epoch) -> u64 {
     assert!(!report.whole && report.to == Some(to.clone()), "{report:?}");
     assert_eq!(files(damaged), before, "the original is untouched");
     let broker = Arc::new(FakeBroker::default());
+    broker.set_down(true);
     let outbox = open(&to, OutboxLimits::default(), &broker).await;
     assert_eq!(outbox.handle().status().unsent_events, report.unsent);
+    broker.set_down(false);
     assert!(outbox.drain(SOON).await.drained);
     let log = broker.read();
     assert_eq!(log.once.len() as u64, report.unsent);

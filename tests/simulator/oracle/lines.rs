@@ -88,7 +88,7 @@ pub fn lines<'a>(events: impl Iterator<Item = &'a Counted>) -> BTreeSet<String> 
             clicks.insert(name, rest);
         }
     }
-    out.extend(cells.iter().map(|(k, v)| format!("{k} {v:?}")));
+    out.extend(cells.iter().map(|(k, v)| format!("{k} {v}")));
     // What never cost anything has no row.
     let spent = spend.iter().filter(|(_, v)| v.gross_micros != 0);
     out.extend(spent.map(|(k, v)| format!("{k} {v:?}")));
