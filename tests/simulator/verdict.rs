@@ -16,7 +16,7 @@ use crate::resend::gaps;
 use crate::world::World;
 
 /// A replay is looked at in one world of so many, since it reads and writes files.
-const REPLAYED_ONE_OF: u64 = 4;
+const REPLAYED_ONE_OF: u64 = 16;
 
 impl World {
     /// Holds what was folded against what was told.

@@ -178,10 +178,16 @@ impl One {
             std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
         });
         if in_cluster {
-            wait_for("a leader of JetStream", || {
+            wait_for("a leader of JetStream that sees the others", || {
                 let (_, page) = get(&format!("http://127.0.0.1:{}/jsz", self.monitor));
                 let page: serde_json::Value = serde_json::from_str(&page).ok()?;
-                page["meta_cluster"]["leader"].as_str().map(drop)
+                let meta = &page["meta_cluster"];
+                meta["leader"].as_str()?;
+                // Only the leader lists the others. One that it calls offline gets no copy of a stream.
+                let others = meta["replicas"].as_array().into_iter().flatten();
+                let mut others =
+                    others.map(|peer| peer["offline"] != true && peer["current"] == true);
+                others.all(|is_there| is_there).then_some(())
             });
         }
     }
