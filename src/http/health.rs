@@ -39,6 +39,8 @@ pub struct FillFacts {
 /// What readiness is decided from. What a process does not have, it leaves empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// Whether a role of this process is not up yet, so that what it answers is not there.
+    pub starting: bool,
     /// Whether a catalogue is there, from disk or from the broker.
     pub has_catalogue: bool,
     /// Whether the broker answers.
@@ -79,9 +81,15 @@ pub struct VerifyFacts {
 /// Gathers facts when it is asked; must not block.
 pub type Readiness = Arc<dyn Fn() -> Facts + Send + Sync>;
 
+/// What a process says that is not up yet, or not in all its roles.
+pub const STARTING: &str = "adtally is starting: it waits for its catalogue and its streams";
+
 /// Why the process is not ready; empty when it is.
 pub fn reasons(facts: &Facts) -> Vec<String> {
     let mut out = Vec::new();
+    if facts.starting {
+        out.push(STARTING.to_owned());
+    }
     if !facts.has_catalogue {
         out.push(
             "the catalogue has not been read yet, neither from disk nor from the broker".to_owned(),
@@ -179,6 +187,7 @@ mod tests {
 
     fn ready() -> Facts {
         Facts {
+            starting: false,
             has_catalogue: true,
             broker_connected: true,
             streams_silent: None,
@@ -235,12 +244,13 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 11] = [
+        let cases: [(Change, &str); 12] = [
             (|f| f.full_disks.push("intake".into()), "make room"),
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),
                 "takes no more",
             ),
+            (|f| f.starting = true, "is starting"),
             (|f| f.has_catalogue = false, "catalogue"),
             (|f| f.broker_connected = false, "NATS"),
             (|f| f.streams_silent = Some("EVENTS_3".into()), "no leader"),

@@ -23,6 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::collector::Desk;
+use crate::http::health::STARTING;
 use crate::http::problem::Problem;
 
 /// How long a connection may take to send its next request's head, idle time included; then it is closed.
@@ -131,10 +132,7 @@ impl Listener {
 
 /// What is served before there is anything to serve.
 pub fn starting() -> Router {
-    Router::new().fallback(|| async {
-        Problem::unavailable("adtally is starting: it waits for its catalogue and its streams")
-            .into_response()
-    })
+    Router::new().fallback(|| async { Problem::unavailable(STARTING).into_response() })
 }
 
 /// The layers around everything: a time limit, and 503 instead of a torn connection for a panic.

@@ -104,13 +104,17 @@ impl BringUp {
         });
     }
 
+    fn is_collector_only(&self) -> bool {
+        self.config.roles.iter().all(|r| *r == Role::Collector)
+    }
+
     fn has(&self, role: Role) -> bool {
         self.config.roles.contains(&role)
     }
 
     async fn bring_up(&self) -> anyhow::Result<()> {
         let jetstream = jetstream::new(self.client.clone());
-        self.serve((listen::starting(), None), None, None, None)
+        self.serve((listen::starting(), None), None, None, None, true)
             .await;
         let known = shards_file::read(&self.config.data_dir);
         // With a broker that answers, the streams are there before anything reads them; without one, a collector
@@ -137,9 +141,14 @@ impl BringUp {
         let seen = self.watch_streams(shards).await;
         if !found {
             let catalogue = Some(shared.catalogue.clone());
-            let served = (http::finish(collector.clone()), desk.clone());
-            self.serve(served, catalogue, None, Some(seen.clone()))
-                .await;
+            // What other roles will answer is not unknown, and the process is not ready for them.
+            let router = match self.is_collector_only() {
+                true => http::finish(collector.clone()),
+                false => collector.clone().merge(listen::starting()),
+            };
+            let (collects, seen) = ((router, desk.clone()), Some(seen.clone()));
+            let starting = !self.is_collector_only();
+            self.serve(collects, catalogue, None, seen, starting).await;
             self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
         }
         shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
@@ -387,19 +396,22 @@ impl BringUp {
             Some(shared.catalogue.clone()),
             projector,
             Some(seen),
+            false,
         )
         .await;
     }
 
-    /// Serves `router` and the paths that every role has.
+    /// Serves `router` and the paths that every role has; `starting`: that is not all that this process will serve.
     async fn serve(
         &self,
         (router, desk): (Router, Option<Desk>),
         catalogue: Option<CatalogueHandle>,
         projector: Option<ProjectorHandle>,
         streams: Option<watch::Receiver<Seen>>,
+        starting: bool,
     ) {
         let readiness = readiness::of(readiness::Sources {
+            starting,
             catalogue,
             client: self.client.clone(),
             projector,

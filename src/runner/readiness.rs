@@ -16,6 +16,8 @@ use crate::verify::last::Run;
 
 /// Where facts come from. What this process does not have is left out.
 pub struct Sources {
+    /// A role of this process is not up yet.
+    pub starting: bool,
     /// The catalogue.
     pub catalogue: Option<CatalogueHandle>,
     /// The broker.
@@ -40,6 +42,7 @@ pub fn of(sources: Sources) -> Readiness {
 
 fn facts(sources: &Sources, seen: Seen) -> Facts {
     Facts {
+        starting: sources.starting,
         has_catalogue: sources
             .catalogue
             .as_ref()

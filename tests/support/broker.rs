@@ -185,8 +185,7 @@ impl One {
                 meta["leader"].as_str()?;
                 // Only the leader lists the others. One that it calls offline gets no copy of a stream.
                 let others = meta["replicas"].as_array().into_iter().flatten();
-                let mut others =
-                    others.map(|peer| peer["offline"] != true && peer["current"] == true);
+                let mut others = others.map(|peer| peer["offline"] != true);
                 others.all(|is_there| is_there).then_some(())
             });
         }
