@@ -238,10 +238,9 @@ pub struct Folder {
 impl Folder {
     /// A new one.
     pub fn new() -> Folder {
-        Folder {
-            broker: (servers() > 1).then(Broker::start),
-            ..Folder::bare()
-        }
+        let mut folder = Folder::bare();
+        folder.broker = (servers() > 1).then(Broker::start);
+        folder
     }
 
     /// One whose broker the test chooses.
@@ -264,5 +263,11 @@ impl Folder {
                 ("ADTALLY_STREAMS_REPLICAS", broker.replicas().to_string()),
             ]
         })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        super::end_nats_server(self.path());
     }
 }

@@ -185,22 +185,6 @@ impl Server {
         let _ = self.process.wait();
     }
 
-    /// Ends the nats-server of a killed `serve`: whoever keeps the folder would find it at the next start, but the
-    /// folder goes away.
-    fn end_nats_server(&self) {
-        if self._folder.is_none() {
-            return;
-        }
-        let pid = std::fs::read_to_string(self.data_dir.join("nats/nats.pid"))
-            .ok()
-            .and_then(|p| p.trim().parse().ok());
-        let Some(pid) = pid else { return };
-        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if command.contains(&*self.data_dir.to_string_lossy()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-
     /// A subcommand against this server's data folder.
     pub fn cli(&self, args: &[&str]) -> Output {
         run_cli(&self.data_dir, &[], args)
@@ -235,7 +219,19 @@ impl Drop for Server {
             }
             self.kill();
         }
-        self.end_nats_server();
+    }
+}
+
+/// Ends the nats-server of a killed `serve`: whoever keeps the folder would find it at the next start, but the folder
+/// goes away.
+pub fn end_nats_server(data_dir: &Path) {
+    let pid = std::fs::read_to_string(data_dir.join("nats/nats.pid"))
+        .ok()
+        .and_then(|p| p.trim().parse().ok());
+    let Some(pid) = pid else { return };
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if command.contains(&*data_dir.to_string_lossy()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
