@@ -5,6 +5,7 @@
 //! on, so every approximation errs towards announcing less.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::id::Epoch;
 use crate::names::FRAME_MAX_EVENTS;
@@ -12,6 +13,12 @@ use crate::names::FRAME_MAX_EVENTS;
 /// Frames of one lane that may be under way at once, when they are full. While they are small one is: what waits
 /// for its acknowledgement is what makes the next one larger.
 pub const FRAMES_IN_FLIGHT: usize = 4;
+/// A lane's next small frame is cut no sooner than that after the one before: a frame costs its shipper, the broker
+/// and every reader the same work whether it holds one event or fifty, and nobody sees ten milliseconds. The first
+/// frame after a rest is cut at once.
+pub const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// A frame of so many events is worth its work and waits for no time.
+pub const WORTH_EVENTS: u64 = 256;
 /// What an event may add to its frame beyond the bytes of its row: identifiers and hashes that the row holds in
 /// another form, dictionary entries, and the compressor's worst case.
 pub const EVENT_OVERHEAD_BYTES: usize = 128;
@@ -180,10 +187,26 @@ impl Lane {
         if waiting == 0 || self.flights.len() >= FRAMES_IN_FLIGHT {
             return false;
         }
+        self.flights.is_empty() || self.fills_a_frame(max_bytes)
+    }
+
+    fn fills_a_frame(&self, max_bytes: usize) -> bool {
+        let waiting = self.waiting();
         let estimate = self.waiting_bytes + waiting * EVENT_OVERHEAD_BYTES as u64;
-        self.flights.is_empty()
-            || waiting >= FRAME_MAX_EVENTS as u64
-            || estimate >= max_bytes as u64
+        waiting >= FRAME_MAX_EVENTS as u64 || estimate >= max_bytes as u64
+    }
+
+    /// How long until the next frame is to be cut, the last one having been cut `since_last` ago; none before something
+    /// lands or comes.
+    pub fn cut_in(&self, max_bytes: usize, since_last: Option<Duration>) -> Option<Duration> {
+        if !self.may_cut(max_bytes) {
+            return None;
+        }
+        let is_worth_it = self.waiting() >= WORTH_EVENTS || self.fills_a_frame(max_bytes);
+        let since = since_last
+            .filter(|_| !is_worth_it)
+            .unwrap_or(LEAST_INTERVAL);
+        Some(LEAST_INTERVAL.saturating_sub(since))
     }
 
     /// Takes the next `count` events, with rows of `row_bytes`, into a frame; returns its first counter. More than

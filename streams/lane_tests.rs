@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use crate::lane::*;
@@ -53,6 +55,37 @@ fn one_small_frame_or_four_full_ones_are_under_way() {
     assert_eq!(
         (lane.acked(), lane.unacked(), lane.waiting()),
         (1_034, 3 * 1_024, 1_024)
+    );
+}
+
+#[test]
+fn small_frames_are_cut_apart_and_nothing_else_waits() {
+    let ms = Duration::from_millis;
+    let lane = |events, row_bytes| {
+        let mut lane = Lane::default();
+        lane.accepted(events, row_bytes, 1);
+        lane
+    };
+    for (what, lane, since_last, due) in [
+        ("nothing waits", lane(0, 0), None, None),
+        ("the first one", lane(1, 100), None, Some(0)),
+        ("just after one", lane(1, 100), Some(0), Some(10)),
+        ("a little later", lane(255, 25_500), Some(3), Some(7)),
+        ("in time", lane(255, 25_500), Some(10), Some(0)),
+        ("after a rest", lane(1, 100), Some(5_000), Some(0)),
+        ("many events", lane(256, 25_600), Some(0), Some(0)),
+        ("many bytes", lane(2, 1 << 19), Some(0), Some(0)),
+    ] {
+        let cut_in = lane.cut_in(1 << 19, since_last.map(ms));
+        assert_eq!(cut_in, due.map(ms), "{what}");
+    }
+    let mut under_way = lane(1, 100);
+    under_way.cut(1, 100);
+    under_way.accepted(300, 30_000, 2);
+    assert_eq!(
+        under_way.cut_in(1 << 19, Some(ms(5_000))),
+        None,
+        "less than a full frame waits for the one that is under way"
     );
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each lane has a task. It cuts all that waits into a frame when the one before has landed, or sooner when a full
 //! frame's worth waits: at a low rate frames are small and quick, under load they grow. Where the broker is quicker
-//! than the events are many, [`LEAST_INTERVAL`] makes them grow. The rows stay on disk until they are acknowledged;
+//! than the events are many, `LEAST_INTERVAL` of [`adtally_streams::lane`] makes them grow. The rows stay on disk until they are acknowledged;
 //! only frames under way are in memory.
 
 use std::sync::Arc;
@@ -23,12 +23,6 @@ use crate::log::publisher::Outcome;
 
 /// The pause after the disk could not be read.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
-/// A lane's next small frame is cut no sooner than that after the one before: a frame costs its shipper, the broker
-/// and every reader the same work whether it holds one event or fifty, and nobody sees ten milliseconds. The first
-/// frame after a rest is cut at once.
-const LEAST_INTERVAL: Duration = Duration::from_millis(10);
-/// A frame of so many events is worth its work and waits for no time.
-const WORTH_EVENTS: u64 = 256;
 
 /// Everything that runs on behalf of an outbox besides its writer.
 #[derive(Debug)]
@@ -167,12 +161,10 @@ fn next_cut(
     lane: usize,
     last_cut: Option<Instant>,
 ) -> Option<Instant> {
+    let now = Instant::now();
     let lane = epoch.cell(lane).lock();
-    if !lane.may_cut(frame_max_bytes(shared)) {
-        return None;
-    }
-    let paced = last_cut.filter(|_| lane.waiting() < WORTH_EVENTS);
-    Some(paced.map_or_else(Instant::now, |last| last + LEAST_INTERVAL))
+    let cut_in = lane.cut_in(frame_max_bytes(shared), last_cut.map(|at| now - at));
+    cut_in.map(|left| now + left)
 }
 
 /// The largest frame that both this program and the broker take.
