@@ -8,23 +8,16 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adtally_streams::event::Kind;
 use anyhow::Context as _;
 
 use super::Figure;
+use super::mixed::{Mixed, ROUND_EVENTS};
 use crate::projector::figures::{
-    EVENTS_A_MINUTE, FoldRun, Framed, Load, Traffic, memory_bytes, peak_memory_bytes, process_cpu,
-    thread_cpu, written_bytes,
+    FoldRun, Framed, memory_bytes, peak_memory_bytes, process_cpu, thread_cpu, written_bytes,
 };
 use crate::store::{Limits, Shards};
 use crate::telemetry;
 
-/// Impressions for every click.
-const IMPRESSIONS_A_CLICK: u64 = 10;
-/// Events of a frame.
-const FRAME_EVENTS: u32 = 1_024;
-/// Events of a shard that are made before they are folded: a batch, so that little of the memory is the benchmark's.
-const ROUND_EVENTS: u64 = 1 << 17;
 /// How often memory is noted, where there are as many rounds.
 const SAMPLES: u64 = 10;
 
@@ -67,38 +60,24 @@ pub async fn run(folder: &Path, shards: &[u16], events: &[u64]) -> anyhow::Resul
 /// One shard's part of the measurement.
 struct Lane {
     run: FoldRun,
-    impressions: Traffic,
-    clicks: Traffic,
+    traffic: Mixed,
     /// Frames that are made and not folded.
     frames: Vec<Framed>,
 }
 
 impl Lane {
     fn new(run: FoldRun, shard: u16, events: u64) -> Self {
-        let traffic = |kind| {
-            let load = Load {
-                kind,
-                events,
-                frame_events: FRAME_EVENTS,
-                seed: u64::from(shard) + 1,
-            };
-            Traffic::new(load, shard)
-        };
         Self {
             run,
-            impressions: traffic(Kind::Impression),
-            clicks: traffic(Kind::Click).at_rate(EVENTS_A_MINUTE / IMPRESSIONS_A_CLICK),
+            traffic: Mixed::new(shard, events),
             frames: Vec::new(),
         }
     }
 
-    /// Makes the next frames, in the order of their times; answers the processor time that it took.
+    /// Makes the next frames; answers the processor time that it took.
     fn make(&mut self, events: u64) -> Duration {
         let before = thread_cpu();
-        let clicks = events / (IMPRESSIONS_A_CLICK + 1);
-        self.frames = self.impressions.frames(events - clicks);
-        self.frames.extend(self.clicks.frames(clicks));
-        self.frames.sort_by_key(|frame| frame.broker_ms);
+        self.frames = self.traffic.frames(events);
         thread_cpu().saturating_sub(before)
     }
 

@@ -11,6 +11,7 @@ mod frames;
 mod freshness;
 mod fsync;
 mod growth;
+mod mixed;
 mod posting;
 mod posts;
 mod queries;

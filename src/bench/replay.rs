@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use adtally_projections::fold::Entry;
-use adtally_streams::event::Kind;
 use adtally_streams::lane::FRAMES_IN_FLIGHT;
 use adtally_streams::names::{events_stream, events_subject};
 use anyhow::Context as _;
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Figure;
+use super::mixed::{Mixed, ROUND_EVENTS};
 use super::usage::Usage;
 use crate::archive;
 use crate::frozen;
@@ -25,7 +25,7 @@ use crate::log::connect::{NatsOptions, connect};
 use crate::log::embedded::NatsServer;
 use crate::log::reader::ShardReader;
 use crate::log::streams::{Limits, ensure, info_of};
-use crate::projector::figures::{EVENTS_A_MINUTE, Framed, Load, Traffic, peak_memory_bytes};
+use crate::projector::figures::{Framed, peak_memory_bytes};
 use crate::replay::range::{From, Range};
 use crate::replay::{Job, Place};
 use crate::store::{Limits as StoreLimits, Memory};
@@ -34,12 +34,6 @@ use crate::verify;
 
 /// Shards of the measured deployment.
 const SHARDS: u16 = 8;
-/// Impressions for every click.
-const IMPRESSIONS_A_CLICK: u64 = 10;
-/// Events of a frame.
-const FRAME_EVENTS: u32 = 1_024;
-/// Events of a shard that are made before they are published, so that a log of any length fits.
-const ROUND_EVENTS: u64 = 1 << 17;
 /// Turns of each, in alternation; the medians are compared.
 const ROUNDS: usize = 3;
 
@@ -77,12 +71,16 @@ async fn fill(folder: &Path, events: u64) -> anyhow::Result<Filled> {
     let each = events / u64::from(SHARDS);
     let mut bytes = 0;
     for shard in 0..SHARDS {
-        let mut lane = Lane::new(shard, each);
+        let mut traffic = Mixed::new(shard, each);
         let mut done = 0;
         while done < each {
             let round = ROUND_EVENTS.min(each - done);
-            let (made, frames) = tokio::task::spawn_blocking(move || lane.made(round)).await?;
-            lane = made;
+            let making = tokio::task::spawn_blocking(move || {
+                let frames = traffic.frames(round);
+                (traffic, frames)
+            });
+            let frames;
+            (traffic, frames) = making.await?;
             done += round;
             bytes += frames.iter().map(|f| f.payload.len() as u64).sum::<u64>();
             publish(&jetstream, shard, frames).await?;
@@ -94,39 +92,6 @@ async fn fill(folder: &Path, events: u64) -> anyhow::Result<Filled> {
         events: each * u64::from(SHARDS),
         bytes,
     })
-}
-
-/// One shard's traffic.
-struct Lane {
-    impressions: Traffic,
-    clicks: Traffic,
-}
-
-impl Lane {
-    fn new(shard: u16, events: u64) -> Self {
-        let traffic = |kind| {
-            let load = Load {
-                kind,
-                events,
-                frame_events: FRAME_EVENTS,
-                seed: u64::from(shard) + 1,
-            };
-            Traffic::new(load, shard)
-        };
-        Self {
-            impressions: traffic(Kind::Impression),
-            clicks: traffic(Kind::Click).at_rate(EVENTS_A_MINUTE / IMPRESSIONS_A_CLICK),
-        }
-    }
-
-    /// Makes the next frames, in the order of their times.
-    fn made(mut self, events: u64) -> (Self, Vec<Framed>) {
-        let clicks = events / (IMPRESSIONS_A_CLICK + 1);
-        let mut frames = self.impressions.frames(events - clicks);
-        frames.extend(self.clicks.frames(clicks));
-        frames.sort_by_key(|frame| frame.broker_ms);
-        (self, frames)
-    }
 }
 
 async fn publish(
