@@ -86,7 +86,9 @@ impl Printer {
                 for figure in figures.values() {
                     out.push(b',');
                     match figure {
-                        Figure::Whole(Some(n)) => out.extend_from_slice(Digits::of(n).text()),
+                        Figure::Whole(Some(n)) => {
+                            out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+                        }
                         other => out.extend_from_slice(other.to_string().as_bytes()),
                     }
                 }
@@ -153,35 +155,6 @@ fn json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a text or number always has a JSON form");
 }
 
-/// A whole number in decimal digits.
-struct Digits {
-    bytes: [u8; 20],
-    from: usize,
-}
-
-impl Digits {
-    fn of(n: i64) -> Self {
-        let (mut bytes, mut from, mut rest) = ([0; 20], 20, n.unsigned_abs());
-        loop {
-            from -= 1;
-            bytes[from] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        if n < 0 {
-            from -= 1;
-            bytes[from] = b'-';
-        }
-        Self { bytes, from }
-    }
-
-    fn text(&self) -> &[u8] {
-        &self.bytes[self.from..]
-    }
-}
-
 /// Bytes of a row's figures at most: 340 of names, 13 whole numbers of 20, two ratios of 25.
 const LINE_BYTES: usize = 1_024;
 
@@ -238,8 +211,8 @@ impl Line {
             self.len += 1;
             return;
         }
-        let digits = Digits::of(n);
-        let text = digits.text();
+        let mut digits = itoa::Buffer::new();
+        let text = digits.format(n).as_bytes();
         self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
         self.len += text.len();
     }
@@ -285,18 +258,17 @@ pub fn csv_head(table: &Table) -> Vec<u8> {
 
 /// A field of comma-separated values (RFC 4180), in quotes where it has to be.
 fn csv_field(text: &str, out: &mut Vec<u8>) {
-    if !text.contains([',', '"', '\n', '\r']) {
-        out.extend_from_slice(text.as_bytes());
+    if text.is_empty() {
+        // The writer takes it for a record of nothing, which it puts in quotes.
         return;
     }
-    out.push(b'"');
-    for byte in text.bytes() {
-        if byte == b'"' {
-            out.push(b'"');
-        }
-        out.push(byte);
-    }
-    out.push(b'"');
+    let begin = out.len();
+    // Every byte may be a quote that is doubled, and two more are around them.
+    out.resize(begin + 2 * text.len() + 2, 0);
+    let mut writer = csv_core::Writer::new();
+    let (_, _, field) = writer.field(text.as_bytes(), &mut out[begin..]);
+    let (_, end) = writer.finish(&mut out[begin + field..]);
+    out.truncate(begin + field + end);
 }
 
 #[cfg(test)]
@@ -341,9 +313,6 @@ mod tests {
             .map(|name| text.find(&format!("\"{name}\":")).unwrap())
             .collect();
         assert!(names.is_sorted(), "{text}");
-        for n in [0, 9, 10, -1, -10, 1_234_567_890, i64::MAX, i64::MIN] {
-            assert_eq!(Digits::of(n).text(), n.to_string().as_bytes());
-        }
     }
 
     #[test]
@@ -354,6 +323,7 @@ mod tests {
             ("a,b", "\"a,b\""),
             ("say \"x\"", "\"say \"\"x\"\"\""),
             ("two\nlines", "\"two\nlines\""),
+            ("\"\"\"", "\"\"\"\"\"\"\"\""),
         ] {
             let mut out = Vec::new();
             csv_field(text, &mut out);
