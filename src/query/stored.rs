@@ -23,9 +23,25 @@ impl From<StoreError> for QueryError {
     }
 }
 
-impl ShardRead for ShardSnapshot<'_> {
+/// A shard's snapshot, and what is kept of its blocks where anything is.
+pub struct StoredRows<'a> {
+    snapshot: ShardSnapshot<'a>,
+    blocks: Option<ShardBlocks>,
+}
+
+impl<'a> StoredRows<'a> {
+    /// A snapshot that is read as it is stored.
+    pub fn plain(snapshot: ShardSnapshot<'a>) -> Self {
+        Self {
+            snapshot,
+            blocks: None,
+        }
+    }
+}
+
+impl ShardRead for StoredRows<'_> {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
-        Ok(ShardSnapshot::get(self, family, key)?)
+        Ok(self.snapshot.get(family, key)?)
     }
 
     fn scan(
@@ -36,7 +52,7 @@ impl ShardRead for ShardSnapshot<'_> {
         each: EachRow<'_>,
     ) -> Result<(), QueryError> {
         let mut failed = None;
-        ShardSnapshot::scan(self, family, from, Some(to), |key, value| {
+        self.snapshot.scan(family, from, Some(to), |key, value| {
             each(key, value).unwrap_or_else(|error| {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -46,33 +62,7 @@ impl ShardRead for ShardSnapshot<'_> {
     }
 
     fn retention(&self) -> Retention {
-        dump::Source::retention(self)
-    }
-}
-
-/// A shard's snapshot with what is kept of its blocks.
-struct WithBlocks<'a> {
-    snapshot: ShardSnapshot<'a>,
-    blocks: ShardBlocks,
-}
-
-impl ShardRead for WithBlocks<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
-        ShardRead::get(&self.snapshot, family, key)
-    }
-
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        each: EachRow<'_>,
-    ) -> Result<(), QueryError> {
-        ShardRead::scan(&self.snapshot, family, from, to, each)
-    }
-
-    fn retention(&self) -> Retention {
-        ShardRead::retention(&self.snapshot)
+        dump::Source::retention(&self.snapshot)
     }
 
     fn unpacked(
@@ -81,7 +71,7 @@ impl ShardRead for WithBlocks<'_> {
         key: &[u8],
         value: &[u8],
     ) -> Option<Result<Found, BlockError>> {
-        self.blocks.unpacked(grain, key, value)
+        self.blocks.as_ref()?.unpacked(grain, key, value)
     }
 }
 
@@ -103,15 +93,15 @@ impl Snapshots for Stored {
         let set = self.shards.set();
         let mut shards = Vec::with_capacity(set.iter().len());
         for shard in set.iter() {
-            let (number, snapshot) = (shard.number(), shard.snapshot()?);
-            let rows: Box<dyn ShardRead> = match &self.cache {
-                None => Box::new(snapshot),
-                Some(cache) => Box::new(WithBlocks {
-                    snapshot,
-                    blocks: ShardBlocks::new(cache, number, shard.generation()),
-                }),
+            let blocks = self.cache.as_ref();
+            let rows = StoredRows {
+                snapshot: shard.snapshot()?,
+                blocks: blocks.map(|c| ShardBlocks::new(c, shard.number(), shard.generation())),
             };
-            shards.push(Shard { number, rows });
+            shards.push(Shard {
+                number: shard.number(),
+                rows: Box::new(rows),
+            });
         }
         work(&SnapshotSet {
             generation: set.generation(),

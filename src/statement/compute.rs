@@ -27,6 +27,7 @@ use crate::query::analytics::{Question, Span, answer};
 use crate::query::fraud;
 use crate::query::scope::Subject;
 use crate::query::shard::SnapshotSet;
+use crate::query::stored::StoredRows;
 use crate::query::{Cancel, QueryError};
 use crate::replay::at::StateAt;
 
@@ -94,7 +95,7 @@ pub fn at_state(
     for shard in state.shards() {
         shards.push(crate::query::shard::Shard {
             number: shard.number(),
-            rows: Box::new(shard.snapshot()?),
+            rows: Box::new(StoredRows::plain(shard.snapshot()?)),
         });
     }
     let set = SnapshotSet {
