@@ -13,12 +13,10 @@ use crate::names::FRAME_MAX_EVENTS;
 /// Frames of one lane that may be under way at once, when they are full. While they are small one is: what waits
 /// for its acknowledgement is what makes the next one larger.
 pub const FRAMES_IN_FLIGHT: usize = 4;
-/// A lane's next small frame is cut no sooner than that after the one before: a frame costs its shipper, the broker
-/// and every reader the same work whether it holds one event or fifty, and nobody sees ten milliseconds. The first
-/// frame after a rest is cut at once.
-pub const LEAST_INTERVAL: Duration = Duration::from_millis(10);
-/// A frame of so many events is worth its work and waits for no time.
-pub const WORTH_EVENTS: u64 = 256;
+/// A lane's next frame that is not full is cut no sooner than that after the one before: a frame costs its shipper,
+/// the broker and every reader the same work whether it holds one event or fifty, and counts may be a second old.
+/// The first frame after a rest is cut at once.
+pub const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 /// What an event may add to its frame beyond the bytes of its row: identifiers and hashes that the row holds in
 /// another form, dictionary entries, and the compressor's worst case.
 pub const EVENT_OVERHEAD_BYTES: usize = 128;
@@ -202,9 +200,8 @@ impl Lane {
         if !self.may_cut(max_bytes) {
             return None;
         }
-        let is_worth_it = self.waiting() >= WORTH_EVENTS || self.fills_a_frame(max_bytes);
         let since = since_last
-            .filter(|_| !is_worth_it)
+            .filter(|_| !self.fills_a_frame(max_bytes))
             .unwrap_or(LEAST_INTERVAL);
         Some(LEAST_INTERVAL.saturating_sub(since))
     }

@@ -59,7 +59,7 @@ fn one_small_frame_or_four_full_ones_are_under_way() {
 }
 
 #[test]
-fn small_frames_are_cut_apart_and_nothing_else_waits() {
+fn frames_that_are_not_full_are_cut_apart_and_nothing_else_waits() {
     let ms = Duration::from_millis;
     let lane = |events, row_bytes| {
         let mut lane = Lane::default();
@@ -69,11 +69,11 @@ fn small_frames_are_cut_apart_and_nothing_else_waits() {
     for (what, lane, since_last, due) in [
         ("nothing waits", lane(0, 0), None, None),
         ("the first one", lane(1, 100), None, Some(0)),
-        ("just after one", lane(1, 100), Some(0), Some(10)),
-        ("a little later", lane(255, 25_500), Some(3), Some(7)),
-        ("in time", lane(255, 25_500), Some(10), Some(0)),
+        ("just after one", lane(1, 100), Some(0), Some(50)),
+        ("a little later", lane(1_023, 102_300), Some(3), Some(47)),
+        ("in time", lane(1_023, 102_300), Some(50), Some(0)),
         ("after a rest", lane(1, 100), Some(5_000), Some(0)),
-        ("many events", lane(256, 25_600), Some(0), Some(0)),
+        ("a full frame", lane(1_024, 102_400), Some(0), Some(0)),
         ("many bytes", lane(2, 1 << 19), Some(0), Some(0)),
     ] {
         let cut_in = lane.cut_in(1 << 19, since_last.map(ms));
