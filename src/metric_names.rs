@@ -25,6 +25,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Addresses that the collector's limit forgot because it had no room for more",
     ),
     (
+        "adtally_answers_cut_off_total",
+        Counter,
+        "Large answers that were cut off because their client did not read them within five minutes",
+    ),
+    (
         "adtally_archive_bytes_total",
         Counter,
         "Bytes of files that this process has archived, by shard",

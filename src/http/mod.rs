@@ -95,6 +95,7 @@ impl From<QueryError> for Problem {
             } => Problem::bad_request(detail),
             QueryError::NotFound(detail) => Problem::not_found(detail),
             error @ (QueryError::Busy
+            | QueryError::Unread
             | QueryError::TookTooLong
             | QueryError::ShardsAway(_)
             | QueryError::Block { .. }) => Problem::unavailable(error.to_string()),

@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use adtally_projections::merged::Table;
 pub use adtally_projections::printed::Format;
@@ -12,12 +15,18 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use chrono_tz::Tz;
+use futures_util::Stream;
 use serde::ser::SerializeMap;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::query::unread::Share;
 
 /// Rows that are written at a time.
 const ROWS_AT_A_TIME: usize = 512;
 /// Bytes that a row takes at first; it is given more when it has long names.
 const ROW_BYTES: usize = 480;
+/// How long a client may take to read a large answer: a million rows are 400 MB of JSON, at 11 Mbit/s.
+pub const READ_WITHIN: Duration = Duration::from_secs(300);
 /// Which state an answer is made of, where the body has no room for it; the same JSON as `as_of`.
 pub const AS_OF: HeaderName = HeaderName::from_static("x-adtally-as-of");
 
@@ -43,6 +52,8 @@ pub struct Rendered {
     pub format: Format,
     /// The rows.
     pub table: Table,
+    /// Room for them, where they are many.
+    pub share: Option<Share>,
     /// The clock on which times are printed.
     pub zone: Tz,
     /// JSON up to and without the rows' opening bracket.
@@ -57,8 +68,14 @@ impl Rendered {
     /// The response, whose body is written as it is read.
     pub fn into_response(self) -> Response {
         let (format, as_of) = (self.format, HeaderValue::from_str(&self.as_of));
-        let stream = futures_util::stream::iter(Pieces::new(self).map(Ok::<Bytes, Infallible>));
-        let mut response = Response::new(Body::from_stream(stream));
+        let is_large = self.share.is_some();
+        let pieces = Pieces::new(self);
+        let body = if is_large {
+            Body::from_stream(within(pieces, READ_WITHIN))
+        } else {
+            Body::from_stream(futures_util::stream::iter(pieces.map(Ok::<_, Infallible>)))
+        };
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -70,6 +87,44 @@ impl Rendered {
         }
         response
     }
+}
+
+/// The items, until the time is over. Then they are dropped with all that they hold, also while nobody asks for more,
+/// and whoever does is told by an error: a body that ends so is no whole answer to any client.
+fn within<I>(items: I, time: Duration) -> impl Stream<Item = io::Result<I::Item>>
+where
+    I: Iterator + Send + 'static,
+{
+    let items = Arc::new(Mutex::new(Some(items)));
+    let left = Arc::downgrade(&items);
+    let timer = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::time::sleep(time).await;
+        if let Some(items) = left.upgrade() {
+            metrics::counter!("adtally_answers_cut_off_total").increment(1);
+            locked(&items).take();
+        }
+    }));
+    let mut is_told = false;
+    futures_util::stream::iter(std::iter::from_fn(move || {
+        let _ = &timer;
+        match locked(&items).as_mut() {
+            Some(items) => items.next().map(Ok),
+            None if is_told => None,
+            None => {
+                is_told = true;
+                let seconds = time.as_secs();
+                Some(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("a large answer was not read within {seconds} s"),
+                )))
+            }
+        }
+    }))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // An iterator that has panicked is in the middle of nothing that another call would mend or harm.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The body, a few hundred rows at a time.

@@ -58,6 +58,7 @@ fn body(format: Format, table: Table) -> String {
     let pieces = Pieces::new(Rendered {
         format,
         table,
+        share: None,
         zone: Tz::Europe__Paris,
         before: b"{\"rows\":".to_vec(),
         after: b"}".to_vec(),
@@ -166,4 +167,34 @@ fn many_rows_and_names_that_do_not_fit_are_read_back() {
         })
         .collect();
     assert!(read == want);
+}
+
+#[tokio::test]
+async fn what_is_not_read_in_time_is_let_go_and_the_body_ends_with_an_error() {
+    use futures_util::StreamExt as _;
+
+    let held = Arc::new(());
+    let weak = Arc::downgrade(&held);
+    let items = (0..3).inspect(move |_| {
+        let _ = &held;
+    });
+    let mut stream = std::pin::pin!(within(items, Duration::from_millis(200)));
+    assert_eq!(stream.next().await.unwrap().unwrap(), 0);
+    assert!(weak.upgrade().is_some());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(weak.upgrade().is_none(), "nobody had to ask");
+    let error = stream.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_read_in_time_is_whole() {
+    use futures_util::TryStreamExt as _;
+
+    let read: Vec<u8> = within(0..3, Duration::from_secs(300))
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(read, [0, 1, 2]);
 }

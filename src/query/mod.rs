@@ -17,6 +17,7 @@ pub mod stored;
 pub mod top;
 pub mod trending;
 pub mod uniques;
+pub mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ use adtally_projections::plan::PlanError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::shard::{SnapshotSet, Snapshots};
+use self::unread::{MAX_UNREAD_ROWS, Room};
 
 /// The most questions that are worked on at once; further ones wait. Each holds up to a million rows of sums.
 pub const MAX_RUNNING: usize = 8;
@@ -55,6 +57,11 @@ pub enum QueryError {
     /// Too many questions at once.
     #[error("{MAX_ADMITTED} questions are being answered or waiting; ask again in a moment")]
     Busy,
+    /// Large answers are being read, and there is no room for another.
+    #[error(
+        "{MAX_UNREAD_ROWS} rows of large answers are waiting to be read by those who asked for them; ask again in a moment, or for a shorter range or fewer groups"
+    )]
+    Unread,
     /// It took too long, or nobody waits for it any more.
     #[error("the answer took longer than {} s; ask for a shorter range or fewer groups", DEADLINE.as_secs())]
     TookTooLong,
@@ -150,11 +157,16 @@ impl Cancel {
 
     /// An error once nobody waits any more.
     pub fn check(&self) -> Result<(), QueryError> {
-        if self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline {
+        if self.cancelled.load(Ordering::Relaxed) || self.is_late() {
             Err(QueryError::TookTooLong)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether its time is over.
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 }
 
@@ -173,6 +185,7 @@ pub struct Engine {
     snapshots: Arc<dyn Snapshots>,
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
+    room: Room,
 }
 
 impl Engine {
@@ -182,7 +195,13 @@ impl Engine {
             snapshots,
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             admitted: Arc::new(Semaphore::new(MAX_ADMITTED)),
+            room: Room::default(),
         }
+    }
+
+    /// Room for large answers while they are read.
+    pub fn room(&self) -> Room {
+        self.room.clone()
     }
 
     /// Runs a question on a blocking thread, over one snapshot of every shard; again, over other ones, when a process
@@ -204,7 +223,7 @@ impl Engine {
         let name = match &outcome {
             Ok(_) => "answered",
             Err(QueryError::Asked { .. } | QueryError::NotFound(_)) => "refused",
-            Err(QueryError::Busy) => "busy",
+            Err(QueryError::Busy | QueryError::Unread) => "busy",
             Err(QueryError::TookTooLong) => "took_too_long",
             Err(QueryError::ShardsAway(_)) => "shards_away",
             Err(QueryError::Store(_) | QueryError::Damaged(_) | QueryError::Block { .. }) => {

@@ -20,6 +20,7 @@ use crate::query::Cancel;
 use crate::query::analytics::{Answer, Explained, Question, answer};
 use crate::query::scope::Subject;
 use crate::query::shard::{AsOf, SnapshotSet};
+use crate::query::unread::Share;
 
 const KNOWN: [&str; 14] = [
     "campaign_id",
@@ -85,12 +86,14 @@ pub async fn analytics(
         })?
         .unwrap_or_default();
     question.subject = confine(question.subject, &access, &state.catalogue.read())?;
-    let catalogue = state.catalogue;
+    let (catalogue, room) = (state.catalogue, state.engine.room());
     let run = move |set: &SnapshotSet<'_>, cancel: &Cancel| {
-        answer(&question, || catalogue.read(), set, cancel)
+        let answer = answer(&question, || catalogue.read(), set, cancel)?;
+        let share = room.take(answer.table.len(), cancel)?;
+        Ok((answer, share))
     };
-    let answer = state.engine.run("analytics", run).await?;
-    Ok(rendered(answer, format, explain).into_response())
+    let (answer, share) = state.engine.run("analytics", run).await?;
+    Ok(rendered(answer, share, format, explain).into_response())
 }
 
 fn question(params: &Params) -> Result<Question, Problem> {
@@ -205,7 +208,7 @@ fn totals<S: Serializer>(figures: &Figures, s: S) -> Result<S::Ok, S::Error> {
     map.end()
 }
 
-fn rendered(answer: Answer, format: Format, explain: bool) -> Rendered {
+fn rendered(answer: Answer, share: Option<Share>, format: Format, explain: bool) -> Rendered {
     let plan = explain.then(|| answer.explain());
     let zone = answer.plan.zone;
     let head = Head {
@@ -236,6 +239,7 @@ fn rendered(answer: Answer, format: Format, explain: bool) -> Rendered {
     Rendered {
         format,
         table: answer.table,
+        share,
         zone,
         before,
         after,

@@ -277,7 +277,7 @@ impl From<QueryError> for Failure {
                 Self::Asked(parameter.map(str::to_owned), detail)
             }
             QueryError::NotFound(detail) => Self::Asked(None, detail),
-            QueryError::Busy => Self::Busy,
+            QueryError::Busy | QueryError::Unread => Self::Busy,
             QueryError::TookTooLong => Self::TookTooLong,
             QueryError::ShardsAway(_) => Self::Gone,
             error @ (QueryError::Store(_) | QueryError::Damaged(_)) => {
