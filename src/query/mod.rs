@@ -157,16 +157,11 @@ impl Cancel {
 
     /// An error once nobody waits any more.
     pub fn check(&self) -> Result<(), QueryError> {
-        if self.cancelled.load(Ordering::Relaxed) || self.is_late() {
+        if self.cancelled.load(Ordering::Relaxed) || Instant::now() >= self.deadline {
             Err(QueryError::TookTooLong)
         } else {
             Ok(())
         }
-    }
-
-    /// Whether its time is over.
-    fn is_late(&self) -> bool {
-        Instant::now() >= self.deadline
     }
 }
 

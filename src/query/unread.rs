@@ -1,12 +1,12 @@
 //! Room for large answers while their clients read them.
 //!
 //! A table of a million rows takes some 90 MiB, and whoever asked for it may read slowly. So a large answer takes room
-//! before its question counts as done: where there is none, it waits among the [`super::MAX_RUNNING`], and further
-//! questions wait behind it, instead of tables that pile up. Small answers take none and wait for nobody.
+//! before its question counts as done: where there is none, it waits a little among the [`super::MAX_RUNNING`], and
+//! further questions wait behind it, instead of tables that pile up. Small answers take none and wait for nobody.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +17,8 @@ use super::{Cancel, QueryError};
 pub const MAX_UNREAD_ROWS: usize = 4_000_000;
 /// An answer of fewer rows is not counted: it takes less than a megabyte.
 pub const LARGE_ROWS: usize = 10_000;
+/// How long an answer waits for room: as long, other questions may find all places taken.
+pub const ROOM_WITHIN: Duration = Duration::from_secs(5);
 /// How often whoever waits for room looks whether its client is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -31,14 +33,16 @@ pub struct Share {
 pub struct Room {
     rows: Arc<Semaphore>,
     all: usize,
+    patience: Duration,
 }
 
 impl Room {
-    /// Room for so many rows.
-    pub fn new(rows: usize) -> Self {
+    /// Room for so many rows, which is waited for so long.
+    pub fn new(rows: usize, patience: Duration) -> Self {
         Self {
             rows: Arc::new(Semaphore::new(rows)),
             all: rows,
+            patience,
         }
     }
 
@@ -53,7 +57,7 @@ impl Room {
         }
         // An answer that is larger than the room has it for itself.
         let rows = rows.min(self.all) as u32;
-        let runtime = Handle::current();
+        let (runtime, began) = (Handle::current(), Instant::now());
         let mut place = pin!(Arc::clone(&self.rows).acquire_many_owned(rows));
         loop {
             let waited =
@@ -61,7 +65,7 @@ impl Room {
             match waited {
                 Ok(Ok(permit)) => return Ok(Some(Share { _permit: permit })),
                 Ok(Err(_)) => return Err(QueryError::Store("the service is stopping".into())),
-                Err(_) if cancel.is_late() => return Err(QueryError::Unread),
+                Err(_) if began.elapsed() >= self.patience => return Err(QueryError::Unread),
                 Err(_) => cancel.check()?,
             }
         }
@@ -70,7 +74,7 @@ impl Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self::new(MAX_UNREAD_ROWS)
+        Self::new(MAX_UNREAD_ROWS, ROOM_WITHIN)
     }
 }
 
@@ -88,16 +92,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_answer_waits_until_another_is_read_and_a_small_one_never() {
-        let (room, long) = (Room::new(30_000), Cancel::after(Duration::from_secs(60)));
-        let first = take(&room, 20_000, &long).await.unwrap();
+        let room = Room::new(30_000, Duration::from_secs(60));
+        let cancel = Cancel::after(Duration::from_secs(60));
+        let first = take(&room, 20_000, &cancel).await.unwrap();
         assert!(first.is_some());
-        let soon = Cancel::after(Duration::from_millis(150));
-        let refused = take(&room, 20_000, &soon).await.unwrap_err();
-        assert_eq!(refused, QueryError::Unread);
-        assert!(take(&room, LARGE_ROWS - 1, &long).await.unwrap().is_none());
+        let small = take(&room, LARGE_ROWS - 1, &cancel).await.unwrap();
+        assert!(small.is_none());
         let waiting = tokio::spawn({
-            let (room, long) = (room.clone(), long.clone());
-            async move { take(&room, 20_000, &long).await }
+            let (room, cancel) = (room.clone(), cancel.clone());
+            async move { take(&room, 20_000, &cancel).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!waiting.is_finished());
@@ -107,22 +110,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_larger_than_the_room_has_it_for_itself() {
-        let (room, long) = (Room::new(30_000), Cancel::after(Duration::from_secs(60)));
-        let whole = take(&room, 1_000_000, &long).await.unwrap();
+        let room = Room::new(30_000, Duration::from_millis(150));
+        let cancel = Cancel::after(Duration::from_secs(60));
+        let whole = take(&room, 1_000_000, &cancel).await.unwrap();
         assert!(whole.is_some());
-        let soon = Cancel::after(Duration::from_millis(150));
-        assert!(take(&room, 10_000, &soon).await.is_err());
+        let refused = take(&room, 10_000, &cancel).await.unwrap_err();
+        assert_eq!(refused, QueryError::Unread);
         drop(whole);
-        assert!(take(&room, 10_000, &long).await.unwrap().is_some());
+        assert!(take(&room, 10_000, &cancel).await.unwrap().is_some());
     }
 
     #[tokio::test]
     async fn nobody_waits_for_room_for_a_client_that_has_gone() {
-        let (room, long) = (Room::new(30_000), Cancel::after(Duration::from_secs(60)));
-        let _held = take(&room, 30_000, &long).await.unwrap();
-        let gone = Cancel::after(Duration::from_secs(60));
-        drop(super::super::CancelOnDrop(gone.clone()));
-        let ended = take(&room, 10_000, &gone).await.unwrap_err();
+        let room = Room::new(30_000, Duration::from_secs(60));
+        let cancel = Cancel::after(Duration::from_secs(60));
+        let _held = take(&room, 30_000, &cancel).await.unwrap();
+        drop(super::super::CancelOnDrop(cancel.clone()));
+        let ended = take(&room, 10_000, &cancel).await.unwrap_err();
         assert_eq!(ended, QueryError::TookTooLong);
     }
 }
