@@ -1,10 +1,12 @@
 //! One generation of one shard: a RocksDB, read and written as a fold wants it.
 //!
 //! Invariant: one writer, the shard's projector; [`Shard::write`] is all of a batch or nothing of it. It is not
-//! synced: what a crash loses is a whole tail of batches, positions included, and is folded again.
+//! synced: what a crash loses is a whole tail of batches, positions included, and is folded again. A generation that is
+//! being built is written without a write-ahead log, since a crash leaves nothing of it that is used.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
@@ -35,6 +37,8 @@ pub struct Shard {
     days: Mutex<BTreeSet<i32>>,
     /// Held while a family is made or dropped, and while a checkpoint is made: see [`Shard::link_to`].
     families: Mutex<()>,
+    /// Whether what is written goes to the write-ahead log first.
+    is_logged: AtomicBool,
     db: Db,
 }
 
@@ -110,6 +114,7 @@ impl Shard {
             memory: memory.clone(),
             days: Mutex::new(days),
             families: Mutex::new(()),
+            is_logged: AtomicBool::new(true),
             db,
         })
     }
@@ -265,6 +270,7 @@ impl Shard {
             }
         }
         let mut options = WriteOptions::default();
+        options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
         self.db
             .write_opt(batch, &options)
@@ -354,6 +360,29 @@ impl Shard {
     /// [`StoreError`] when the position cannot be read.
     pub fn snapshot(&self) -> Result<ShardSnapshot<'_>, StoreError> {
         ShardSnapshot::of(self)
+    }
+
+    /// From now on a crash may lose some families of a batch and not others: for a generation of which a crash leaves
+    /// nothing that is used.
+    pub(super) fn write_unlogged(&self) {
+        self.is_logged.store(false, Ordering::Relaxed);
+    }
+
+    /// Puts all that was written into synced files; what is written from then on is logged. By its one writer.
+    pub(super) fn make_whole(&self) -> Result<(), StoreError> {
+        self.is_logged.store(true, Ordering::Relaxed);
+        self.flush()
+    }
+
+    /// Forgets all that it holds, as closing it would else write what is in memory to files that nobody wants. Best
+    /// effort: what stays is removed with its folder.
+    pub(super) fn forget(&self) {
+        let families = Family::ALL.iter().map(|family| family.name().to_owned());
+        for name in families.chain(self.id_days().into_iter().map(ids::day_family)) {
+            if let Err(error) = self.db.drop_cf(&name) {
+                tracing::debug!(%name, %error, "a family of a half-built generation stays");
+            }
+        }
     }
 
     /// Flushes what is in memory and waits until nothing is left to be compacted.
