@@ -19,6 +19,7 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
+use super::id_days::{Greatest, IdDays, SORT_BYTES};
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -34,7 +35,7 @@ pub struct Shard {
     path: PathBuf,
     memory: Memory,
     /// Log days that have a family of ids.
-    days: Mutex<BTreeSet<i32>>,
+    days: Mutex<IdDays>,
     /// Held while a family is made or dropped, and while a checkpoint is made: see [`Shard::link_to`].
     families: Mutex<()>,
     /// Whether what is written goes to the write-ahead log first.
@@ -94,10 +95,6 @@ impl Shard {
         if read_only || path.join("CURRENT").exists() {
             names.extend(Db::list_cf(&options, path).map_err(rocks(path, "list its families"))?);
         }
-        let days = names
-            .iter()
-            .filter_map(|name| ids::day_of_family(name))
-            .collect();
         let families = names
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
@@ -107,6 +104,13 @@ impl Shard {
             Db::open_cf_descriptors(&options, path, families)
         };
         let db = db.map_err(rocks(path, "open it"))?;
+        let mut days = IdDays::default();
+        for name in &names {
+            if let Some(day) = ids::day_of_family(name) {
+                let greatest = greatest_ids(&db, name).map_err(rocks(path, "look for ids"))?;
+                days.insert(day, greatest);
+            }
+        }
         Ok(Self {
             number,
             generation: generation.to_owned(),
@@ -199,34 +203,38 @@ impl Shard {
         Ok(values)
     }
 
-    /// Looks every id up in every log day, later days first, until it is found.
+    /// Looks every id up in every log day that may have it, later days first, until it is found.
     fn read_ids(&self, reads: &Reads) -> Result<Vec<Option<IdRecord>>, StoreError> {
         let mut out = vec![None; reads.ids_order.len()];
-        let days: Vec<i32> = self.days().iter().rev().copied().collect();
         let mut left: Vec<u32> = (0..out.len() as u32).collect();
         if left.is_empty() {
             return Ok(out);
         }
         let key = |at: &u32| reads.ids.get(reads.ids_order[*at as usize] as usize);
-        for day in days {
-            let handle = self.family(&ids::day_family(day))?;
-            let mut missed = Vec::with_capacity(left.len());
-            for asked in left.chunks(IDS_AT_ONCE) {
+        // They are few and small, and others may look which days there are meanwhile.
+        let days = self.days().clone();
+        for (day, greatest) in days.iter().rev() {
+            let asked: Vec<u32> = left
+                .iter()
+                .copied()
+                .filter(|at| greatest.may_hold(key(at)))
+                .collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let handle = self.family(&ids::day_family(*day))?;
+            for asked in asked.chunks(IDS_AT_ONCE) {
                 // They are in order already, and RocksDB need not sort them for each day.
                 let found = self
                     .db
                     .batched_multi_get_cf(&handle, asked.iter().map(key), true);
                 for (place, row) in asked.iter().zip(found) {
-                    match row.map_err(self.rocks("look ids up"))? {
-                        Some(value) => out[*place as usize] = Some(self.id_record(&value)?),
-                        None => missed.push(*place),
+                    if let Some(value) = row.map_err(self.rocks("look ids up"))? {
+                        out[*place as usize] = Some(self.id_record(&value)?);
                     }
                 }
             }
-            left = missed;
-            if left.is_empty() {
-                break;
-            }
+            left.retain(|place| out[*place as usize].is_none());
         }
         Ok(out)
     }
@@ -251,7 +259,11 @@ impl Shard {
         }
         let mut handles: Vec<(Target, Arc<BoundColumnFamily<'_>>)> = Vec::new();
         let mut batch = WriteBatch::default();
+        let mut days = self.days();
         for change in changes.iter() {
+            if let Target::Ids(day) = change.target {
+                days.entry(day).or_default().take(change.key);
+            }
             let at = match handles
                 .iter()
                 .position(|(target, _)| *target == change.target)
@@ -269,6 +281,7 @@ impl Shard {
                 Op::Delete => batch.delete_cf(handle, change.key),
             }
         }
+        drop(days);
         let mut options = WriteOptions::default();
         options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
@@ -277,12 +290,12 @@ impl Shard {
             .map_err(self.rocks("write a batch"))
     }
 
-    fn days(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+    fn days(&self) -> std::sync::MutexGuard<'_, IdDays> {
         self.days.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ensure_day(&self, day: i32) -> Result<(), StoreError> {
-        if self.days().contains(&day) {
+        if self.days().contains_key(&day) {
             return Ok(());
         }
         let _families = self.families();
@@ -292,7 +305,7 @@ impl Shard {
         self.db
             .create_cf(&name, &options)
             .map_err(self.rocks("make a family of ids"))?;
-        days.insert(day);
+        days.insert(day, Greatest::default());
         pass(Point::FoldDayMade);
         Ok(())
     }
@@ -320,7 +333,7 @@ impl Shard {
 
     /// Log days that have a family of ids, earliest first.
     pub fn id_days(&self) -> Vec<i32> {
-        self.days().iter().copied().collect()
+        self.days().keys().copied().collect()
     }
 
     /// Drops the families of ids that are past the horizon by a day at that log time; answers how many.
@@ -329,7 +342,7 @@ impl Shard {
     /// [`StoreError`] when RocksDB cannot drop one.
     pub fn drop_expired_ids(&self, log_time_ms: i64) -> Result<usize, StoreError> {
         let may_drop = |day: &i32| ids::may_drop(*day, log_time_ms);
-        let expired: Vec<i32> = self.days().iter().copied().filter(may_drop).collect();
+        let expired: Vec<i32> = self.days().keys().copied().filter(may_drop).collect();
         if expired.is_empty() {
             return Ok(0);
         }
@@ -427,6 +440,29 @@ impl Shard {
             )
             .map_err(self.rocks("flush"))
     }
+}
+
+/// The greatest key of each sort in a family of ids.
+fn greatest_ids(db: &Db, family: &str) -> Result<Greatest, rocksdb::Error> {
+    let mut greatest = Greatest::default();
+    let Some(handle) = db.cf_handle(family) else {
+        return Ok(greatest);
+    };
+    let mut rows = db.raw_iterator_cf(&handle);
+    rows.seek_to_last();
+    while let Some(key) = rows.key() {
+        match key.split_first_chunk::<SORT_BYTES>() {
+            Some((sort, [_, ..])) => {
+                let sort = *sort;
+                greatest.take(key);
+                rows.seek_for_prev(sort);
+            }
+            // No id is as short as that.
+            _ => rows.prev(),
+        }
+    }
+    rows.status()?;
+    Ok(greatest)
 }
 
 fn target_name(target: Target) -> String {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adtally_projections::dump::dump;
-use adtally_projections::family::{Changes, Family, Op, Target};
+use adtally_projections::family::{Changes, Family, Op, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::ids::{self, IdRecord};
 use adtally_projections::memory::Memory as Map;
@@ -173,6 +173,52 @@ fn a_discarded_generation_leaves_nothing() {
     building.discard();
     let left = std::fs::read_dir(shard_folder(data.path(), 0)).unwrap();
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn ids_are_found_among_others_in_any_order_and_after_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    // Ids of two kinds and in both forms, in no order, over three log days.
+    let key = |n: u32| -> Vec<u8> {
+        let n = n.wrapping_mul(2_654_435_761);
+        let mut key = vec![(n % 2) as u8 + 1, (n / 2 % 2) as u8];
+        key.extend_from_slice(&(n / 4).to_be_bytes());
+        key
+    };
+    let record = |n: u32| IdRecord {
+        log_time_ms: i64::from(n / 40) * DAY_MS,
+        sequence: u64::from(n),
+        content_hash: 0,
+    };
+    let mut shard = open(folder.path());
+    for n in 0..120 {
+        let mut changes = Changes::default();
+        changes.push_with(
+            Target::Ids((n / 40) as i32),
+            Op::Put,
+            |k| k.extend_from_slice(&key(n)),
+            |v| record(n).encode(v),
+        );
+        shard.write(&changes).unwrap();
+        let mut reads = Reads::default();
+        for n in 0..130 {
+            reads.ids.push(&key(n));
+        }
+        reads.order_ids();
+        let found = shard.read(&reads).unwrap().ids;
+        for (place, found) in reads.ids_order.iter().zip(found) {
+            assert_eq!(
+                found,
+                (*place <= n).then(|| record(*place)),
+                "{place} of {n}"
+            );
+        }
+        if n % 25 == 24 {
+            shard.close().unwrap();
+            drop(shard);
+            shard = open(folder.path());
+        }
+    }
 }
 
 #[test]
