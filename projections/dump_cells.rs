@@ -1,24 +1,23 @@
 //! The cells of a state for its dump: rows and blocks added up, each cell once.
 //!
-//! Invariant: what is held in memory is which sections have rows, and the cells of one span with some at a time. Cells
+//! Invariant: what is held in memory is which sections have rows, and the rows' cells of one span that has blocks too.
+//! A cell stands once in the blocks of its span and once in its rows, so only what is in both must be added up. Cells
 //! are taken from the blocks of all dimensions; the other cuboids are sums of the same. A row whose section has no
 //! marker is one that no question would read: it stands in a line of its own, so that the state differs from one that is
 //! as it should be.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::block::{self, Block, BlockError, BlockKey};
-use crate::block_cells::each_cell;
+use crate::block::{self, Block, BlockError, BlockKey, Values};
 use crate::cells::{self, CellKey, Grain, RowKey};
 use crate::codec::Damaged;
 use crate::cuboid::Cuboid;
 use crate::dump::{DumpError, Source};
 use crate::family::Family;
 use crate::metrics::{METRICS, Metrics, add_sums};
-use crate::seal::cell_of;
+use crate::partial::Dimension;
 use crate::sections::{OpenSection, Section};
 use crate::spans::{Horizon, Span};
 use crate::symbols::Symbol;
@@ -33,7 +32,7 @@ pub(crate) fn visit_cells<S: Source>(
     each: &mut dyn FnMut(&CellKey, &Metrics),
 ) -> Result<(), DumpError<S::Error>> {
     let open = open_sections(source, grain)?;
-    let spans: BTreeSet<(Symbol, Span)> = open
+    let with_rows: FxHashSet<(Symbol, Span)> = open
         .iter()
         .map(|o| (o.campaign, o.section.span()))
         .collect();
@@ -42,37 +41,40 @@ pub(crate) fn visit_cells<S: Source>(
             each(cell, &Metrics::from_fields(*sums));
         }
     };
-    let mut rows = Ok(());
-    let mut unmarked = |key: &[u8], value: &[u8]| {
-        let row = RowKey::decode(grain, key).and_then(|row| match open.contains(&of_row(&row)) {
-            true => Ok(()),
-            false => each_of_row(grain, key, value, &mut tell),
-        });
-        if row.is_err() {
-            rows = row;
-        }
-    };
-    source
-        .scan(grain.family(), &mut unmarked)
-        .map_err(DumpError::Read)?;
-    rows?;
-    let mut blocks = Ok(());
-    let mut closed = |key: &[u8], value: &[u8]| {
-        if BlockKey::decode(grain, key).is_ok_and(|key| spans.contains(&(key.campaign, key.span))) {
-            return;
-        }
-        if let Err(error) = each_of_block(grain, key, value, &mut tell) {
+    let (mut with_both, mut blocks) = (FxHashSet::default(), Ok(()));
+    let mut block = |key: &[u8], value: &[u8]| {
+        if let Ok(key) = BlockKey::decode(grain, key)
+            && with_rows.contains(&(key.campaign, key.span))
+        {
+            with_both.insert((key.campaign, key.span));
+        } else if let Err(error) = each_of_block(grain, key, value, &mut tell) {
             blocks = Err(damaged_block(grain, key, error));
         }
     };
     source
-        .scan(grain.blocks(), &mut closed)
+        .scan(grain.blocks(), &mut block)
         .map_err(DumpError::Read)?;
     blocks?;
-    for (campaign, span) in &spans {
-        for (cell, sums) in added_up(source, *campaign, *span, &open)? {
-            tell(&cell, &sums);
+    let mut rows = Ok(());
+    let mut row = |key: &[u8], value: &[u8]| {
+        let read = RowKey::decode(grain, key).and_then(|row| {
+            let waits = with_both.contains(&(row.campaign, Span::of(row.bucket)))
+                && open.contains(&of_row(&row));
+            match waits {
+                true => Ok(()),
+                false => each_of_row(grain, key, value, &mut tell),
+            }
+        });
+        if read.is_err() {
+            rows = read;
         }
+    };
+    source
+        .scan(grain.family(), &mut row)
+        .map_err(DumpError::Read)?;
+    rows?;
+    for (campaign, span) in with_both {
+        added_up(source, campaign, span, &open, &mut tell)?;
     }
     Ok(())
 }
@@ -101,17 +103,18 @@ fn open_sections<S: Source>(
     Ok(open)
 }
 
-/// The cells of a span that has rows.
+/// The cells of a span that has blocks and rows.
 fn added_up<S: Source>(
     source: &S,
     campaign: Symbol,
     span: Span,
     open: &FxHashSet<OpenSection>,
-) -> Result<FxHashMap<CellKey, Sums>, DumpError<S::Error>> {
+    each: &mut dyn FnMut(&CellKey, &Sums),
+) -> Result<(), DumpError<S::Error>> {
     let grain = span.grain;
-    let mut all: FxHashMap<CellKey, Sums> = FxHashMap::default();
+    let mut of_rows: FxHashMap<CellKey, Sums> = FxHashMap::default();
     let mut add = |cell: &CellKey, sums: &Sums| {
-        crate::sums::add(all.entry(*cell).or_insert([0; METRICS]), sums);
+        crate::sums::add(of_rows.entry(*cell).or_insert([0; METRICS]), sums);
     };
     let mut damaged: Option<DumpError<S::Error>> = None;
     let (from, to) = span.hot_range();
@@ -129,20 +132,28 @@ fn added_up<S: Source>(
             ControlFlow::Continue(())
         })
         .map_err(DumpError::Read)?;
-    for cuboid in [Cuboid::Full, Cuboid::Few] {
+    let mut tell = |cell: &CellKey, sums: &Sums| match of_rows.remove(cell) {
+        Some(mut both) => {
+            crate::sums::add(&mut both, sums);
+            each(cell, &both);
+        }
+        None => each(cell, sums),
+    };
+    for cuboid in WHOLE {
         let (from, to) = block::range(campaign, cuboid, span.number, span.number);
         source
             .range(grain.blocks(), &from, &to, &mut |key, value| {
-                if let Err(error) = each_of_block(grain, key, value, &mut add) {
+                if let Err(error) = each_of_block(grain, key, value, &mut tell) {
                     damaged = Some(damaged_block(grain, key, error));
                 }
                 ControlFlow::Continue(())
             })
             .map_err(DumpError::Read)?;
     }
+    of_rows.iter().for_each(|(cell, sums)| each(cell, sums));
     match damaged {
         Some(error) => Err(error),
-        None => Ok(all),
+        None => Ok(()),
     }
 }
 
@@ -160,6 +171,9 @@ fn each_of_row(
     })
 }
 
+/// The cuboids whose blocks have all dimensions.
+const WHOLE: [Cuboid; 2] = [Cuboid::Full, Cuboid::Few];
+
 /// The cells of a block of all dimensions; none of another one, which is read all the same.
 fn each_of_block(
     grain: Grain,
@@ -168,19 +182,64 @@ fn each_of_block(
     each: &mut dyn FnMut(&CellKey, &Sums),
 ) -> Result<(), BlockError> {
     let block = Block::parse(grain, key, value)?;
-    if ![Cuboid::Full, Cuboid::Few].contains(&block.key.cuboid) {
+    if !WHOLE.contains(&block.key.cuboid) {
         return Ok(());
     }
-    let mut wrong = Ok(());
-    each_cell(&block, |place, symbols, fields| {
-        let mut sums = [0; METRICS];
-        sums.copy_from_slice(&fields[..METRICS]);
-        match cell_of(&block.key, place, symbols) {
-            Ok(cell) => each(&cell, &sums),
-            Err(error) => wrong = Err(error),
+    let ads = Names::of(&block, Dimension::AdId)?;
+    let creatives = Names::of(&block, Dimension::Creative)?;
+    let regions = Names::of(&block, Dimension::Region)?;
+    let devices = Names::of(&block, Dimension::Device)?;
+    if devices.symbols.iter().any(|d| u8::try_from(*d).is_err()) {
+        return Err(BlockError("it has a cell that cannot be"));
+    }
+    let fields: Vec<usize> = block.fields().filter(|field| *field < METRICS).collect();
+    let mut columns: Vec<Vec<i64>> = Vec::with_capacity(fields.len());
+    let mut scratch = Vec::new();
+    for field in &fields {
+        let values = block.metric(*field, &mut scratch)?;
+        columns.push(values.map_or(Vec::new(), |values| column(&values, block.cells())));
+    }
+    let (mut sums, mut at) = ([0; METRICS], 0);
+    for (bucket, cells) in &block.buckets {
+        for _ in 0..*cells {
+            for (field, column) in fields.iter().zip(&columns) {
+                sums[*field] = column[at];
+            }
+            let cell = CellKey {
+                campaign: block.key.campaign,
+                bucket: *bucket,
+                ad: ads.at(at),
+                creative: creatives.at(at),
+                region: regions.at(at),
+                device: devices.at(at) as u8,
+            };
+            each(&cell, &sums);
+            at += 1;
         }
-    })?;
-    wrong
+    }
+    Ok(())
+}
+
+/// A dimension of a block's cells.
+struct Names {
+    symbols: Vec<Symbol>,
+    places: Vec<u32>,
+}
+
+impl Names {
+    fn of(block: &Block<'_>, dimension: Dimension) -> Result<Self, BlockError> {
+        let (mut symbols, mut places) = (Vec::new(), Vec::new());
+        block.dimension(dimension, &mut Vec::new(), &mut symbols, &mut places)?;
+        Ok(Self { symbols, places })
+    }
+
+    fn at(&self, cell: usize) -> Symbol {
+        self.symbols[self.places[cell] as usize]
+    }
+}
+
+fn column(values: &Values<'_>, cells: usize) -> Vec<i64> {
+    (0..cells).map(|cell| values.at(cell)).collect()
 }
 
 fn damaged_block<E>(grain: Grain, key: &[u8], error: BlockError) -> DumpError<E> {

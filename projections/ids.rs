@@ -13,10 +13,11 @@ use adtally_streams::frame::EventId;
 use adtally_streams::names::ID_HORIZON_MS;
 
 use crate::codec::{Damaged, Reader, put_u32, put_varint};
-use crate::symbols::Symbol;
+use crate::symbols::{Space, Symbol};
 
-const UUID: u8 = 0;
-const TEXT: u8 = 1;
+/// First byte of a packed id: sixteen bytes of a UUID follow, or a text.
+pub(crate) const UUID: u8 = 0;
+pub(crate) const TEXT: u8 = 1;
 const DAY_MS: i64 = 86_400_000;
 
 /// Appends an event's id: a tag and 16 bytes of a UUID or the text.
@@ -60,16 +61,56 @@ pub fn key(out: &mut Vec<u8>, kind: Kind, owner: Symbol, id: &EventId) {
     put_u32(out, owner);
 }
 
-/// The parts of a key: kind, owner, and the id as text.
-pub fn decode_key(key: &[u8]) -> Result<(Kind, Symbol, String), Damaged> {
-    let mut r = Reader::new(key, "id");
-    let kind = Kind::from_number(r.u8()?).ok_or(r.damaged())?;
-    let (id, owner) = r
-        .rest()
-        .split_last_chunk::<{ size_of::<Symbol>() }>()
-        .ok_or(r.damaged())?;
-    let id = unpack(id).ok_or(r.damaged())?;
-    Ok((kind, Symbol::from_be_bytes(*owner), id))
+/// The parts of a key of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdKey<'a> {
+    /// The kind of the event.
+    pub kind: Kind,
+    /// Symbol of the ad (of a conversion: the advertiser).
+    pub owner: Symbol,
+    /// The id as [`pack`] writes it, of which it is known that it can be unpacked.
+    pub id: &'a [u8],
+}
+
+impl<'a> IdKey<'a> {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// [`Damaged`] when it is none.
+    pub fn decode(key: &'a [u8]) -> Result<Self, Damaged> {
+        let mut r = Reader::new(key, "id");
+        let kind = Kind::from_number(r.u8()?).ok_or(r.damaged())?;
+        let (id, owner) = r
+            .rest()
+            .split_last_chunk::<{ size_of::<Symbol>() }>()
+            .ok_or(r.damaged())?;
+        let is_id = match id {
+            [UUID, bytes @ ..] => bytes.len() == 16,
+            [TEXT, text @ ..] => std::str::from_utf8(text).is_ok(),
+            _ => false,
+        };
+        match is_id {
+            true => Ok(Self {
+                kind,
+                owner: Symbol::from_be_bytes(*owner),
+                id,
+            }),
+            false => Err(r.damaged()),
+        }
+    }
+
+    /// The space of its owner's symbol.
+    pub fn owner_space(&self) -> Space {
+        match self.kind {
+            Kind::Conversion => Space::Advertiser,
+            Kind::Impression | Kind::Click => Space::Ad,
+        }
+    }
+
+    /// The id's text.
+    pub fn text(&self) -> String {
+        unpack(self.id).unwrap_or_default()
+    }
 }
 
 /// Who has an id.
@@ -157,7 +198,8 @@ mod tests {
         fn keys_and_records_return(owner: u32, id in "[A-Za-z0-9_:-]{1,64}", at in 0i64.., sequence: u64, hash: u64) {
             let mut k = Vec::new();
             key(&mut k, Kind::Click, owner, &EventId::Text(Id::new(&id).unwrap()));
-            prop_assert_eq!(decode_key(&k), Ok((Kind::Click, owner, id)));
+            let decoded = IdKey::decode(&k).unwrap();
+            prop_assert_eq!((decoded.kind, decoded.owner, decoded.text()), (Kind::Click, owner, id));
             let record = IdRecord { log_time_ms: at, sequence, content_hash: hash };
             let mut v = Vec::new();
             record.encode(&mut v);

@@ -54,7 +54,7 @@ pub struct BadFrame {
 /// An event that did not count, because another one of other content has its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The event's key in the id index: see [`crate::ids::decode_key`] for its kind, ad or advertiser, and id.
+    /// The event's key in the id index: see [`crate::ids::IdKey`] for its kind, ad or advertiser, and id.
     pub id_key: Vec<u8>,
     /// Log time, Unix milliseconds.
     pub log_time_ms: i64,

@@ -46,7 +46,7 @@ impl Space {
         Space::Region,
     ];
 
-    fn place(self) -> usize {
+    pub(crate) fn place(self) -> usize {
         self as usize - 1
     }
 

@@ -63,6 +63,20 @@ pub struct LogMessage {
     _room: Option<OwnedSemaphorePermit>,
 }
 
+#[cfg(test)]
+impl LogMessage {
+    /// One that no reader has read.
+    pub fn made(sequence: u64, subject: &str, payload: Bytes) -> Self {
+        Self {
+            sequence,
+            broker_ms: sequence as i64,
+            subject: subject.to_owned(),
+            payload,
+            _room: None,
+        }
+    }
+}
+
 /// Reads one stream in order. Dropped, it stops.
 #[derive(Debug)]
 pub struct ShardReader {

@@ -7,10 +7,9 @@ use std::ops::ControlFlow;
 use adtally_projections::codec::Damaged;
 use adtally_projections::completeness::{self, Gap, Producer};
 use adtally_projections::family::Family;
-use adtally_projections::ids;
+use adtally_projections::ids::IdKey;
 use adtally_projections::incidents::{self, BadFrame, Conflict};
 use adtally_projections::ledger::{self, Intervals};
-use adtally_projections::symbols::Space;
 use adtally_projections::totals::{self, Totals};
 use adtally_streams::event::Kind;
 
@@ -105,17 +104,11 @@ pub fn conflicts(snapshot: &ShardSnapshot<'_>) -> Result<Vec<NamedConflict>, Sto
     })?;
     rows.into_iter()
         .map(|conflict| {
-            let (kind, owner, id) =
-                ids::decode_key(&conflict.id_key).map_err(|e| snapshot.damaged(e))?;
-            let space = if kind == Kind::Conversion {
-                Space::Advertiser
-            } else {
-                Space::Ad
-            };
+            let key = IdKey::decode(&conflict.id_key).map_err(|e| snapshot.damaged(e))?;
             Ok(NamedConflict {
-                kind,
-                owner: snapshot.name(space, owner)?,
-                id,
+                kind: key.kind,
+                owner: snapshot.name(key.owner_space(), key.owner)?,
+                id: key.text(),
                 conflict,
             })
         })

@@ -456,3 +456,7 @@ async fn stand_still(
         shard = handover.go_on => shard.ok(),
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

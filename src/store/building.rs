@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing of it is in use before [`Building::switch`], which names it in `CURRENT` only after all of it
 //! is on disk. A mark beside its folder says that it is not whole, so that what an interrupted build leaves behind
-//! is told from the generations that were once in use.
+//! is told from the generations that were once in use, and removed. So until it is whole it is written without a
+//! write-ahead log.
 
 use std::fs::{self, File};
 use std::io;
@@ -41,10 +42,13 @@ impl Building {
         }
         .and_then(|()| Shard::open(number, name, &path, memory));
         match opened {
-            Ok(shard) => Ok(Self {
-                folder,
-                shard: Arc::new(shard),
-            }),
+            Ok(shard) => {
+                shard.write_unlogged();
+                Ok(Self {
+                    folder,
+                    shard: Arc::new(shard),
+                })
+            }
             Err(error) => {
                 discard(&folder, name);
                 Err(error)
@@ -63,7 +67,7 @@ impl Building {
     /// [`StoreError`] when it cannot be flushed or named; the old one is then still in use, unless naming the new
     /// one failed at the very last step, the sync of the folder: after a power cut it is one or the other, whole.
     pub fn switch(&self) -> Result<(), StoreError> {
-        self.shard.flush()?;
+        self.shard.make_whole()?;
         pass(Point::GenerationReplayed);
         generations::set_current(&self.folder, self.shard.generation())?;
         self.unmark()
@@ -74,18 +78,19 @@ impl Building {
     /// # Errors
     /// [`StoreError`] when it cannot be flushed.
     pub fn keep(&self) -> Result<(), StoreError> {
-        self.shard.flush()?;
+        self.shard.make_whole()?;
         self.unmark()
     }
 
     /// Removes it, for nobody else may have it open. Best effort: what stays behind bears its mark.
     pub fn discard(self) {
         let (folder, name) = (self.folder, self.shard.generation().to_owned());
-        drop(self.shard);
         // A switch that failed in its last step may have named it.
         if generations::current(&folder).is_ok_and(|current| current.as_ref() == Some(&name)) {
             return;
         }
+        self.shard.forget();
+        drop(self.shard);
         discard(&folder, &name);
     }
 

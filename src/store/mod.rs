@@ -6,6 +6,7 @@
 mod building;
 pub mod checkpoints;
 mod generations;
+mod id_days;
 mod options;
 mod shard;
 mod shards;

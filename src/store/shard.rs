@@ -1,10 +1,12 @@
 //! One generation of one shard: a RocksDB, read and written as a fold wants it.
 //!
 //! Invariant: one writer, the shard's projector; [`Shard::write`] is all of a batch or nothing of it. It is not
-//! synced: what a crash loses is a whole tail of batches, positions included, and is folded again.
+//! synced: what a crash loses is a whole tail of batches, positions included, and is folded again. A generation that is
+//! being built is written without a write-ahead log, since a crash leaves nothing of it that is used.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
@@ -17,6 +19,7 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
+use super::id_days::{Greatest, IdDays, SORT_BYTES};
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -32,9 +35,11 @@ pub struct Shard {
     path: PathBuf,
     memory: Memory,
     /// Log days that have a family of ids.
-    days: Mutex<BTreeSet<i32>>,
+    days: Mutex<IdDays>,
     /// Held while a family is made or dropped, and while a checkpoint is made: see [`Shard::link_to`].
     families: Mutex<()>,
+    /// Whether what is written goes to the write-ahead log first.
+    is_logged: AtomicBool,
     db: Db,
 }
 
@@ -90,10 +95,6 @@ impl Shard {
         if read_only || path.join("CURRENT").exists() {
             names.extend(Db::list_cf(&options, path).map_err(rocks(path, "list its families"))?);
         }
-        let days = names
-            .iter()
-            .filter_map(|name| ids::day_of_family(name))
-            .collect();
         let families = names
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, memory.family(name)));
@@ -103,6 +104,13 @@ impl Shard {
             Db::open_cf_descriptors(&options, path, families)
         };
         let db = db.map_err(rocks(path, "open it"))?;
+        let mut days = IdDays::default();
+        for name in &names {
+            if let Some(day) = ids::day_of_family(name) {
+                let greatest = greatest_ids(&db, name).map_err(rocks(path, "look for ids"))?;
+                days.insert(day, greatest);
+            }
+        }
         Ok(Self {
             number,
             generation: generation.to_owned(),
@@ -110,6 +118,7 @@ impl Shard {
             memory: memory.clone(),
             days: Mutex::new(days),
             families: Mutex::new(()),
+            is_logged: AtomicBool::new(true),
             db,
         })
     }
@@ -194,34 +203,38 @@ impl Shard {
         Ok(values)
     }
 
-    /// Looks every id up in every log day, later days first, until it is found.
+    /// Looks every id up in every log day that may have it, later days first, until it is found.
     fn read_ids(&self, reads: &Reads) -> Result<Vec<Option<IdRecord>>, StoreError> {
         let mut out = vec![None; reads.ids_order.len()];
-        let days: Vec<i32> = self.days().iter().rev().copied().collect();
         let mut left: Vec<u32> = (0..out.len() as u32).collect();
         if left.is_empty() {
             return Ok(out);
         }
         let key = |at: &u32| reads.ids.get(reads.ids_order[*at as usize] as usize);
-        for day in days {
-            let handle = self.family(&ids::day_family(day))?;
-            let mut missed = Vec::with_capacity(left.len());
-            for asked in left.chunks(IDS_AT_ONCE) {
+        // They are few and small, and others may look which days there are meanwhile.
+        let days = self.days().clone();
+        for (day, greatest) in days.iter().rev() {
+            let asked: Vec<u32> = left
+                .iter()
+                .copied()
+                .filter(|at| greatest.may_hold(key(at)))
+                .collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let handle = self.family(&ids::day_family(*day))?;
+            for asked in asked.chunks(IDS_AT_ONCE) {
                 // They are in order already, and RocksDB need not sort them for each day.
                 let found = self
                     .db
                     .batched_multi_get_cf(&handle, asked.iter().map(key), true);
                 for (place, row) in asked.iter().zip(found) {
-                    match row.map_err(self.rocks("look ids up"))? {
-                        Some(value) => out[*place as usize] = Some(self.id_record(&value)?),
-                        None => missed.push(*place),
+                    if let Some(value) = row.map_err(self.rocks("look ids up"))? {
+                        out[*place as usize] = Some(self.id_record(&value)?);
                     }
                 }
             }
-            left = missed;
-            if left.is_empty() {
-                break;
-            }
+            left.retain(|place| out[*place as usize].is_none());
         }
         Ok(out)
     }
@@ -246,7 +259,11 @@ impl Shard {
         }
         let mut handles: Vec<(Target, Arc<BoundColumnFamily<'_>>)> = Vec::new();
         let mut batch = WriteBatch::default();
+        let mut days = self.days();
         for change in changes.iter() {
+            if let Target::Ids(day) = change.target {
+                days.entry(day).or_default().take(change.key);
+            }
             let at = match handles
                 .iter()
                 .position(|(target, _)| *target == change.target)
@@ -264,19 +281,21 @@ impl Shard {
                 Op::Delete => batch.delete_cf(handle, change.key),
             }
         }
+        drop(days);
         let mut options = WriteOptions::default();
+        options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
         self.db
             .write_opt(batch, &options)
             .map_err(self.rocks("write a batch"))
     }
 
-    fn days(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+    fn days(&self) -> std::sync::MutexGuard<'_, IdDays> {
         self.days.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ensure_day(&self, day: i32) -> Result<(), StoreError> {
-        if self.days().contains(&day) {
+        if self.days().contains_key(&day) {
             return Ok(());
         }
         let _families = self.families();
@@ -286,7 +305,7 @@ impl Shard {
         self.db
             .create_cf(&name, &options)
             .map_err(self.rocks("make a family of ids"))?;
-        days.insert(day);
+        days.insert(day, Greatest::default());
         pass(Point::FoldDayMade);
         Ok(())
     }
@@ -314,7 +333,7 @@ impl Shard {
 
     /// Log days that have a family of ids, earliest first.
     pub fn id_days(&self) -> Vec<i32> {
-        self.days().iter().copied().collect()
+        self.days().keys().copied().collect()
     }
 
     /// Drops the families of ids that are past the horizon by a day at that log time; answers how many.
@@ -323,7 +342,7 @@ impl Shard {
     /// [`StoreError`] when RocksDB cannot drop one.
     pub fn drop_expired_ids(&self, log_time_ms: i64) -> Result<usize, StoreError> {
         let may_drop = |day: &i32| ids::may_drop(*day, log_time_ms);
-        let expired: Vec<i32> = self.days().iter().copied().filter(may_drop).collect();
+        let expired: Vec<i32> = self.days().keys().copied().filter(may_drop).collect();
         if expired.is_empty() {
             return Ok(0);
         }
@@ -354,6 +373,29 @@ impl Shard {
     /// [`StoreError`] when the position cannot be read.
     pub fn snapshot(&self) -> Result<ShardSnapshot<'_>, StoreError> {
         ShardSnapshot::of(self)
+    }
+
+    /// From now on a crash may lose some families of a batch and not others: for a generation of which a crash leaves
+    /// nothing that is used.
+    pub(super) fn write_unlogged(&self) {
+        self.is_logged.store(false, Ordering::Relaxed);
+    }
+
+    /// Puts all that was written into synced files; what is written from then on is logged. By its one writer.
+    pub(super) fn make_whole(&self) -> Result<(), StoreError> {
+        self.is_logged.store(true, Ordering::Relaxed);
+        self.flush()
+    }
+
+    /// Forgets all that it holds, as closing it would else write what is in memory to files that nobody wants. Best
+    /// effort: what stays is removed with its folder.
+    pub(super) fn forget(&self) {
+        let families = Family::ALL.iter().map(|family| family.name().to_owned());
+        for name in families.chain(self.id_days().into_iter().map(ids::day_family)) {
+            if let Err(error) = self.db.drop_cf(&name) {
+                tracing::debug!(%name, %error, "a family of a half-built generation stays");
+            }
+        }
     }
 
     /// Flushes what is in memory and waits until nothing is left to be compacted.
@@ -398,6 +440,29 @@ impl Shard {
             )
             .map_err(self.rocks("flush"))
     }
+}
+
+/// The greatest key of each sort in a family of ids.
+fn greatest_ids(db: &Db, family: &str) -> Result<Greatest, rocksdb::Error> {
+    let mut greatest = Greatest::default();
+    let Some(handle) = db.cf_handle(family) else {
+        return Ok(greatest);
+    };
+    let mut rows = db.raw_iterator_cf(&handle);
+    rows.seek_to_last();
+    while let Some(key) = rows.key() {
+        match key.split_first_chunk::<SORT_BYTES>() {
+            Some((sort, [_, ..])) => {
+                let sort = *sort;
+                greatest.take(key);
+                rows.seek_for_prev(sort);
+            }
+            // No id is as short as that.
+            _ => rows.prev(),
+        }
+    }
+    rows.status()?;
+    Ok(greatest)
 }
 
 fn target_name(target: Target) -> String {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adtally_projections::dump::dump;
-use adtally_projections::family::{Changes, Family, Op, Target};
+use adtally_projections::family::{Changes, Family, Op, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::ids::{self, IdRecord};
 use adtally_projections::memory::Memory as Map;
@@ -19,7 +19,7 @@ use adtally_streams::id::{Epoch, Id};
 use adtally_streams::watermark::Watermark;
 use proptest::prelude::*;
 
-use super::{Limits, Memory, Shard, Shards, checkpoints};
+use super::{Building, Limits, Memory, Shard, Shards, checkpoints, in_use, new_name, shard_folder};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -121,6 +121,106 @@ fn rocksdb_and_a_map_come_to_the_same_state_through_restarts() {
     assert!(shard.id_days().len() < 12, "{:?}", shard.id_days());
 }
 
+/// The files of an open state as they are, which is what a kill leaves.
+fn killed(shard: &Shard) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(shard.path()).unwrap() {
+        let file = file.unwrap();
+        // One that RocksDB removes meanwhile is not needed.
+        let _ = std::fs::copy(file.path(), copy.path().join(file.file_name()));
+    }
+    copy
+}
+
+#[test]
+fn what_was_built_without_a_log_is_whole_from_its_switch_on_whatever_is_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let memory = Memory::new(Limits::default()).unwrap();
+    let (name, entries) = (new_name(), entries());
+    let building = Building::begin(data.path(), 0, &name, None, &memory).unwrap();
+    let shard = building.shard();
+    let mut map = Map::default();
+    let mut fold = shard.open_fold(77).unwrap();
+    let mut fold_on = |part: &[Entry]| {
+        for batch in part.chunks(4) {
+            let folded = fold.fold(batch, |reads| shard.read(reads)).unwrap();
+            shard.write(&folded.changes).unwrap();
+            map.write(&folded.changes);
+        }
+        dump(&map).unwrap()
+    };
+    let of_crash = || dump(&open(killed(shard).path()).snapshot().unwrap()).unwrap();
+    let half = fold_on(&entries[..20]);
+    // Nothing names it, so that what a kill leaves of it is nothing to anybody.
+    assert_eq!(in_use(data.path(), 0).unwrap(), None);
+    assert_ne!(of_crash(), half);
+    building.switch().unwrap();
+    assert_eq!(in_use(data.path(), 0).unwrap(), Some(name));
+    assert_eq!(of_crash(), half);
+    // Whoever folds on in it is logged.
+    assert_eq!(fold_on(&entries[20..]), of_crash());
+}
+
+#[test]
+fn a_discarded_generation_leaves_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let memory = Memory::new(Limits::default()).unwrap();
+    let building = Building::begin(data.path(), 0, &new_name(), None, &memory).unwrap();
+    let shard = building.shard();
+    let mut fold = shard.open_fold(77).unwrap();
+    let folded = fold.fold(&entries(), |reads| shard.read(reads)).unwrap();
+    shard.write(&folded.changes).unwrap();
+    building.discard();
+    let left = std::fs::read_dir(shard_folder(data.path(), 0)).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn ids_are_found_among_others_in_any_order_and_after_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    // Ids of two kinds and in both forms, in no order, over three log days.
+    let key = |n: u32| -> Vec<u8> {
+        let n = n.wrapping_mul(2_654_435_761);
+        let mut key = vec![(n % 2) as u8 + 1, (n / 2 % 2) as u8];
+        key.extend_from_slice(&(n / 4).to_be_bytes());
+        key
+    };
+    let record = |n: u32| IdRecord {
+        log_time_ms: i64::from(n / 40) * DAY_MS,
+        sequence: u64::from(n),
+        content_hash: 0,
+    };
+    let mut shard = open(folder.path());
+    for n in 0..120 {
+        let mut changes = Changes::default();
+        changes.push_with(
+            Target::Ids((n / 40) as i32),
+            Op::Put,
+            |k| k.extend_from_slice(&key(n)),
+            |v| record(n).encode(v),
+        );
+        shard.write(&changes).unwrap();
+        let mut reads = Reads::default();
+        for n in 0..130 {
+            reads.ids.push(&key(n));
+        }
+        reads.order_ids();
+        let found = shard.read(&reads).unwrap().ids;
+        for (place, found) in reads.ids_order.iter().zip(found) {
+            assert_eq!(
+                found,
+                (*place <= n).then(|| record(*place)),
+                "{place} of {n}"
+            );
+        }
+        if n % 25 == 24 {
+            shard.close().unwrap();
+            drop(shard);
+            shard = open(folder.path());
+        }
+    }
+}
+
 #[test]
 fn the_latest_log_day_that_has_an_id_answers() {
     let folder = tempfile::tempdir().unwrap();
@@ -147,7 +247,7 @@ fn the_latest_log_day_that_has_an_id_answers() {
         |v| record(20_000).encode(v),
     );
     shard.write(&changes).unwrap();
-    let mut reads = adtally_projections::family::Reads::default();
+    let mut reads = Reads::default();
     for key in [&b"neither"[..], b"both", b"early"] {
         reads.ids.push(key);
     }

@@ -17,7 +17,7 @@ mod work;
 
 use std::collections::BTreeMap;
 
-use adtally_projections::compare::Difference;
+use adtally_projections::differences::Difference;
 use adtally_projections::dump::DumpError;
 use adtally_projections::incidents::BadFrame;
 use adtally_streams::time::to_rfc3339;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use adtally_projections::compare::{Differences, Fingerprint, differences};
+use adtally_projections::compare::{Differences, Fingerprint};
 use adtally_projections::position::Position;
 use adtally_projections::spans::{Margins, Retention};
 use adtally_streams::event::Kind;
@@ -261,7 +261,7 @@ impl Job {
         let slots = prints[0].differing(&prints[1]);
         let found = match slots.is_empty() {
             true => Differences::default(),
-            false => differences(&slots, &slots.lines(&live)?, &slots.lines(&again)?),
+            false => Differences::of(&slots, &slots.lines(&live)?, &slots.lines(&again)?),
         };
         let mut bad = reports::bad_frames(&again)?;
         bad.truncate(MAX_TOLD);
