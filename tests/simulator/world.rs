@@ -68,6 +68,8 @@ pub enum Event {
     CommitBegin { process: usize, life: u64 },
     /// Its sync returns.
     CommitEnd { process: usize, life: u64 },
+    /// The shipper has waited until a frame is due.
+    Ship { process: usize, life: u64 },
     /// A message reaches the broker.
     Arrive(Box<Parcel>),
     /// What became of a publish is known.
@@ -334,6 +336,7 @@ impl World {
             Event::CommitEnd { process, life } if self.lives(process, life) => {
                 self.commit_end(process);
             }
+            Event::Ship { process, life } if self.lives(process, life) => self.ship(process),
             Event::Arrive(parcel) => self.arrive(*parcel),
             Event::Outcome {
                 process,
