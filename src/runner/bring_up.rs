@@ -29,9 +29,9 @@ use crate::deployment;
 use crate::http::{self, AppState};
 use crate::intake::Intake;
 use crate::listen::{self, Listener};
-use crate::log::LogError;
 use crate::log::publisher::Publisher;
-use crate::log::streams::{self, StreamsError};
+use crate::log::refusals::Refusals;
+use crate::log::streams;
 use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::checkpoints::Keeper;
@@ -59,6 +59,8 @@ pub struct BringUp {
     pub config: Config,
     /// The connection to the broker, which may still be away.
     pub client: async_nats::Client,
+    /// What that connection is refused.
+    pub refusals: Refusals,
     /// The bound HTTP address.
     pub listener: Arc<Listener>,
     /// Where what runs is put.
@@ -119,8 +121,9 @@ impl BringUp {
         let known = shards_file::read(&self.config.data_dir);
         // With a broker that answers, the streams are there before anything reads them; without one, a collector
         // that has run here before goes on from its disk.
-        let finding = self.find_streams(&jetstream);
-        let (shards, found) = match known.filter(|_| self.has(Role::Collector)) {
+        let on_disk = known.filter(|_| self.has(Role::Collector));
+        let finding = self.find_streams(&jetstream, on_disk.is_some());
+        let (shards, found) = match on_disk {
             None => (finding.await?, true),
             Some(known) => match tokio::time::timeout(BROKER_FIRST, finding).await {
                 Ok(found) => (found?, true),
@@ -149,7 +152,7 @@ impl BringUp {
             let (collects, seen) = ((router, desk.clone()), Some(seen.clone()));
             let starting = !self.is_collector_only();
             self.serve(collects, catalogue, None, seen, starting).await;
-            self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
+            self.same_deployment(shards, self.find_streams(&jetstream, true).await?)?;
         }
         shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
         if self.has(Role::Intake) {
@@ -213,22 +216,29 @@ impl BringUp {
         Ok(Arc::new(facts))
     }
 
-    /// The number of shards of the running streams, made where they are missing; waits for the broker.
-    async fn find_streams(&self, jetstream: &jetstream::Context) -> anyhow::Result<u16> {
+    /// The number of shards of the running streams, made where they are missing; waits for the broker, and for the
+    /// servers of its cluster. Who `goes_on` meanwhile waits also for somebody who may make what is missing.
+    async fn find_streams(
+        &self,
+        jetstream: &jetstream::Context,
+        goes_on: bool,
+    ) -> anyhow::Result<u16> {
         let limits = deployment::limits(&self.config);
-        let mut told = false;
+        let wanted = self.config.streams.shards;
+        let mut told = String::new();
         loop {
-            match streams::ensure(jetstream, self.config.streams.shards, &limits).await {
+            match streams::ensure_heeding(jetstream, wanted, &limits, &self.refusals).await {
                 Ok(ensured) => {
                     for difference in &ensured.differences {
                         tracing::warn!(%difference, "a stream differs from its definition");
                     }
                     return Ok(ensured.shards);
                 }
-                Err(StreamsError::Log(error @ LogError::Unreachable { .. })) => {
-                    if !told {
-                        tracing::warn!(%error, "waiting for the broker");
-                        told = true;
+                Err(error) if error.passes() || (goes_on && error.is_forbidden()) => {
+                    let why = error.to_string();
+                    if why != told {
+                        tracing::warn!(error = %why, "waiting for the broker");
+                        told = why;
                     }
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
