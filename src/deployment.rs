@@ -13,6 +13,7 @@ use crate::control;
 use crate::data_dir::{self, Addresses, DataDir, DataDirError};
 use crate::log::connect::{self, ConnectError, NatsOptions};
 use crate::log::embedded::{EmbeddedError, NatsServer};
+use crate::log::refusals::Refusals;
 use crate::log::streams::{self, StreamsError};
 
 /// How long a command waits for the broker and for what it asks of it.
@@ -54,6 +55,8 @@ pub enum DeploymentError {
 pub struct Deployment {
     /// The connection to its broker.
     pub client: async_nats::Client,
+    /// What that connection is refused.
+    pub refusals: Refusals,
     /// Where its API is, as far as the data folder says.
     pub http_url: Option<String>,
     /// What was started for this command: ended after it.
@@ -66,9 +69,10 @@ impl Deployment {
         let path = &config.data_dir;
         let addresses = data_dir::addresses(path);
         if let Some(options) = nats_options(&config.nats) {
-            let client = connect::connect(&options, CLIENT_NAME).await?;
+            let (client, refusals) = connect::connect_telling(&options, CLIENT_NAME).await?;
             return Ok(Self {
                 client,
+                refusals,
                 http_url: addresses.http,
                 own: None,
             });
@@ -90,9 +94,11 @@ impl Deployment {
                 path: config.data_dir.display().to_string(),
             });
         };
-        let client = connect::connect(&NatsOptions::of_url(&url), CLIENT_NAME).await?;
+        let (client, refusals) =
+            connect::connect_telling(&NatsOptions::of_url(&url), CLIENT_NAME).await?;
         Ok(Self {
             client,
+            refusals,
             http_url: addresses.http,
             own: None,
         })
@@ -101,11 +107,13 @@ impl Deployment {
     /// Opens a stopped one.
     async fn open(config: &Config, dir: DataDir) -> Result<Self, DeploymentError> {
         let server = NatsServer::start(dir.path()).await?;
-        let client = connect::connect(&NatsOptions::of_url(server.url()), CLIENT_NAME).await?;
-        let ensured = streams::ensure(
+        let (client, refusals) =
+            connect::connect_telling(&NatsOptions::of_url(server.url()), CLIENT_NAME).await?;
+        let ensured = streams::ensure_heeding(
             &jetstream::new(client.clone()),
             config.streams.shards,
             &limits(config),
+            &refusals,
         )
         .await;
         if let Err(error) = ensured {
@@ -114,6 +122,7 @@ impl Deployment {
         }
         Ok(Self {
             client,
+            refusals,
             http_url: None,
             own: Some((server, dir)),
         })

@@ -19,6 +19,7 @@ pub mod frame;
 mod frame_columns;
 mod frame_error;
 mod frame_events;
+mod frame_hot;
 mod frame_reader;
 #[cfg(test)]
 mod frame_tests;

@@ -145,6 +145,43 @@ fn without_a_majority_clicks_are_answered_and_readyz_says_why() {
     });
 }
 
+#[test]
+fn servers_that_come_late_are_waited_for() {
+    let mut broker = Broker::growing();
+    broker.run_one("n1");
+    let options = Options::default().env("ADTALLY_STREAMS_REPLICAS", "3");
+    let mut server = Server::spawn(options.arg("--server").arg(broker.url()));
+    wait_for("word that nobody decides", || {
+        server
+            .log()
+            .contains("waiting for the broker")
+            .then_some(())
+    });
+    // Two are a cluster that has a leader, and no place for three copies.
+    broker.run_one("n2");
+    let said = wait_for("word of the place that is missing", || {
+        assert_eq!(server.ended(), None, "{}", server.log());
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains("no place for"))?;
+        Some(line.to_owned())
+    });
+    for word in ["INTAKE", "3", "no suitable peers", "streams.replicas"] {
+        assert!(said.contains(word), "{said}");
+    }
+    // A command waits as well, for as long as an election takes, and then says the same.
+    let apply = command(&broker, &["streams", "apply", "--replicas", "3"]);
+    let text = String::from_utf8_lossy(&apply.stderr).into_owned();
+    assert_eq!(apply.status.code(), Some(3), "{text}");
+    assert!(text.contains("no place for INTAKE"), "{text}");
+    assert_eq!(server.ended(), None, "{}", server.log());
+    broker.run_one("n3");
+    server.wait_ready();
+    server.apply_catalogue(&small_catalogue());
+    assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
+    wait_totals(&server, "spring", &[("clicks", 1)]);
+    assert_eq!(info(&broker, "EVENTS_7").config.num_replicas, 3);
+}
+
 /// A broker's configuration that asks for certificates and for a user's JWT, and what a client needs.
 struct Guarded {
     config: String,

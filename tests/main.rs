@@ -14,6 +14,7 @@ mod derived;
 mod fail_points;
 mod faults;
 mod geo;
+mod helm;
 mod intake;
 mod keys;
 mod openapi;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -224,6 +224,23 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
         text = text.replace(&variable, &format!("\"{}\"", password(user)));
     }
     let broker = Broker::with(&text);
+    // Who may not make the streams that are missing is told so, and does not wait for an answer that never comes.
+    for args in [
+        &["streams", "apply"][..],
+        &["serve", "--roles", "intake", "--listen", "127.0.0.1:0"],
+    ] {
+        let began = Instant::now();
+        let folder = tempfile::TempDir::new().unwrap();
+        let folder = folder.path().to_str().unwrap();
+        let output = as_user(&broker, "border", &[args, &["--data-dir", folder]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(
+            text.contains("INTAKE is missing") && text.contains("Permissions Violation"),
+            "{text}"
+        );
+        assert!(began.elapsed() < Duration::from_secs(15), "{text}");
+    }
     ok(&as_user(&broker, "operator", &["streams", "apply"]));
     ok(&as_user(&broker, "projector", &["streams", "check"]));
     let border = serve_as(&broker, "border", "collector,intake");
@@ -294,6 +311,19 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
         output.stdout.is_empty() && text.contains("may not write"),
         "{text}"
     );
+    // Nor does a simulation send again what nobody will ever take.
+    for (user, subject) in [("catalogue", "\"ads."), ("border", "\"catalog.")] {
+        let began = Instant::now();
+        let simulate = ["simulate", "--via", "nats", "--url", &projector.url];
+        let output = as_user(&broker, user, &simulate);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{user}: {text}");
+        assert!(
+            text.contains("may not publish") && text.contains(subject),
+            "{user}: {text}"
+        );
+        assert!(began.elapsed() < Duration::from_secs(30), "{user}: {text}");
+    }
     let output = Command::new(ADTALLY)
         .args([
             "streams",

@@ -8,14 +8,14 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::support::http::{ask, post_json};
-use crate::support::{Broker, Options, Server, small_catalogue, wait_for};
+use crate::support::{Broker, Options, Server, get, small_catalogue, wait_for};
 
 const CLICKS: usize = 300;
 const TOTALS: &str = "/api/v1/analytics?campaign_id=spring&granularity=total&start=2001-01-01T00:00Z&end=2100-01-01T00:00Z";
 const BY_ALL: &str = "/api/v1/analytics?campaign_id=spring&granularity=day&group_by=ad_id,region,device&start=2026-03-01&end=2026-03-09";
 
 struct Deployment {
-    _broker: Broker,
+    broker: Broker,
     border: Server,
     projectors: Vec<Server>,
     apis: Vec<Server>,
@@ -32,7 +32,7 @@ fn deployment() -> Deployment {
     let remote = || with("api").env("ADTALLY_QUERY_SHARDS", "remote");
     let apis = (0..2).map(|_| Server::start(remote())).collect();
     Deployment {
-        _broker: broker,
+        broker: broker,
         border,
         projectors,
         apis,
@@ -136,7 +136,7 @@ fn an_api_without_shards_answers_from_whoever_has_them_and_from_nobody_never() {
     let counting = answers.clone();
     let asking = std::thread::spawn(move || {
         for n in 0..40 {
-            let (status, body) = crate::support::get(&urls[n % 2]);
+            let (status, body) = get(&urls[n % 2]);
             assert_eq!(status, 200, "{body}");
             let answer: Value = serde_json::from_str(&body).unwrap();
             assert_eq!(answer["totals"]["clicks"], CLICKS, "{answer}");
@@ -161,5 +161,14 @@ fn an_api_without_shards_answers_from_whoever_has_them_and_from_nobody_never() {
         let detail = problem.problem()["detail"].to_string();
         assert!(detail.contains("shards 0, 1, 2, 3, 4, 5, 6, 7"), "{detail}");
         assert!(!problem.header("retry-after").is_empty());
+        let reason = wait_for("word of the shards that nobody has", || {
+            let (status, body) = get(&format!("{}/readyz", api.url));
+            (status == 503).then_some(body)
+        });
+        let named = "nobody answers for shard 0, 1, 2, 3, 4, 5, 6, 7:";
+        assert!(reason.contains(named), "{reason}");
     }
+    let options = Options::default().arg("--server").arg(d.broker.url());
+    let _again = Server::start(options.arg("--roles").arg("projector"));
+    d.apis.iter_mut().for_each(Server::wait_ready);
 }

@@ -1,12 +1,16 @@
 //! The streams: made from their files, checked against a running server, never changed behind one's back.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::support::{
     Broker, Folder, Options, Server, block_on, cli, ok, small_catalogue, wait_for,
 };
+
+/// How soon a refusal that stays one ends a start: before the 20 s that a passing one is waited out for.
+const FINAL_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
 fn check_says_what_differs_and_apply_makes_what_is_missing() {
@@ -33,23 +37,57 @@ fn check_says_what_differs_and_apply_makes_what_is_missing() {
     );
 }
 
+/// A `serve` with as many copies as there are servers.
+fn serve_on(broker: &Broker) -> Options {
+    Options::default()
+        .arg("--server")
+        .arg(broker.url())
+        .env("ADTALLY_STREAMS_REPLICAS", &broker.replicas().to_string())
+}
+
 #[test]
 fn a_broker_with_little_room_gives_every_shard_as_much() {
     // INTAKE and QUARANTINE take 1 GiB each, and eight EVENTS streams of 4 GiB do not fit into what is left: six of
-    // them do, so whoever takes in order leaves nothing for the last.
-    let broker = Broker::of_room("27GB");
-    let server = Server::start(Options::default().arg("--server").arg(broker.url()));
-    let sizes = block_on(async {
-        let js = async_nats::jetstream::new(async_nats::connect(broker.url()).await.unwrap());
-        let mut sizes = Vec::new();
-        for shard in 0..8 {
-            let stream = js.get_stream(format!("EVENTS_{shard}")).await.unwrap();
-            sizes.push(stream.cached_info().config.max_bytes);
-        }
-        sizes
-    });
-    assert_eq!(sizes, [2_i64 << 30; 8]);
-    drop(server);
+    // them do, so whoever takes in order leaves nothing for the last. A cluster says so in other words, of one stream
+    // at a time, since its servers tell one another every few seconds how much is taken.
+    for (servers, room, most) in [(1, "27GB", 2_i64 << 30), (3, "4GB", 2 << 30)] {
+        let broker = Broker::of_room(servers, room);
+        let server = Server::start(serve_on(&broker));
+        let url = broker.url();
+        let sizes = block_on(async {
+            let first = url.split(',').next().unwrap();
+            let js = async_nats::jetstream::new(async_nats::connect(first).await.unwrap());
+            let mut sizes = Vec::new();
+            for shard in 0..8 {
+                let stream = js.get_stream(format!("EVENTS_{shard}")).await.unwrap();
+                sizes.push(stream.cached_info().config.max_bytes);
+            }
+            sizes
+        });
+        assert_eq!(sizes, [sizes[0]; 8], "{servers} servers");
+        assert!(
+            sizes[0] == most || servers > 1 && sizes[0] < most,
+            "{sizes:?}"
+        );
+        drop(server);
+    }
+}
+
+#[test]
+fn a_stream_that_can_never_fit_ends_the_start_at_once() {
+    for servers in [1, 3] {
+        let broker = Broker::of_room(servers, "500MB");
+        let mut server = Server::spawn(serve_on(&broker));
+        let began = Instant::now();
+        let ended = wait_for("the end", || server.ended());
+        assert_eq!(ended.code(), Some(3), "{}", server.log());
+        assert!(
+            server.log().contains("no room for INTAKE"),
+            "{}",
+            server.log()
+        );
+        assert!(began.elapsed() < FINAL_WITHIN, "{:?}", began.elapsed());
+    }
 }
 
 #[test]

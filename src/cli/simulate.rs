@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::data_dir;
 use crate::deployment::{Deployment, DeploymentError};
 use crate::signals;
+use crate::simulate::over_nats::Broker;
 use crate::simulate::plan::{Plan, now_ms};
 use crate::simulate::report::Report;
 use crate::simulate::{Run, Way, unique_tag};
@@ -83,7 +84,10 @@ async fn reach(
     };
     let way = match command.via {
         Via::Http => Way::Http,
-        Via::Nats => Way::Nats(deployment.jetstream()),
+        Via::Nats => Way::Nats(Broker {
+            jetstream: deployment.jetstream(),
+            refusals: deployment.refusals.clone(),
+        }),
     };
     Ok((Api::new(&url, key)?, way, Some(deployment)))
 }

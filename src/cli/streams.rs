@@ -26,10 +26,11 @@ async fn apply_to(
     config: &Config,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    let ensured = streams::ensure(
+    let ensured = streams::ensure_heeding(
         &deployment.jetstream(),
         config.streams.shards,
         &limits(config),
+        &deployment.refusals,
     )
     .await?;
     border::keys::make_bucket(&deployment.jetstream())

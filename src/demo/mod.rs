@@ -14,6 +14,7 @@ use crate::api_client::Api;
 use crate::config::Config;
 use crate::data_dir::{self, DataDir};
 use crate::runner::Runner;
+use crate::simulate::over_nats::Broker;
 use crate::simulate::plan::{Plan, now_ms};
 use crate::simulate::report::Report;
 use crate::simulate::{Run, Way, unique_tag};
@@ -91,7 +92,10 @@ impl Demo {
 
     async fn begin(runner: &Runner, options: &Options, fresh: bool) -> anyhow::Result<Run> {
         let api = Api::new(&runner.http_url(), None)?;
-        let way = Way::Both(async_nats::jetstream::new(runner.client().clone()));
+        let way = Way::Both(Broker {
+            jetstream: async_nats::jetstream::new(runner.client().clone()),
+            refusals: runner.refusals().clone(),
+        });
         // Ids are plain in a fresh folder; a kept one has counts of its own under them.
         let tag = if fresh {
             String::new()

@@ -49,6 +49,8 @@ pub struct Facts {
     pub streams_silent: Option<String>,
     /// The shards that this process folds.
     pub shards: Vec<ShardFacts>,
+    /// The shards that others fold and for which none of them answers.
+    pub shards_away: Vec<u16>,
     /// The broker's streams with a limit.
     pub streams: Vec<FillFacts>,
     /// The outboxes of this process, by bytes that the broker has not taken.
@@ -120,6 +122,13 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             )),
             (None, Some(_)) => {}
         }
+    }
+    if !facts.shards_away.is_empty() && facts.broker_connected {
+        let shards: Vec<_> = facts.shards_away.iter().map(u16::to_string).collect();
+        out.push(format!(
+            "nobody answers for shard {}: no process with the role projector and of this version of adtally is connected to this NATS",
+            shards.join(", ")
+        ));
     }
     let fills = [
         (&facts.streams, "stream", STREAM_FULL_PERCENT),
@@ -196,6 +205,7 @@ mod tests {
                 lag_messages: Some(MAX_LAG_MESSAGES),
                 stopped: None,
             }],
+            shards_away: Vec::new(),
             streams: vec![FillFacts {
                 name: "EVENTS_3".into(),
                 bytes: 949,
@@ -244,7 +254,8 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 13] = [
+            (|f| f.shards_away = vec![3, 5], "for shard 3, 5:"),
             (|f| f.full_disks.push("intake".into()), "make room"),
             (
                 |f| f.refused_lanes.push(("collector".into(), 2)),

@@ -10,6 +10,8 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use serde::Deserialize;
 
+use super::refusals::Refusals;
+
 /// The URL when none is given and none is needed otherwise.
 pub const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 /// How long one attempt to connect may take.
@@ -202,12 +204,24 @@ fn said(text: &str) -> Option<String> {
 
 /// Connects, or says why not. `name` is what the server's connection list shows.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, ConnectError> {
+    let (client, _) = connect_telling(options, name).await?;
+    Ok(client)
+}
+
+/// Likewise, with where the connection tells what it is refused.
+pub async fn connect_telling(
+    options: &NatsOptions,
+    name: &str,
+) -> Result<(Client, Refusals), ConnectError> {
     connect_with(options, name, |connecting| connecting).await
 }
 
 /// Gives a connection that is made as soon as a server answers, however long that takes: what is asked meanwhile
 /// fails or waits, as it does while a connection is lost.
-pub async fn connect_in_time(options: &NatsOptions, name: &str) -> Result<Client, ConnectError> {
+pub async fn connect_in_time(
+    options: &NatsOptions,
+    name: &str,
+) -> Result<(Client, Refusals), ConnectError> {
     connect_with(options, name, ConnectOptions::retry_on_initial_connect).await
 }
 
@@ -215,7 +229,7 @@ async fn connect_with(
     options: &NatsOptions,
     name: &str,
     change: impl FnOnce(ConnectOptions) -> ConnectOptions,
-) -> Result<Client, ConnectError> {
+) -> Result<(Client, Refusals), ConnectError> {
     let context = options.load_context()?;
     let servers = options
         .server
@@ -223,11 +237,13 @@ async fn connect_with(
         .or_else(|| said(&context.url))
         .unwrap_or_else(|| DEFAULT_URL.to_owned());
     let addresses = addresses(&servers)?;
-    let connecting = with_identity(base_options(name), options, &context).await?;
+    let refusals = Refusals::default();
+    let base = base_options(name, refusals.clone());
+    let connecting = with_identity(base, options, &context).await?;
     let shown = without_passwords(&addresses);
-    change(connecting)
-        .connect(addresses)
-        .await
+    let connected = change(connecting).connect(addresses).await;
+    connected
+        .map(|client| (client, refusals))
         .map_err(|e| match e.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 ConnectError::Refused { servers: shown }
@@ -244,7 +260,7 @@ pub fn is_connected(client: &Client) -> bool {
     client.connection_state() == State::Connected
 }
 
-fn base_options(name: &str) -> ConnectOptions {
+fn base_options(name: &str, refusals: Refusals) -> ConnectOptions {
     ConnectOptions::new()
         .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
@@ -255,10 +271,13 @@ fn base_options(name: &str) -> ConnectOptions {
             let doubled = RECONNECT_MIN.saturating_mul(1 << attempt.min(10));
             doubled.min(RECONNECT_MAX)
         })
-        .event_callback(|event| async move { note(&event) })
+        .event_callback(move |event| {
+            note(&event, &refusals);
+            std::future::ready(())
+        })
 }
 
-fn note(event: &Event) {
+fn note(event: &Event, refusals: &Refusals) {
     match event {
         Event::Connected => tracing::info!("connected to the broker"),
         Event::Disconnected => tracing::warn!(
@@ -268,7 +287,10 @@ fn note(event: &Event) {
             subscription,
             "the broker's messages come faster than they are read"
         ),
-        Event::ServerError(error) => tracing::error!(%error, "the broker reports an error"),
+        Event::ServerError(error) => {
+            tracing::error!(%error, "the broker reports an error");
+            refusals.note(&error.to_string());
+        }
         Event::ClientError(error) => {
             tracing::debug!(%error, "the connection to the broker cannot be made yet")
         }

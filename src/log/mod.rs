@@ -7,9 +7,11 @@ mod compare;
 pub mod connect;
 mod definitions;
 pub mod embedded;
+mod making;
 pub mod publisher;
 pub mod quorum;
 pub mod reader;
+pub mod refusals;
 pub mod streams;
 
 #[cfg(test)]

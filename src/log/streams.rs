@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use adtally_streams::names::{DEFAULT_SHARDS, MAX_SHARDS, events_stream};
-use async_nats::jetstream::context::CreateStreamErrorKind;
-use async_nats::jetstream::stream::{Config, Info, Stream};
+use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::TryStreamExt;
 use serde::Serialize;
@@ -16,19 +15,20 @@ use tokio::time::Instant;
 use super::LogError;
 use super::compare::differences;
 use super::definitions::{SHARDS_KEY, shard_of_name};
+use super::making::Maker;
 use super::quorum::has_majority;
+use super::refusals::Refusals;
 
 pub use super::compare::Difference;
 pub use super::definitions::{Limits, definitions};
 
 /// From this share of its maximum on, an EVENTS stream is reported.
 pub const WARN_AT: f64 = 0.80;
-/// How long a broker without a leader for a stream is waited for: an election takes 4 to 9 s.
-const LEADER_WAIT: Duration = Duration::from_secs(20);
+/// How long a broker without a leader for a stream, or without servers for its copies, is waited for: an election
+/// takes 4 to 9 s.
+pub(super) const LEADER_WAIT: Duration = Duration::from_secs(20);
 /// The pause between two tries.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// Where no maximum is configured, the definition's is halved down to this while the broker has no room for it.
-const EVENTS_MIN_BYTES: i64 = 64 << 20;
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// How full an EVENTS stream is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -99,9 +99,46 @@ pub enum StreamsError {
         /// What the broker says.
         why: String,
     },
+    /// The cluster has no servers for a stream's copies. Trying again is reasonable: they may be on their way.
+    #[error(
+        "the cluster has no place for {stream} in as many copies as are asked for, {copies}: {why}. Some of its servers are away, or there are fewer: start them, or choose fewer copies (streams.replicas)"
+    )]
+    NoPlace {
+        /// The stream.
+        stream: String,
+        /// Copies asked for.
+        copies: usize,
+        /// What the broker says.
+        why: String,
+    },
+    /// This user may not make a stream that is missing.
+    #[error(
+        "{stream} is missing, and this user may not make it: {why}. Let one who may run `adtally streams apply` first"
+    )]
+    Forbidden {
+        /// The stream.
+        stream: String,
+        /// What the broker says.
+        why: String,
+    },
     /// The broker does not answer, or refuses.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl StreamsError {
+    /// Whether waiting may mend it: the broker, or a part of it, is away.
+    pub fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::NoPlace { .. } | Self::Log(LogError::Unreachable { .. })
+        )
+    }
+
+    /// Whether it is for somebody else to mend.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Forbidden { .. })
+    }
 }
 
 fn list(differences: &[Difference]) -> String {
@@ -147,7 +184,10 @@ pub async fn info_of(jetstream: &Context, name: &str) -> Result<Info, LogError> 
 }
 
 /// What the broker says of a stream, waiting a while for a leader; none when it does not exist.
-async fn info_or_none(jetstream: &Context, name: &str) -> Result<Option<Info>, LogError> {
+pub(super) async fn info_or_none(
+    jetstream: &Context,
+    name: &str,
+) -> Result<Option<Info>, LogError> {
     let until = Instant::now() + LEADER_WAIT;
     loop {
         match info_of(jetstream, name).await {
@@ -240,6 +280,16 @@ pub async fn ensure(
     shards: Option<u16>,
     limits: &Limits,
 ) -> Result<Ensured, StreamsError> {
+    ensure_heeding(jetstream, shards, limits, &Refusals::default()).await
+}
+
+/// Likewise, for a user who may be refused it: `refusals` are those of the connection.
+pub async fn ensure_heeding(
+    jetstream: &Context,
+    shards: Option<u16>,
+    limits: &Limits,
+    refusals: &Refusals,
+) -> Result<Ensured, StreamsError> {
     let running = running(jetstream).await?;
     let found = running.as_ref().map(|running| running.shards);
     if let (Some(wanted), Some(found)) = (shards, found)
@@ -265,6 +315,10 @@ pub async fn ensure(
         created: Vec::new(),
         differences: Vec::new(),
     };
+    let maker = Maker {
+        jetstream,
+        refusals,
+    };
     let mut cap = i64::MAX;
     let copies = Limits {
         replicas: limits.replicas.or(running.and_then(|r| r.replicas)),
@@ -274,15 +328,9 @@ pub async fn ensure(
         let running = match info_or_none(jetstream, &config.name).await? {
             Some(info) => info.config,
             None => {
-                let may_shrink = may_shrink(limits, &config.name);
-                let made = create_fitting(
-                    jetstream,
-                    &mut config,
-                    &ensured.created,
-                    may_shrink,
-                    &mut cap,
-                )
-                .await?;
+                let made = maker
+                    .create_fitting(&mut config, &ensured.created, limits, &mut cap)
+                    .await?;
                 ensured.created.push(config.name.clone());
                 config.max_bytes = made.max_bytes;
                 made
@@ -306,102 +354,6 @@ pub async fn ensure(
         differences: harmless,
         ..ensured
     })
-}
-
-/// Whether a stream's maximum is ours to choose.
-fn may_shrink(limits: &Limits, name: &str) -> bool {
-    limits.events_max_bytes.is_none() && shard_of_name(name).is_some()
-}
-
-/// Makes a stream, with half of the maximum as often as the broker has no room for more, where that is ours to choose.
-/// `cap` is the maximum that the streams `created` before it have come down to, and those after it begin with.
-async fn create_fitting(
-    jetstream: &Context,
-    config: &mut Config,
-    created: &[String],
-    may_shrink: bool,
-    cap: &mut i64,
-) -> Result<Config, StreamsError> {
-    if may_shrink {
-        config.max_bytes = config.max_bytes.min(*cap);
-    }
-    loop {
-        match create(jetstream, config).await {
-            Err(StreamsError::NoRoom { .. })
-                if may_shrink && config.max_bytes / 2 >= EVENTS_MIN_BYTES =>
-            {
-                config.max_bytes /= 2;
-                *cap = config.max_bytes;
-                tracing::warn!(stream = %config.name, max_bytes = *cap, "the broker has little room; the EVENTS streams get a smaller maximum");
-                // Those that were made just now would else have taken the room of the others.
-                shrink(jetstream, created, *cap).await?;
-            }
-            made => return made,
-        }
-    }
-}
-
-/// Gives EVENTS streams that nobody has written to yet that maximum.
-async fn shrink(jetstream: &Context, names: &[String], cap: i64) -> Result<(), StreamsError> {
-    for name in names.iter().filter(|n| shard_of_name(n).is_some()) {
-        let mut config = info_of(jetstream, name).await?.config;
-        if config.max_bytes > cap {
-            config.max_bytes = cap;
-            let asked = || format!("to give {name} a smaller maximum");
-            jetstream
-                .update_stream(config)
-                .await
-                .map_err(|e| LogError::refused(asked(), e))?;
-        }
-    }
-    Ok(())
-}
-
-async fn create(jetstream: &Context, config: &Config) -> Result<Config, StreamsError> {
-    let config = config.clone();
-    let until = Instant::now() + LEADER_WAIT;
-    loop {
-        let error = match jetstream.create_stream(config.clone()).await {
-            Ok(stream) => return Ok(stream.cached_info().config.clone()),
-            Err(error) => error,
-        };
-        let asked = || format!("to make the stream {}", config.name);
-        match error.kind() {
-            CreateStreamErrorKind::JetStream(e) if no_room(e.error_code()) => {
-                let why = e.to_string();
-                return Err(StreamsError::NoRoom {
-                    stream: config.name,
-                    max_bytes: config.max_bytes,
-                    why,
-                });
-            }
-            // Somebody else has made it meanwhile; whether it is the same is looked at below.
-            CreateStreamErrorKind::JetStream(e)
-                if e.error_code() == ErrorCode::STREAM_NAME_EXIST =>
-            {
-                let info = info_or_none(jetstream, &config.name).await?;
-                return info
-                    .map(|i| i.config)
-                    .ok_or(LogError::NoStream(config.name).into());
-            }
-            CreateStreamErrorKind::JetStream(e) if e.code() != 503 => {
-                return Err(LogError::refused(asked(), e).into());
-            }
-            _ if Instant::now() >= until => {
-                return Err(LogError::unreachable(asked(), error).into());
-            }
-            _ => tokio::time::sleep(RETRY_PAUSE).await,
-        }
-    }
-}
-
-fn no_room(code: ErrorCode) -> bool {
-    [
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-    ]
-    .contains(&code)
 }
 
 /// What differs between the definitions and what runs, missing streams too. Changes nothing. Without `shards`, the

@@ -15,9 +15,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::readiness::{self, Shown};
 use super::roles::Roles;
-use super::streams_watch::{self, Seen};
-use super::{Phase, readiness, shards_file};
+use super::streams_watch::Seen;
+use super::{Phase, shards_file};
 use crate::archive;
 use crate::border::Border;
 use crate::border::facts::FactSource;
@@ -29,15 +30,16 @@ use crate::deployment;
 use crate::http::{self, AppState};
 use crate::intake::Intake;
 use crate::listen::{self, Listener};
-use crate::log::LogError;
 use crate::log::publisher::Publisher;
-use crate::log::streams::{self, StreamsError};
+use crate::log::refusals::Refusals;
+use crate::log::streams;
 use crate::outbox::{Outbox, OutboxLimits, OutboxOptions, Owner};
 use crate::post_events;
 use crate::projector::checkpoints::Keeper;
 use crate::projector::{Projector, ProjectorHandle};
+use crate::query::Engine;
+use crate::query::remote::Remote;
 use crate::query::stored::Stored;
-use crate::query::{Engine, remote};
 use crate::scratch;
 use crate::statement;
 use crate::store::{self, Shards};
@@ -59,6 +61,8 @@ pub struct BringUp {
     pub config: Config,
     /// The connection to the broker, which may still be away.
     pub client: async_nats::Client,
+    /// What that connection is refused.
+    pub refusals: Refusals,
     /// The bound HTTP address.
     pub listener: Arc<Listener>,
     /// Where what runs is put.
@@ -114,13 +118,17 @@ impl BringUp {
 
     async fn bring_up(&self) -> anyhow::Result<()> {
         let jetstream = jetstream::new(self.client.clone());
-        self.serve((listen::starting(), None), None, None, None, true)
-            .await;
+        let shown = Shown {
+            starting: true,
+            ..Shown::default()
+        };
+        self.serve((listen::starting(), None), shown).await;
         let known = shards_file::read(&self.config.data_dir);
         // With a broker that answers, the streams are there before anything reads them; without one, a collector
         // that has run here before goes on from its disk.
-        let finding = self.find_streams(&jetstream);
-        let (shards, found) = match known.filter(|_| self.has(Role::Collector)) {
+        let on_disk = known.filter(|_| self.has(Role::Collector));
+        let finding = self.find_streams(&jetstream, on_disk.is_some());
+        let (shards, found) = match on_disk {
             None => (finding.await?, true),
             Some(known) => match tokio::time::timeout(BROKER_FIRST, finding).await {
                 Ok(found) => (found?, true),
@@ -140,16 +148,19 @@ impl BringUp {
         };
         let seen = self.watch_streams(shards).await;
         if !found {
-            let catalogue = Some(shared.catalogue.clone());
             // What other roles will answer is not unknown, and the process is not ready for them.
             let router = match self.is_collector_only() {
                 true => http::finish(collector.clone()),
                 false => collector.clone().merge(listen::starting()),
             };
-            let (collects, seen) = ((router, desk.clone()), Some(seen.clone()));
-            let starting = !self.is_collector_only();
-            self.serve(collects, catalogue, None, seen, starting).await;
-            self.same_deployment(shards, self.find_streams(&jetstream).await?)?;
+            let shown = Shown {
+                starting: !self.is_collector_only(),
+                catalogue: Some(shared.catalogue.clone()),
+                streams: Some(seen.clone()),
+                ..Shown::default()
+            };
+            self.serve((router, desk.clone()), shown).await;
+            self.same_deployment(shards, self.find_streams(&jetstream, true).await?)?;
         }
         shards_file::write(&self.config.data_dir, shards).context("noting the number of shards")?;
         if self.has(Role::Intake) {
@@ -213,22 +224,29 @@ impl BringUp {
         Ok(Arc::new(facts))
     }
 
-    /// The number of shards of the running streams, made where they are missing; waits for the broker.
-    async fn find_streams(&self, jetstream: &jetstream::Context) -> anyhow::Result<u16> {
+    /// The number of shards of the running streams, made where they are missing; waits for the broker, and for the
+    /// servers of its cluster. Who `goes_on` meanwhile waits also for somebody who may make what is missing.
+    async fn find_streams(
+        &self,
+        jetstream: &jetstream::Context,
+        goes_on: bool,
+    ) -> anyhow::Result<u16> {
         let limits = deployment::limits(&self.config);
-        let mut told = false;
+        let wanted = self.config.streams.shards;
+        let mut told = String::new();
         loop {
-            match streams::ensure(jetstream, self.config.streams.shards, &limits).await {
+            match streams::ensure_heeding(jetstream, wanted, &limits, &self.refusals).await {
                 Ok(ensured) => {
                     for difference in &ensured.differences {
                         tracing::warn!(%difference, "a stream differs from its definition");
                     }
                     return Ok(ensured.shards);
                 }
-                Err(StreamsError::Log(error @ LogError::Unreachable { .. })) => {
-                    if !told {
-                        tracing::warn!(%error, "waiting for the broker");
-                        told = true;
+                Err(error) if error.passes() || (goes_on && error.is_forbidden()) => {
+                    let why = error.to_string();
+                    if why != told {
+                        tracing::warn!(error = %why, "waiting for the broker");
+                        told = why;
                     }
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
@@ -368,13 +386,15 @@ impl BringUp {
         (projector, stored): (Option<ProjectorHandle>, Option<Arc<Stored>>),
         seen: watch::Receiver<Seen>,
     ) {
+        let mut shards_away = None;
         if self.has(Role::Api) {
             let engine = match (self.config.query.shards, stored) {
                 (QueryShards::Local, Some(stored)) => Engine::new(stored),
-                _ => Engine::new(Arc::new(remote::Remote::new(
-                    self.client.clone(),
-                    shared.shards,
-                ))),
+                _ => {
+                    let remote = Arc::new(Remote::new(self.client.clone(), shared.shards));
+                    shards_away = Some(self.watch_shards(remote.clone()).await);
+                    Engine::new(remote)
+                }
             };
             let (statements, tidying) = statement::Desk::start(
                 self.client.clone(),
@@ -391,48 +411,26 @@ impl BringUp {
             };
             router = router.merge(http::api_router(state));
         }
-        self.serve(
-            (http::finish(router), desk),
-            Some(shared.catalogue.clone()),
+        let shown = Shown {
+            starting: false,
+            catalogue: Some(shared.catalogue.clone()),
             projector,
-            Some(seen),
-            false,
-        )
-        .await;
+            streams: Some(seen),
+            shards_away,
+        };
+        self.serve((http::finish(router), desk), shown).await;
     }
 
-    /// Serves `router` and the paths that every role has; `starting`: that is not all that this process will serve.
-    async fn serve(
-        &self,
-        (router, desk): (Router, Option<Desk>),
-        catalogue: Option<CatalogueHandle>,
-        projector: Option<ProjectorHandle>,
-        streams: Option<watch::Receiver<Seen>>,
-        starting: bool,
-    ) {
+    /// Serves `router` and the paths that every role has.
+    async fn serve(&self, (router, desk): (Router, Option<Desk>), shown: Shown) {
         let readiness = readiness::of(readiness::Sources {
-            starting,
-            catalogue,
+            shown,
             client: self.client.clone(),
-            projector,
-            streams,
             verified: self.verified.subscribe(),
             outboxes: self.roles.lock().await.outbox_handles(),
         });
         let operations = http::operations_router(readiness, self.prometheus.clone());
         self.listener.serve(router.merge(operations), desk);
-    }
-
-    /// Keeps looking at the streams.
-    async fn watch_streams(&self, shards: u16) -> watch::Receiver<Seen> {
-        let (told, seen) = watch::channel(Seen::default());
-        let watching = streams_watch::watch(self.client.clone(), shards, told, self.stop.clone());
-        self.roles
-            .lock()
-            .await
-            .tasks
-            .push(("streams", tokio::spawn(watching)));
-        seen
     }
 }
 

@@ -29,6 +29,7 @@ use crate::deployment;
 use crate::listen::Listener;
 use crate::log::connect::{self, NatsOptions};
 use crate::log::embedded::NatsServer;
+use crate::log::refusals::Refusals;
 use crate::outbox::OutboxHandle;
 use bring_up::BringUp;
 use roles::Roles;
@@ -53,6 +54,7 @@ pub struct Runner {
     dir: DataDir,
     listener: Arc<Listener>,
     client: async_nats::Client,
+    refusals: Refusals,
     server: Option<NatsServer>,
     drain_within: Duration,
     stop: CancellationToken,
@@ -89,7 +91,7 @@ impl Runner {
                 (NatsOptions::of_url(server.url()), Some(server))
             }
         };
-        let client = connect::connect_in_time(&options, CLIENT_NAME).await?;
+        let (client, refusals) = connect::connect_in_time(&options, CLIENT_NAME).await?;
         dir.write_http_url(&listener.url())?;
         let (listener, roles) = (Arc::new(listener), Arc::new(Mutex::new(Roles::default())));
         let (stop, phase) = (
@@ -99,6 +101,7 @@ impl Runner {
         let bring_up = BringUp {
             config: config.clone(),
             client: client.clone(),
+            refusals: refusals.clone(),
             listener: listener.clone(),
             roles: roles.clone(),
             stop: stop.clone(),
@@ -119,6 +122,7 @@ impl Runner {
             dir,
             listener,
             client,
+            refusals,
             server,
             drain_within,
             stop,
@@ -142,6 +146,11 @@ impl Runner {
     /// The connection to the broker.
     pub fn client(&self) -> &async_nats::Client {
         &self.client
+    }
+
+    /// What that connection is refused.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The way into the outbox of that owner, once it is open.

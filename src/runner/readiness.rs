@@ -14,18 +14,27 @@ use crate::outbox::OutboxHandle;
 use crate::projector::ProjectorHandle;
 use crate::verify::last::Run;
 
-/// Where facts come from. What this process does not have is left out.
-pub struct Sources {
-    /// A role of this process is not up yet.
+/// What this process has to show; what it does not have is left out.
+#[derive(Default)]
+pub struct Shown {
+    /// A role of this process is not up yet, so that this is not all that it will serve.
     pub starting: bool,
     /// The catalogue.
     pub catalogue: Option<CatalogueHandle>,
-    /// The broker.
-    pub client: async_nats::Client,
     /// The projector.
     pub projector: Option<ProjectorHandle>,
     /// What was last seen of the streams.
     pub streams: Option<watch::Receiver<Seen>>,
+    /// The shards elsewhere for which nobody answered last.
+    pub shards_away: Option<watch::Receiver<Vec<u16>>>,
+}
+
+/// Where facts come from.
+pub struct Sources {
+    /// What has been brought up.
+    pub shown: Shown,
+    /// The broker.
+    pub client: async_nats::Client,
     /// What the last verification found.
     pub verified: watch::Receiver<Option<Run>>,
     /// The outboxes, with the names of their owners.
@@ -35,20 +44,24 @@ pub struct Sources {
 /// What `/readyz` asks.
 pub fn of(sources: Sources) -> Readiness {
     Arc::new(move || {
-        let seen = sources.streams.as_ref().map(|seen| seen.borrow().clone());
+        let streams = sources.shown.streams.as_ref();
+        let seen = streams.map(|seen| seen.borrow().clone());
         facts(&sources, seen.unwrap_or_default())
     })
 }
 
 fn facts(sources: &Sources, seen: Seen) -> Facts {
+    let shown = &sources.shown;
+    let away = shown.shards_away.as_ref();
     Facts {
-        starting: sources.starting,
-        has_catalogue: sources
+        starting: shown.starting,
+        has_catalogue: shown
             .catalogue
             .as_ref()
             .is_some_and(CatalogueHandle::is_warm),
         broker_connected: is_connected(&sources.client),
-        shards: sources.projector.as_ref().map(shards).unwrap_or_default(),
+        shards: shown.projector.as_ref().map(shards).unwrap_or_default(),
+        shards_away: away.map(|away| away.borrow().clone()).unwrap_or_default(),
         streams: seen.fills,
         streams_silent: seen.silent,
         outboxes: sources

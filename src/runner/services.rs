@@ -1,15 +1,18 @@
 //! What a process does at the word of others, and by itself besides its ways in and its answers over HTTP: it answers
-//! commands and APIs elsewhere, replays, and archives.
+//! commands and APIs elsewhere, replays, archives, and keeps looking at what it depends on.
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::answers;
 use super::bring_up::{BringUp, Shared};
+use super::streams_watch::{self, Seen};
 use crate::archive;
 use crate::control;
 use crate::projector::ProjectorHandle;
 use crate::query::block_cache::{BlockCache, Room};
-use crate::query::remote;
+use crate::query::remote::{self, Remote};
 use crate::query::stored::Stored;
 use crate::replay::service::Service;
 
@@ -82,6 +85,27 @@ impl BringUp {
             .await
             .tasks
             .push(("control", tokio::spawn(serving)));
+    }
+
+    /// Keeps looking at the streams.
+    pub(super) async fn watch_streams(&self, shards: u16) -> watch::Receiver<Seen> {
+        let (told, seen) = watch::channel(Seen::default());
+        let watching = streams_watch::watch(self.client.clone(), shards, told, self.stop.clone());
+        self.roles
+            .lock()
+            .await
+            .tasks
+            .push(("streams", tokio::spawn(watching)));
+        seen
+    }
+
+    /// Keeps looking whether somebody answers for each shard that is elsewhere.
+    pub(super) async fn watch_shards(&self, remote: Arc<Remote>) -> watch::Receiver<Vec<u16>> {
+        let (told, away) = watch::channel(remote.shards().collect());
+        let watching = remote::watch(remote, told, self.stop.clone());
+        let mut roles = self.roles.lock().await;
+        roles.tasks.push(("shards", tokio::spawn(watching)));
+        away
     }
 
     /// Archives, and purges what is archived.

@@ -16,16 +16,17 @@ pub mod traffic;
 pub mod wire;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use async_nats::jetstream;
+use async_nats::HeaderMap;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::ledger::Ledger;
+use self::over_nats::Broker;
 use self::plan::{Plan, Queue};
 use self::report::Report;
 use self::sample::Sample;
@@ -45,9 +46,9 @@ pub enum Way {
     /// The collector's paths and POST.
     Http,
     /// INTAKE.
-    Nats(jetstream::Context),
+    Nats(Broker),
     /// Both at once: whichever sender is free takes the next event.
-    Both(jetstream::Context),
+    Both(Broker),
 }
 
 impl Way {
@@ -60,10 +61,10 @@ impl Way {
         }
     }
 
-    fn jetstream(&self) -> Option<&jetstream::Context> {
+    fn broker(&self) -> Option<&Broker> {
         match self {
             Way::Http => None,
-            Way::Nats(jetstream) | Way::Both(jetstream) => Some(jetstream),
+            Way::Nats(broker) | Way::Both(broker) => Some(broker),
         }
     }
 }
@@ -137,26 +138,24 @@ impl Run {
                 .flatten()
             {
                 let name = document.get(id).and_then(Value::as_str).unwrap_or_default();
-                match self.way.jetstream() {
+                match self.way.broker() {
                     None => {
                         self.api
                             .put(&format!("/api/v1/catalog/{list}/{name}"), document)
                             .await?;
                     }
-                    Some(jetstream) => {
+                    Some(broker) => {
                         let subject =
                             format!("{}.{kind}.{name}", adtally_streams::names::CATALOG_PREFIX);
-                        let payload = document.to_string().into();
-                        let ack = jetstream.publish(subject.clone(), payload).await;
-                        ack.context("publishing the sample catalogue")?
-                            .await
-                            .with_context(|| subject)?;
+                        let (headers, payload) = (HeaderMap::new(), document.to_string().into());
+                        let published = broker.publish(&subject, headers, payload).await;
+                        published.with_context(|| format!("publishing {subject}"))?;
                     }
                 }
             }
         }
-        if let Some(jetstream) = self.way.jetstream() {
-            self.quarantine_before = over_nats::quarantine_position(jetstream).await?;
+        if let Some(broker) = self.way.broker() {
+            self.quarantine_before = over_nats::quarantine_position(&broker.jetstream).await?;
         }
         Ok(())
     }
@@ -165,7 +164,9 @@ impl Run {
     pub async fn send(&mut self, plan: Plan, stop: &CancellationToken) -> anyhow::Result<()> {
         let began = Instant::now();
         let (tx, queue) = plan::queue();
-        let mut senders = self.start_senders(&queue).await?;
+        // A broker that takes nothing of ours ends the run.
+        let stop = stop.child_token();
+        let (mut senders, by_nats) = self.start_senders(&queue, &stop).await?;
         let direct = match self.way {
             Way::Http | Way::Both(_) => Some(over_http::direct as plan::Direct),
             Way::Nats(_) => None,
@@ -180,7 +181,7 @@ impl Run {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
-        self.made += plan::produce(&mut self.traffic, plan, direct, &tx, stop).await;
+        self.made += plan::produce(&mut self.traffic, plan, direct, &tx, &stop).await;
         drop(tx);
         while let Some(done) = senders.join_next().await {
             done.context("a sender ended early")?;
@@ -188,7 +189,12 @@ impl Run {
         self.sending += began.elapsed();
         drawing.abort();
         bar.finish_and_clear();
-        if let Some(jetstream) = self.way.jetstream() {
+        if let Some(error) =
+            by_nats.and_then(|target| Arc::into_inner(target)?.refused.into_inner())
+        {
+            return Err(error).context("sending events over NATS");
+        }
+        if let Some(Broker { jetstream, .. }) = self.way.broker() {
             let expected = self.ledger.total_broken_published();
             let found = over_nats::count_quarantined(
                 jetstream,
@@ -202,7 +208,12 @@ impl Run {
         Ok(())
     }
 
-    async fn start_senders(&self, queue: &Queue) -> anyhow::Result<JoinSet<()>> {
+    /// Starts the senders; answers besides what those by NATS share, where there are any.
+    async fn start_senders(
+        &self,
+        queue: &Queue,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(JoinSet<()>, Option<Arc<over_nats::Target>>)> {
         let mut senders = JoinSet::new();
         let (by_http, by_nats) = match self.way {
             Way::Http => (self.senders, 0),
@@ -220,19 +231,21 @@ impl Run {
                 senders.spawn(over_http::sender(target.clone(), queue.clone()));
             }
         }
-        if let Some(jetstream) = self.way.jetstream() {
-            let target = Arc::new(over_nats::Target {
-                jetstream: jetstream.clone(),
+        let target = self.way.broker().map(|broker| {
+            Arc::new(over_nats::Target {
+                broker: broker.clone(),
+                refused: OnceLock::new(),
+                stop: stop.clone(),
                 tag: self.tag.clone(),
                 sample: self.sample.clone(),
                 ledger: self.ledger.clone(),
                 patience: PATIENCE,
-            });
-            for _ in 0..by_nats {
-                senders.spawn(over_nats::sender(target.clone(), queue.clone()));
-            }
+            })
+        });
+        for target in std::iter::repeat_n(&target, by_nats).flatten() {
+            senders.spawn(over_nats::sender(target.clone(), queue.clone()));
         }
-        Ok(senders)
+        Ok((senders, target))
     }
 
     /// Compares ledger and API.

@@ -1,17 +1,19 @@
 //! Senders by NATS: one message an event into INTAKE, acknowledgements awaited by many senders at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use adtally_streams::names;
 use async_nats::jetstream::{self, consumer};
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::encode;
 use super::ledger::Ledger;
 use super::plan::{Job, Queue, now_ms};
 use super::sample::Sample;
 use super::traffic::Event;
+use crate::log::refusals::Refusals;
 
 /// Waits between attempts: doubled from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
@@ -21,11 +23,63 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the refusals of the last events may take to show in QUARANTINE.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(30);
 
+/// A broker to publish to.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// Its JetStream.
+    pub jetstream: jetstream::Context,
+    /// What the connection is refused.
+    pub refusals: Refusals,
+}
+
+/// Why a message is not known to be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Sending it again would change nothing.
+    #[error(
+        "this user may not publish there: {0}. Choose another by --user, or look at the broker's permissions"
+    )]
+    Refused(String),
+    /// It may be stored or not.
+    #[error("not acknowledged: {0}")]
+    Unacknowledged(String),
+}
+
+impl Broker {
+    /// Publishes and waits for the acknowledgement.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        headers: async_nats::HeaderMap,
+        payload: bytes::Bytes,
+    ) -> Result<(), PublishError> {
+        let mut refused = self.refusals.listen();
+        let stored = async {
+            let ack = self
+                .jetstream
+                .publish_with_headers(subject.to_owned(), headers, payload);
+            ack.await?.await
+        };
+        tokio::select! {
+            why = refused.of(subject) => Err(PublishError::Refused(why.to_string())),
+            stored = tokio::time::timeout(ACK_TIMEOUT, stored) => match stored {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(PublishError::Unacknowledged(error.to_string())),
+                Err(error) => Err(PublishError::Unacknowledged(error.to_string())),
+            },
+        }
+    }
+}
+
 /// What all senders of a run share.
 #[derive(Debug)]
 pub struct Target {
     /// The broker.
-    pub jetstream: jetstream::Context,
+    pub broker: Broker,
+    /// Why the broker takes no events of ours: nobody sends any more.
+    pub refused: OnceLock<PublishError>,
+    /// Ends the traffic then.
+    pub stop: CancellationToken,
     /// The run's tag, put into broken events so that their refusals can be found.
     pub tag: String,
     /// The sample.
@@ -36,24 +90,26 @@ pub struct Target {
     pub patience: Duration,
 }
 
-/// One sender: takes jobs until the queue ends.
+/// One sender: takes jobs until the queue ends, and sends them unless the broker takes none.
 pub async fn sender(target: Arc<Target>, queue: Queue) {
     loop {
         let job = queue.lock().await.recv().await;
-        match job {
+        let events = match job {
             None => return,
-            Some(Job::One(event)) => target.send(&event).await,
-            Some(Job::Batch(events)) => {
-                for event in &events {
-                    target.send(event).await;
-                }
-            }
+            Some(Job::One(event)) => vec![event],
+            Some(Job::Batch(events)) => events,
+        };
+        for event in &events {
+            target.send(event).await;
         }
     }
 }
 
 impl Target {
     async fn send(&self, event: &Event) {
+        if self.refused.get().is_some() {
+            return;
+        }
         self.ledger.sending(event);
         let mut object = encode::object(event, &self.sample, now_ms());
         if event.fault.is_some() {
@@ -69,10 +125,18 @@ impl Target {
         let began = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
-            match self.attempt(&subject, &headers, &payload).await {
+            let attempt = self
+                .broker
+                .publish(&subject, headers.clone(), payload.clone());
+            match attempt.await {
                 Ok(()) if event.fault.is_some() => return self.ledger.broken_published(now_ms()),
                 Ok(()) => return self.ledger.acknowledged(event, &self.sample, now_ms()),
-                Err(error) => tracing::debug!(%error, "not acknowledged; sending again"),
+                Err(error @ PublishError::Refused(_)) => {
+                    // Another sender may have said so first, in the same words.
+                    let _ = self.refused.set(error);
+                    return self.stop.cancel();
+                }
+                Err(error) => tracing::debug!(%error, "sending again"),
             }
             if began.elapsed() >= self.patience {
                 return self.ledger.gave_up(event);
@@ -81,24 +145,6 @@ impl Target {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_WAIT);
         }
-    }
-
-    async fn attempt(
-        &self,
-        subject: &str,
-        headers: &async_nats::HeaderMap,
-        payload: &bytes::Bytes,
-    ) -> anyhow::Result<()> {
-        tokio::time::timeout(ACK_TIMEOUT, async {
-            let ack = self.jetstream.publish_with_headers(
-                subject.to_string(),
-                headers.clone(),
-                payload.clone(),
-            );
-            ack.await?.await?;
-            Ok(())
-        })
-        .await?
     }
 }
 

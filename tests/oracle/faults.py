@@ -10,6 +10,7 @@ or 1 where anything differs. A scenario that cannot be had on this machine says 
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -144,11 +145,15 @@ def fill(folder, leave_bytes):
     path = folder / "filler"
     stat = os.statvfs(folder)
     take = stat.f_bavail * stat.f_frsize - leave_bytes
-    with open(path, "wb") as file:
-        block = b"\0" * MIB
-        while take > 0:
-            file.write(block[: min(take, MIB)])
-            take -= MIB
+    block = b"\0" * MIB
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while take > 0:
+                take -= file.write(block[: min(take, MIB)])
+        except OSError as error:
+            # Somebody else, or the file system itself, has taken the rest meanwhile: as full as it was to be.
+            if error.errno != errno.ENOSPC or leave_bytes > 0:
+                raise
     return path
 
 

@@ -12,7 +12,7 @@
 //! | `plan`, `operator` | what goes wrong in a seed's world, and when |
 //! | `disk`, `broker`, `network` | the models |
 //! | `clients`, `catalogue` | what is said, and what it means then |
-//! | `border`, `outbox`, `kept`, `process` | drivers of the way in, the outbox, its disk and its process |
+//! | `border`, `outbox`, `opening`, `kept`, `process` | drivers of the way in, the outbox, its epochs, its disk and its process |
 //! | `projector`, `folding`, `resend` | drivers of the fold, and of an operator who mends a gap |
 //! | `replay` | an operator who folds a shard again, from a checkpoint and the archive |
 //! | `oracle`, `verdict` | what must be true at every moment, and at the end |
@@ -28,6 +28,7 @@ mod disk;
 mod folding;
 mod kept;
 mod network;
+mod opening;
 mod operator;
 mod oracle;
 mod outbox;

@@ -8,6 +8,10 @@ use adtally_simulator::bugs::Bug;
 use adtally_simulator::report::Coverage;
 use adtally_simulator::run;
 
+/// A world is made of small pieces that live as briefly as it does.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What is to be run.
 #[derive(Debug)]
 struct Arguments {

@@ -21,39 +21,11 @@ use crate::broker::Truth;
 use crate::bugs::Bug;
 use crate::disk::Disk;
 use crate::kept::{EpochRecord, Kept, Write};
+use crate::opening::Opening;
 use crate::oracle::{CopyId, copy_of_event, copy_of_record};
 
 /// Records of refused events that may be under way at once.
 const RECORDS_IN_FLIGHT: usize = 32;
-
-/// One epoch of an outbox that is open: this opening's, or an earlier one that is being shipped.
-#[derive(Clone, Debug)]
-pub struct Opening {
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its lanes; the last one is that of refused events.
-    pub lanes: Vec<Lane>,
-    /// By shard: it has been told that nothing more comes from the epoch.
-    pub told_end: Vec<bool>,
-    /// When that was last said, in true time.
-    pub said_end_ms: i64,
-}
-
-impl Opening {
-    fn new(epoch: Epoch, names: Lanes, lane: impl FnMut(usize) -> Lane) -> Self {
-        Self {
-            epoch,
-            lanes: (0..names.count()).map(lane).collect(),
-            told_end: vec![false; usize::from(names.shards)],
-            said_end_ms: i64::MIN,
-        }
-    }
-
-    /// Events and records that the broker has not acknowledged.
-    pub fn unacked(&self) -> u64 {
-        self.lanes.iter().map(Lane::unacked).sum()
-    }
-}
 
 /// What one call hands to the writer.
 #[derive(Clone, Debug)]
@@ -119,6 +91,8 @@ pub struct Outbox {
     pub told_ms: Vec<i64>,
     /// By shard: this opening has been heard of there.
     pub is_heard: Vec<bool>,
+    /// When lanes will next be looked at for a frame that is not due yet, in true time; none: nobody waits for that.
+    pub look_ms: Option<i64>,
     names: Lanes,
     group: Group,
     committing: Vec<Request>,
@@ -126,6 +100,15 @@ pub struct Outbox {
     flights_so_far: u64,
     frame_max_bytes: usize,
     bug: Option<Bug>,
+}
+
+/// The time: watermarks are by the process's clock, pauses by time that only goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The process's clock.
+    pub clock_ms: i64,
+    /// True time.
+    pub true_ms: i64,
 }
 
 /// What an outbox is opened with.
@@ -189,6 +172,7 @@ impl Outbox {
             queue: VecDeque::new(),
             told_ms: vec![i64::MIN; usize::from(options.shards)],
             is_heard: vec![false; usize::from(options.shards)],
+            look_ms: None,
             names,
             group: Group::new(names.count()),
             committing: Vec::new(),
@@ -322,13 +306,25 @@ impl Outbox {
         watermark
     }
 
-    /// Cuts whatever may be cut of this opening and of the earliest one; answers the new flights.
-    pub fn ship(&mut self, disk: &Disk<Kept>, now_ms: i64) -> Vec<u64> {
+    /// Cuts whatever is due of this opening and of the earliest one; answers the new flights, and when the next frame
+    /// will be due that nothing need land or come for.
+    pub fn ship(&mut self, disk: &Disk<Kept>, now: Now) -> (Vec<u64>, Option<i64>) {
         let earliest = self.earlier.front().map(|o| o.epoch);
-        let mut cut = Vec::new();
+        let (mut cut, mut next_ms) = (Vec::new(), None);
         for epoch in [Some(self.current.epoch), earliest].into_iter().flatten() {
             for lane in 0..self.names.quarantine() {
-                while let Some(flight) = self.cut(disk.read(), epoch, lane, now_ms) {
+                let max_bytes = self.frame_max_bytes;
+                while let Some(due_ms) = self
+                    .opening(epoch)
+                    .and_then(|o| o.due_ms(lane, max_bytes, now.true_ms))
+                {
+                    if due_ms > now.true_ms {
+                        next_ms = Some(next_ms.map_or(due_ms, |next: i64| next.min(due_ms)));
+                        break;
+                    }
+                    let Some(flight) = self.cut(disk.read(), epoch, lane, now) else {
+                        break;
+                    };
                     cut.push(self.depart(flight));
                 }
             }
@@ -336,7 +332,7 @@ impl Outbox {
                 cut.push(self.depart(flight));
             }
         }
-        cut
+        (cut, next_ms)
     }
 
     fn depart(&mut self, flight: Flight) -> u64 {
@@ -345,19 +341,16 @@ impl Outbox {
         self.flights_so_far
     }
 
-    fn cut(&mut self, kept: &Kept, epoch: Epoch, lane: usize, now_ms: i64) -> Option<Flight> {
+    fn cut(&mut self, kept: &Kept, epoch: Epoch, lane: usize, now: Now) -> Option<Flight> {
         let max_bytes = self.frame_max_bytes;
         let (shard, kind) = self.names.shard_and_kind(lane)?;
         let state = &self.opening(epoch)?.lanes[lane];
-        if !state.may_cut(max_bytes) {
-            return None;
-        }
         let mut packing = Packing::begin(state, max_bytes);
         let range = (packing.from(), packing.until());
         kept.rows(epoch, lane, range, |row| {
             packing.take(row).expect("the border wrote the row")
         });
-        let watermark = self.watermark(epoch, shard, now_ms);
+        let watermark = self.watermark(epoch, shard, now.clock_ms);
         let Outgoing {
             subject,
             id,
@@ -366,15 +359,17 @@ impl Outbox {
             .message(shard, kind, &self.producer, epoch, watermark)
             .expect("the border wrote the rows")
             .expect("what waits is on the disk");
+        let opening = self.opening(epoch)?;
+        opening.cut_ms[lane] = Some(now.true_ms);
         let cut = packing
-            .cut(&mut self.opening(epoch)?.lanes[lane])
+            .cut(&mut opening.lanes[lane])
             .expect("what waits is on the disk");
         let name = match self.bug {
             Some(Bug::IdByFirstCounter) => format!("{epoch}-{}-{}", kind.name(), cut.first),
             _ => id,
         };
         if epoch == self.current.epoch {
-            self.told_ms[usize::from(shard)] = now_ms;
+            self.told_ms[usize::from(shard)] = now.clock_ms;
         }
         Some(Flight {
             epoch,

@@ -9,7 +9,7 @@ use adtally_streams::names::watermark_subject;
 use adtally_streams::watermark::{LastWord, Watermark};
 
 use crate::broker::Truth;
-use crate::outbox::{Flight, Options, Outbox};
+use crate::outbox::{Flight, Now, Options, Outbox};
 use crate::report::Happening;
 use crate::world::{Event, Parcel, World};
 
@@ -118,12 +118,23 @@ impl World {
         self.after(0, Event::CommitBegin { process, life });
     }
 
-    /// Cuts what may be cut, and sends it.
+    /// Cuts what is due, sends it, and looks again when the next frame is.
     pub fn ship(&mut self, process: usize) {
-        let now_ms = self.clock(process);
+        let now = Now {
+            clock_ms: self.clock(process),
+            true_ms: self.now_ms,
+        };
         let p = &mut self.processes[process];
+        let life = p.life;
         let Some(outbox) = &mut p.outbox else { return };
-        let flights = outbox.ship(&p.disk, now_ms);
+        let (flights, next_ms) = outbox.ship(&p.disk, now);
+        let looks_ms = outbox.look_ms.filter(|at_ms| *at_ms > now.true_ms);
+        outbox.look_ms = looks_ms;
+        if let Some(next_ms) = next_ms.filter(|next| looks_ms.is_none_or(|at| *next < at)) {
+            outbox.look_ms = Some(next_ms);
+            self.coverage.note(Happening::PacedFrame);
+            self.after(next_ms - now.true_ms, Event::Ship { process, life });
+        }
         for flight in flights {
             self.check_announced(process, flight);
             self.send_flight(process, flight, 0);

@@ -57,18 +57,21 @@ pub struct Shard {
     pub checkpoint: Option<Memory>,
     /// The second half of a commit that a planted bug has cut in two.
     pub second_half: Option<Changes>,
+    /// Checkpoints are made: only where a replay will ask for one, since each is a copy of the state.
+    makes_checkpoints: bool,
     log_day: i32,
     bug: Option<Bug>,
 }
 
 impl Shard {
     /// An empty state.
-    pub fn new(bug: Option<Bug>) -> Self {
+    pub fn new(bug: Option<Bug>, makes_checkpoints: bool) -> Self {
         Self {
             disk: Disk::new(Memory::default()),
             fold: None,
             checkpoint: None,
             second_half: None,
+            makes_checkpoints,
             log_day: i32::MIN,
             bug,
         }
@@ -130,7 +133,7 @@ impl Shard {
             self.disk.write(Batch::DropIds(position.log_time_ms));
         }
         // By the sequence and not by lot, so that every seed's world stays what it was.
-        if position.sequence.is_multiple_of(CHECKPOINT_AT) {
+        if self.makes_checkpoints && position.sequence.is_multiple_of(CHECKPOINT_AT) {
             self.checkpoint = Some(self.disk.read().clone());
         }
     }

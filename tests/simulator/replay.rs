@@ -10,27 +10,45 @@ use crate::broker::Message;
 use crate::disk::Disk;
 use crate::projector::Shard;
 
+/// A replay is looked at in one world of so many, since it reads and writes files.
+const REPLAYED_ONE_OF: u64 = 16;
+
+/// What the replay of a world is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// From a shard's checkpoint, where it has one.
+    pub from_checkpoint: bool,
+    /// Quarters of the log that are in the stream: from all in the stream to all in the archive.
+    pub in_stream: usize,
+}
+
+impl Plan {
+    /// The replay of a seed's world; most have none.
+    pub fn of(seed: u64) -> Option<Self> {
+        let lot = seed / REPLAYED_ONE_OF;
+        seed.is_multiple_of(REPLAYED_ONE_OF).then_some(Self {
+            from_checkpoint: !lot.is_multiple_of(3),
+            in_stream: (lot % 5) as usize,
+        })
+    }
+}
+
 /// Entries that one batch takes: other cuts than the projectors'.
 const BATCH: usize = 61;
 /// Messages that a file of the archive holds here: several, so that there are seams between them.
 const FILE_MESSAGES: usize = 40;
 
-/// Folds a shard again from its checkpoint, where it has one and `from_checkpoint`, else from nothing. Of `log` all
-/// but the last `in_stream` messages are read from the archive alone, and those around the seam from both. Answers the
-/// lines of the state's dump.
-pub fn replayed(
-    shard: &Shard,
-    log: &[Message],
-    from_checkpoint: bool,
-    in_stream: usize,
-) -> Result<Vec<String>, String> {
-    let mut again = Shard::new(None);
-    if let Some(state) = shard.checkpoint.as_ref().filter(|_| from_checkpoint) {
+/// Folds a shard again from its checkpoint, where it has one and the plan says so, else from nothing. Of `log` all but
+/// what is in the stream is read from the archive alone, and what is around the seam from both. Answers the lines of the
+/// state's dump.
+pub fn replayed(shard: &Shard, log: &[Message], plan: Plan) -> Result<Vec<String>, String> {
+    let mut again = Shard::new(None, false);
+    if let Some(state) = shard.checkpoint.as_ref().filter(|_| plan.from_checkpoint) {
         again.disk = Disk::new(state.clone());
     }
     again.open();
     let position = again.sequence().unwrap_or(0);
-    let seam = log.len() - in_stream.min(log.len());
+    let seam = log.len() - log.len() * plan.in_stream / 4;
     // A file ends where it ends, and the stream begins where a purge has left it.
     let archived = log.chunks(FILE_MESSAGES).take(seam.div_ceil(FILE_MESSAGES));
     for file in archived {

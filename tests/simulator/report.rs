@@ -25,6 +25,7 @@ happenings! {
     OtherContent,
     GroupCommit,
     Frame,
+    PacedFrame,
     FullFlight,
     Announcement,
     LostRequest,

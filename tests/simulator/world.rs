@@ -23,6 +23,7 @@ use crate::outbox::Outbox;
 use crate::plan::Plan;
 use crate::projector::Shard;
 use crate::random::Random;
+use crate::replay;
 use crate::report::{Coverage, Happening, Report};
 
 /// 2024-01-10T00:00:00Z, in Unix milliseconds.
@@ -68,6 +69,8 @@ pub enum Event {
     CommitBegin { process: usize, life: u64 },
     /// Its sync returns.
     CommitEnd { process: usize, life: u64 },
+    /// The shipper has waited until a frame is due.
+    Ship { process: usize, life: u64 },
     /// A message reaches the broker.
     Arrive(Box<Parcel>),
     /// What became of a publish is known.
@@ -232,8 +235,12 @@ impl World {
         }
         for projector in 0..PROJECTORS {
             let shards = usize::from(self.plan.shards);
+            let replay = replay::Plan::of(self.seed).filter(|plan| plan.from_checkpoint);
+            // The first one's state is what is folded again.
+            let makes_checkpoints = projector == 0 && replay.is_some();
+            let shard = || Shard::new(self.bug, makes_checkpoints);
             self.projectors.push(Projector {
-                shards: (0..shards).map(|_| Shard::new(self.bug)).collect(),
+                shards: (0..shards).map(|_| shard()).collect(),
                 life: 0,
                 is_up: false,
                 is_called: vec![false; shards],
@@ -334,6 +341,7 @@ impl World {
             Event::CommitEnd { process, life } if self.lives(process, life) => {
                 self.commit_end(process);
             }
+            Event::Ship { process, life } if self.lives(process, life) => self.ship(process),
             Event::Arrive(parcel) => self.arrive(*parcel),
             Event::Outcome {
                 process,

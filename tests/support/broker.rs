@@ -48,22 +48,32 @@ impl Broker {
         Broker::of(servers(), more)
     }
 
-    /// One of a single server whose streams may hold that much together.
-    pub fn of_room(max_file_store: &str) -> Broker {
-        Broker::made(1, "", &format!(", max_file_store: {max_file_store}"))
+    /// One of that many servers, on each of which streams may hold that much together.
+    pub fn of_room(count: usize, max_file_store: &str) -> Broker {
+        let room = format!(", max_file_store: {max_file_store}");
+        let mut broker = Broker::made(count, count, "", &room);
+        broker.run();
+        broker
+    }
+
+    /// One of three servers, of which none runs yet: the first two are a cluster by themselves, which the third joins.
+    /// (Where each knows of all three, nobody is elected the first time before all are there.)
+    pub fn growing() -> Broker {
+        Broker::made(3, 2, "", "")
     }
 
     /// One of that many servers.
     pub fn of(count: usize, more: &str) -> Broker {
-        Broker::made(count, more, "")
+        let mut broker = Broker::made(count, count, more, "");
+        broker.run();
+        broker
     }
 
-    fn made(count: usize, more: &str, more_jetstream: &str) -> Broker {
+    /// The `first` servers know of each other only, those after them of all.
+    fn made(count: usize, first: usize, more: &str, more_jetstream: &str) -> Broker {
         let folder = tempfile::TempDir::with_prefix("adtally-broker-").unwrap();
         let ports = free_ports(3 * count);
-        let routes: Vec<String> = (0..count)
-            .map(|n| format!("\"nats-route://127.0.0.1:{}\"", ports[3 * n + 2]))
-            .collect();
+        let route_to = |n: usize| format!("\"nats-route://127.0.0.1:{}\"", ports[3 * n + 2]);
         let servers = (0..count).map(|n| {
             let [port, monitor, route] = [ports[3 * n], ports[3 * n + 1], ports[3 * n + 2]];
             let store = folder.path().join(format!("n{}", n + 1));
@@ -74,6 +84,8 @@ impl Broker {
                 store.display()
             );
             if count > 1 {
+                let known = if n < first { first } else { count };
+                let routes: Vec<_> = (0..known).map(route_to).collect();
                 text += &format!(
                     "cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
                     routes.join(", ")
@@ -88,12 +100,10 @@ impl Broker {
                 process: None,
             }
         });
-        let mut broker = Broker {
+        Broker {
             servers: servers.collect(),
             folder,
-        };
-        broker.run();
-        broker
+        }
     }
 
     /// Starts what does not run, and waits until JetStream can be used.

@@ -55,6 +55,21 @@ impl Remote {
         }
     }
 
+    /// The numbers of all of them.
+    pub fn shards(&self) -> std::ops::Range<u16> {
+        0..self.shards
+    }
+
+    /// The shards for which nobody answers at this moment. An answer that says what is wrong is one.
+    pub async fn away(&self) -> Vec<u16> {
+        let opened = join_all(self.shards().map(|shard| self.open(shard))).await;
+        let away = opened.into_iter().filter_map(|opened| match opened {
+            Err(QueryError::ShardsAway(shards)) => Some(shards),
+            Ok(_) | Err(_) => None,
+        });
+        away.flatten().collect()
+    }
+
     async fn open(&self, shard: u16) -> Result<RemoteRows, QueryError> {
         let gone = |_| QueryError::ShardsAway(vec![shard]);
         let inbox = self.client.new_inbox();
@@ -90,7 +105,7 @@ impl Remote {
 
 impl Snapshots for Remote {
     fn with(&self, work: &mut dyn FnMut(&SnapshotSet<'_>)) -> Result<(), QueryError> {
-        let opening = join_all((0..self.shards).map(|shard| self.open(shard)));
+        let opening = join_all(self.shards().map(|shard| self.open(shard)));
         let (mut shards, mut away) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(self.runtime.block_on(opening)) {
             match opened {

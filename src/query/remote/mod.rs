@@ -9,7 +9,9 @@ mod serve;
 mod session;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod wire;
 
 pub use ask::Remote;
 pub use serve::serve;
+pub use watch::watch;
