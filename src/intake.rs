@@ -196,7 +196,7 @@ impl Intake {
     }
 
     async fn try_take_in(&self, first_ms: i64, batch: Vec<Incoming>) -> Result<(), Unavailable> {
-        let entry = self.border.enter_at(first_ms).await?;
+        let entry = self.border.enter_at(first_ms, batch.len()).await?;
         // What was refused has its record; here nobody waits for an answer.
         self.border
             .admit_batch(entry, Way::Nats, batch)

@@ -150,18 +150,18 @@ impl Border {
         }
     }
 
-    /// Begins a batch that arrives now.
-    pub async fn enter(&self) -> Result<Entry, Unavailable> {
-        self.begin(self.outbox.arrive()).await
+    /// Begins a batch of so many events that arrives now.
+    pub async fn enter(&self, events: usize) -> Result<Entry, Unavailable> {
+        self.begin(self.outbox.arrive(), events).await
     }
 
-    /// Begins a batch whose first event arrived at `first_ms`, in milliseconds of the Unix epoch.
-    pub async fn enter_at(&self, first_ms: i64) -> Result<Entry, Unavailable> {
-        self.begin(self.outbox.arrive_at(first_ms)).await
+    /// Begins a batch of so many events, the first of which arrived at `first_ms`, in milliseconds of the Unix epoch.
+    pub async fn enter_at(&self, first_ms: i64, events: usize) -> Result<Entry, Unavailable> {
+        self.begin(self.outbox.arrive_at(first_ms), events).await
     }
 
-    async fn begin(&self, arrival: Arrival) -> Result<Entry, Unavailable> {
-        let freshness = self.catalogue.barrier().await;
+    async fn begin(&self, arrival: Arrival, events: usize) -> Result<Entry, Unavailable> {
+        let freshness = self.catalogue.barrier_for(events).await;
         if freshness == Freshness::Cold {
             return Err(Unavailable::Cold);
         }

@@ -2,7 +2,7 @@
 //!
 //! A question that is on its way cannot serve who comes after it was sent, since its answer may be older than
 //! their event. So one is in flight, and all who come meanwhile share the next one: at any load the broker sees
-//! at most one question a round trip.
+//! at most one question a round trip, and when many events wait at most one in [`LEAST_INTERVAL`].
 
 use std::time::Duration;
 
@@ -27,16 +27,28 @@ const ASK_PAUSE_MAX: Duration = Duration::from_secs(4);
 /// How long a batch waits for what was published to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How many events make a question one of many: whoever has so many is short of processors and not of time.
+const MANY_EVENTS: usize = 128;
+/// How long after a question for many events the next one is asked. A question costs broker and asker a tenth of a
+/// millisecond of processor, and a round trip is hardly longer than that.
+const LEAST_INTERVAL: Duration = Duration::from_millis(3);
+
 /// CATALOG's last sequence at a moment after the question, or no answer.
 type Answer = Option<u64>;
 
+/// A batch that waits for an answer.
+pub(super) struct Question {
+    events: usize,
+    told: oneshot::Sender<Answer>,
+}
+
 /// Where questions are put.
 pub(super) struct Barrier {
-    questions: mpsc::Sender<oneshot::Sender<Answer>>,
+    questions: mpsc::Sender<Question>,
 }
 
 /// Questions on their way to [`answer`].
-pub(super) type Questions = mpsc::Receiver<oneshot::Sender<Answer>>;
+pub(super) type Questions = mpsc::Receiver<Question>;
 
 impl Barrier {
     pub(super) fn new() -> (Self, Questions) {
@@ -45,8 +57,8 @@ impl Barrier {
     }
 }
 
-/// Waits until everything published before this call is applied.
-pub(super) async fn pass(inner: &Inner) -> Freshness {
+/// Waits until everything published before this call is applied, on behalf of so many events.
+pub(super) async fn pass(inner: &Inner, events: usize) -> Freshness {
     let otherwise = || {
         if inner.is_warm() {
             Freshness::Stale
@@ -55,7 +67,8 @@ pub(super) async fn pass(inner: &Inner) -> Freshness {
         }
     };
     let (ask, told) = oneshot::channel();
-    if inner.barrier.questions.try_send(ask).is_err() {
+    let question = Question { events, told: ask };
+    if inner.barrier.questions.try_send(question).is_err() {
         return otherwise();
     }
     let Ok(Some(last_sequence)) = told.await else {
@@ -75,6 +88,7 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
     let mut waiting = Vec::new();
     let mut not_before = Instant::now();
     let mut pause = ASK_PAUSE;
+    let mut next = Instant::now();
     loop {
         let received = tokio::select! {
             () = stop.cancelled() => return,
@@ -83,6 +97,15 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
         if received == 0 {
             return;
         }
+        if Instant::now() < next {
+            tokio::time::sleep_until(next).await;
+            while waiting.len() < MAX_WAITING
+                && let Ok(question) = questions.try_recv()
+            {
+                waiting.push(question);
+            }
+        }
+        next = Instant::now() + least_interval(waiting.iter().map(|question| question.events));
         let is_connected = inner.broker.client().connection_state() == connection::State::Connected;
         let answer = if is_connected && Instant::now() >= not_before {
             let answer = ask(inner).await;
@@ -99,10 +122,18 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
         if answer.is_none() {
             metrics::counter!("adtally_catalogue_stale_total").increment(waiting.len() as u64);
         }
-        for told in waiting.drain(..) {
+        for question in waiting.drain(..) {
             // Whoever hung up meanwhile needs no answer.
-            let _ = told.send(answer);
+            let _ = question.told.send(answer);
         }
+    }
+}
+
+/// How long after a question for batches of so many events the next one is asked at the soonest.
+fn least_interval(events: impl Iterator<Item = usize>) -> Duration {
+    match events.fold(0, usize::saturating_add) {
+        0..MANY_EVENTS => Duration::ZERO,
+        _ => LEAST_INTERVAL,
     }
 }
 
@@ -126,5 +157,20 @@ async fn ask(inner: &Inner) -> Answer {
             );
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_question_for_many_events_keeps_the_next_one_waiting() {
+        let after = |events: &[usize]| least_interval(events.iter().copied());
+        assert_eq!(after(&[]), Duration::ZERO);
+        assert_eq!(after(&[1, 1, 1]), Duration::ZERO);
+        assert_eq!(after(&[127]), Duration::ZERO);
+        assert_eq!(after(&[100, 28]), Duration::from_millis(3));
+        assert_eq!(after(&[usize::MAX, 500]), Duration::from_millis(3));
     }
 }

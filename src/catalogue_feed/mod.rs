@@ -115,7 +115,12 @@ impl CatalogueHandle {
 
     /// Waits until everything that was published before this call is applied, as far as the broker answers.
     pub async fn barrier(&self) -> Freshness {
-        barrier::pass(&self.inner).await
+        self.barrier_for(1).await
+    }
+
+    /// The same on behalf of a batch of so many events.
+    pub async fn barrier_for(&self, events: usize) -> Freshness {
+        barrier::pass(&self.inner, events).await
     }
 }
 

@@ -136,7 +136,7 @@ fn tell(told: oneshot::Sender<Result<Kept, Failure>>, outcome: Result<Kept, Fail
 
 impl Collector {
     async fn keep_group(&self, group: Vec<Waiting>) {
-        let entry = match self.border.enter().await {
+        let entry = match self.border.enter(group.len()).await {
             Ok(entry) => entry,
             Err(error) => {
                 let problem = error.problem();

@@ -165,7 +165,10 @@ async fn take_in(
             "an advertiser's key posts conversions of its own advertiser only, and event {index} is not one"
         )));
     }
-    let entry = border.enter().await.map_err(|error| error.problem())?;
+    let entry = border
+        .enter(batch.len())
+        .await
+        .map_err(|error| error.problem())?;
     let outcomes = border
         .admit_batch(entry, Way::Post, batch)
         .await
