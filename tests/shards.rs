@@ -32,7 +32,7 @@ fn deployment() -> Deployment {
     let remote = || with("api").env("ADTALLY_QUERY_SHARDS", "remote");
     let apis = (0..2).map(|_| Server::start(remote())).collect();
     Deployment {
-        broker: broker,
+        broker,
         border,
         projectors,
         apis,
