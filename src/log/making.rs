@@ -134,11 +134,13 @@ impl Maker<'_> {
             let mut config = info_of(self.jetstream, name).await?.config;
             if config.max_bytes > cap {
                 config.max_bytes = cap;
-                let asked = || format!("to give {name} a smaller maximum");
-                self.jetstream
-                    .update_stream(config)
-                    .await
-                    .map_err(|e| LogError::refused(asked(), e))?;
+                let changed = self.jetstream.update_stream(config).await;
+                // A cluster has given room that it had not counted yet, and takes nothing back.
+                changed.map_err(|error| StreamsError::NoRoom {
+                    stream: name.clone(),
+                    max_bytes: cap,
+                    why: error.to_string(),
+                })?;
             }
         }
         Ok(())
