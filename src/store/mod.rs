@@ -6,6 +6,7 @@
 mod building;
 pub mod checkpoints;
 mod generations;
+mod names;
 mod options;
 mod shard;
 mod shards;

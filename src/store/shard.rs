@@ -17,6 +17,7 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
+use super::names::Names;
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -35,6 +36,7 @@ pub struct Shard {
     days: Mutex<BTreeSet<i32>>,
     /// Held while a family is made or dropped, and while a checkpoint is made: see [`Shard::link_to`].
     families: Mutex<()>,
+    names: Names,
     db: Db,
 }
 
@@ -110,6 +112,7 @@ impl Shard {
             memory: memory.clone(),
             days: Mutex::new(days),
             families: Mutex::new(()),
+            names: Names::default(),
             db,
         })
     }
@@ -132,6 +135,11 @@ impl Shard {
     /// Bytes of blocks in memory and of writes that are not in files, of all shards that were opened with this one.
     pub fn memory(&self) -> (usize, usize) {
         self.memory.usage()
+    }
+
+    /// The names that were read of it.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// How long it keeps cells.
