@@ -13,6 +13,7 @@ use crate::cells::{Bucket, Grain};
 use crate::codec::{Damaged, Reader, put_i32, put_u32};
 use crate::cuboid::Cuboid;
 use crate::metrics::MAX_FIELDS;
+use crate::narrow::Numbers;
 use crate::partial::Dimension;
 use crate::spans::{Place, Span};
 use crate::symbols::Symbol;
@@ -140,29 +141,28 @@ pub struct Block<'a> {
     metrics: Vec<MetricColumn<'a>>,
 }
 
-/// The values of a metric's column: `least` plus an unsigned number of `width` bytes for each cell.
+/// The values of a metric's column: `least` plus an unsigned number for each cell.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'b> {
     /// What is added to every number.
     pub least: i64,
-    /// Bytes of a number; with 0 every value is `least`.
-    pub width: usize,
-    /// The numbers, least byte first.
-    pub bytes: &'b [u8],
+    /// The numbers; where all are zero every value is `least`.
+    pub numbers: Numbers<'b>,
 }
 
 impl Values<'_> {
     /// The value of a cell below the block's number of cells.
     pub fn at(&self, cell: usize) -> i64 {
-        self.least
-            .wrapping_add(number(self.bytes, self.width, cell) as i64)
+        self.least.wrapping_add(self.numbers.at(cell) as i64)
     }
-}
 
-fn number(bytes: &[u8], width: usize, at: usize) -> u64 {
-    let mut eight = [0; 8];
-    eight[..width].copy_from_slice(&bytes[at * width..(at + 1) * width]);
-    u64::from_le_bytes(eight)
+    /// How far from zero a value can be.
+    pub fn reach(&self) -> u64 {
+        let most = i128::from(self.least) + i128::from(self.numbers.most());
+        let reach = most.unsigned_abs().max(self.least.unsigned_abs().into());
+        // A width has room for more than any value is.
+        reach.min(1 << 63) as u64
+    }
 }
 
 impl<'a> Block<'a> {
@@ -281,25 +281,12 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     /// [`BlockError`] when it is damaged, or the cuboid has not got the dimension.
-    pub fn dimension(
-        &self,
-        dimension: Dimension,
-        scratch: &mut Vec<u8>,
-        symbols: &mut Vec<Symbol>,
-        places: &mut Vec<u32>,
-    ) -> Result<(), BlockError> {
-        let (width, bytes) = self.places(dimension, scratch, symbols)?;
-        widen(width, bytes, self.cells, places);
-        Ok(())
-    }
-
-    /// The same, with the places as they are stored: a number of so many bytes each, below the number of symbols.
-    pub(crate) fn places<'b>(
+    pub fn places<'b>(
         &self,
         dimension: Dimension,
         scratch: &'b mut Vec<u8>,
         symbols: &mut Vec<Symbol>,
-    ) -> Result<(usize, &'b [u8]), BlockError>
+    ) -> Result<Numbers<'b>, BlockError>
     where
         'a: 'b,
     {
@@ -320,9 +307,9 @@ impl<'a> Block<'a> {
             };
             symbols.push(symbol.ok_or(BlockError("a dictionary does not ascend"))?);
         }
-        let (width, bytes) = (stored.column.width, self.unpack(stored.column, scratch)?);
-        match largest(width, bytes) < stored.entries {
-            true => Ok((width, bytes)),
+        let places = self.unpack(stored.column, scratch)?;
+        match places.largest() < stored.entries as u64 {
+            true => Ok(places),
             false => Err(BlockError(
                 "a cell has a symbol that is not in the dictionary",
             )),
@@ -353,8 +340,7 @@ impl<'a> Block<'a> {
         };
         Ok(Some(Values {
             least: stored.least,
-            width: stored.column.width,
-            bytes: self.unpack(stored.column, scratch)?,
+            numbers: self.unpack(stored.column, scratch)?,
         }))
     }
 
@@ -362,12 +348,12 @@ impl<'a> Block<'a> {
         &self,
         column: Column<'a>,
         scratch: &'b mut Vec<u8>,
-    ) -> Result<&'b [u8], BlockError>
+    ) -> Result<Numbers<'b>, BlockError>
     where
         'a: 'b,
     {
         if column.codec == RAW {
-            return Ok(column.bytes);
+            return Ok(Numbers::of(column.width, column.bytes));
         }
         // At most eight bytes for each of MAX_CELLS cells, which were counted before.
         let length = column.width * self.cells;
@@ -376,36 +362,10 @@ impl<'a> Block<'a> {
         }
         let out = &mut scratch[..length];
         match lz4_flex::block::decompress_into(column.bytes, out) {
-            Ok(n) if n == length => Ok(out),
+            Ok(n) if n == length => Ok(Numbers::of(column.width, out)),
             _ => Err(BlockError(
                 "a column does not unpack to the length that it should",
             )),
-        }
-    }
-}
-
-/// The places of cells in a dictionary, out of a column of that width: at most [`MAX_CELLS`] entries take two bytes.
-pub(crate) fn widen(width: usize, bytes: &[u8], cells: usize, places: &mut Vec<u32>) {
-    places.clear();
-    match width {
-        0 => places.resize(cells, 0),
-        1 => places.extend(bytes.iter().map(|b| u32::from(*b))),
-        _ => {
-            let pairs = bytes.as_chunks::<2>().0.iter();
-            places.extend(pairs.map(|b| u32::from(u16::from_le_bytes(*b))));
-        }
-    }
-}
-
-/// The largest number of a column of places.
-fn largest(width: usize, bytes: &[u8]) -> usize {
-    match width {
-        0 => 0,
-        1 => bytes.iter().copied().max().map_or(0, usize::from),
-        _ => {
-            let pairs = bytes.as_chunks::<2>().0.iter();
-            let largest = pairs.map(|b| u16::from_le_bytes(*b)).max();
-            largest.map_or(0, usize::from)
         }
     }
 }

@@ -19,11 +19,11 @@ pub fn each_cell(
 ) -> Result<(), BlockError> {
     let n = block.cells();
     let mut names: Vec<Symbols> = vec![Symbols::default(); n];
-    let (mut scratch, mut symbols, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut scratch, mut symbols) = (Vec::new(), Vec::new());
     for (at, dimension) in block.key.cuboid.dimensions().iter().enumerate() {
-        block.dimension(*dimension, &mut scratch, &mut symbols, &mut places)?;
-        for (name, place) in names.iter_mut().zip(&places) {
-            name[at] = symbols[*place as usize];
+        let places = block.places(*dimension, &mut scratch, &mut symbols)?;
+        for (cell, name) in names.iter_mut().enumerate() {
+            name[at] = symbols[places.at(cell) as usize];
         }
     }
     let fields: Vec<usize> = block.fields().collect();

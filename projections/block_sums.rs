@@ -1,96 +1,54 @@
 //! Summing blocks: columns to the rows of an answer, without an allocation a cell.
 //!
 //! Invariant: what is added is what the same cells as rows would add. A dimension's dictionary is filtered and
-//! numbered once a block; then each metric's column is passed once. Cells are sorted by the cuboid's dimensions: where
-//! a group's cells follow each other, each such stretch is summed into a row; else they add to the block's own small
-//! sums by group, which go to the table at the end of a bucket.
+//! numbered once a block; what the filters keep out is left out before anything else is looked at; then each metric's
+//! column is passed once. Where cells are rows already, or few of them would be added up, they are appended to the
+//! table as they are, and add up where shards meet; else each adds to the row of its bucket and group.
+
+use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use crate::block::{Block, BlockError, BlockKey, Values};
+use crate::block::{BlockError, Values};
 use crate::buckets::BucketKey;
 use crate::cells::Bucket;
 use crate::metrics::METRICS;
+use crate::narrow::{Narrow, Numbers};
 use crate::partial::{Dimension, Filter, Filters, PartialError, ShardSums};
-use crate::sums::{Group, SumTable};
+use crate::read_block::ReadBlock;
+use crate::sums::{Group, SumTable, fits};
 use crate::symbols::Symbol;
 
 /// The most combinations of a block's symbols that are summed by an index instead of a hash.
 const MAX_INDEXED: usize = 1 << 14;
-/// A cell that a filter keeps out.
-const OUT: u32 = u32::MAX;
-/// Least values up to which a block's cells cannot come near the end of an i64 together.
-const SMALL: i64 = 1 << 46;
+/// Nothing that has a number.
+const NONE: u32 = u32::MAX;
+/// Cells for each row that they would be, up to which they are not added up here.
+const MANY_A_ROW: usize = 2;
 
-/// The sums of a group's cells, and whether it has any.
-type Sum = [i64; METRICS + 1];
-/// Where the last one stands.
-const TOUCHED: usize = METRICS;
-
-/// What sums read of a block, whether it is as stored or was unpacked before.
-pub trait ReadBlock {
-    /// Where it stands.
-    fn key(&self) -> &BlockKey;
-
-    /// Its buckets in order, each with how many of the cells that follow each other are its own.
-    fn buckets(&self) -> &[(Bucket, u32)];
-
-    /// How many cells it has, at least 1.
-    fn cells(&self) -> usize;
-
-    /// A dimension: its symbols, ascending, and for each cell the place of its own among them.
-    ///
-    /// # Errors
-    /// [`BlockError`] when it is damaged, or the cuboid has not got the dimension.
-    fn dimension(
-        &self,
-        dimension: Dimension,
-        scratch: &mut Vec<u8>,
-        symbols: &mut Vec<Symbol>,
-        places: &mut Vec<u32>,
-    ) -> Result<(), BlockError>;
-
-    /// A metric; none when it is zero everywhere.
-    ///
-    /// # Errors
-    /// [`BlockError`] when it is damaged.
-    fn metric<'b>(
-        &'b self,
-        field: usize,
-        scratch: &'b mut Vec<u8>,
-    ) -> Result<Option<Values<'b>>, BlockError>;
+/// The cells of a block that are added.
+#[derive(Debug)]
+enum Cells {
+    /// Those that follow each other.
+    All(Range<usize>),
+    /// Those of such numbers.
+    Some(Vec<u32>),
 }
 
-impl ReadBlock for Block<'_> {
-    fn key(&self) -> &BlockKey {
-        &self.key
+impl Cells {
+    fn len(&self) -> usize {
+        match self {
+            Cells::All(range) => range.len(),
+            Cells::Some(cells) => cells.len(),
+        }
     }
+}
 
-    fn buckets(&self) -> &[(Bucket, u32)] {
-        &self.buckets
-    }
-
-    fn cells(&self) -> usize {
-        Block::cells(self)
-    }
-
-    fn dimension(
-        &self,
-        dimension: Dimension,
-        scratch: &mut Vec<u8>,
-        symbols: &mut Vec<Symbol>,
-        places: &mut Vec<u32>,
-    ) -> Result<(), BlockError> {
-        Block::dimension(self, dimension, scratch, symbols, places)
-    }
-
-    fn metric<'b>(
-        &'b self,
-        field: usize,
-        scratch: &'b mut Vec<u8>,
-    ) -> Result<Option<Values<'b>>, BlockError> {
-        Block::metric(self, field, scratch)
-    }
+/// Cells of one bucket that follow each other.
+#[derive(Clone, Debug)]
+struct Run {
+    cells: Range<usize>,
+    bucket: BucketKey,
 }
 
 /// Memory of the sums of one shard's blocks, kept from block to block.
@@ -98,23 +56,23 @@ impl ReadBlock for Block<'_> {
 pub struct BlockSums {
     scratch: Vec<u8>,
     symbols: Vec<Symbol>,
-    places: Vec<u32>,
-    /// For each cell the place of its group among `groups`, or [`OUT`].
+    runs: Vec<Run>,
+    /// Whether a cell passes the filters.
+    passes: Vec<bool>,
+    chosen: Vec<u32>,
+    /// For each added cell the place of its group among `groups`.
     of_cell: Vec<u32>,
     groups: Vec<Group>,
-    /// The sums of a run, by group.
-    sums: Vec<Sum>,
-    /// The groups that the run has cells of.
-    touched: Vec<u32>,
-    /// Whether a group's cells follow each other.
-    is_sorted: bool,
-    /// The stretches of a run that are of one group each.
-    stretches: Vec<(u32, u32)>,
+    /// The table's numbers of the block's groups; [`NONE`] until one is asked for.
+    numbers: Vec<u32>,
     /// The table's numbers of the groups of the rows that are appended.
     appended: Vec<u32>,
-    /// The table's numbers of the block's groups; [`OUT`] until one is asked for.
-    numbers: Vec<u32>,
-    columns: [Vec<u8>; METRICS],
+    /// The rows of a run's groups, counted from the run's first one; [`NONE`] where there is none.
+    places: Vec<u32>,
+    /// For each added cell its row, counted from the block's first one.
+    rows: Vec<u32>,
+    /// A metric of the added cells.
+    column: Vec<i64>,
 }
 
 impl BlockSums {
@@ -130,31 +88,116 @@ impl BlockSums {
         place: &mut dyn FnMut(Bucket) -> Option<BucketKey>,
         sums: &mut ShardSums,
     ) -> Result<u64, PartialError> {
-        let mut runs: Vec<(usize, usize, BucketKey)> = Vec::new();
-        let mut at = 0;
-        for (bucket, n) in block.buckets() {
-            let end = at + *n as usize;
-            if let Some(key) = place(*bucket) {
-                match runs.last_mut() {
-                    Some((_, last, same)) if *same == key && *last == at => *last = end,
-                    _ => runs.push((at, end, key)),
-                }
-            }
-            at = end;
+        self.find_runs(block, place);
+        let read: usize = self.runs.iter().map(|run| run.cells.len()).sum();
+        let cells = self.choose(block, filters)?;
+        if cells.len() > 0 {
+            self.find_groups(block, &cells, sums.group_by())?;
+            self.append(block, &cells, sums.table())?;
         }
-        if runs.is_empty() {
-            return Ok(0);
+        if let Cells::Some(chosen) = cells {
+            self.chosen = chosen;
         }
-        self.find_groups(block, filters, sums.group_by())?;
-        self.sum(block, &runs, sums)?;
-        Ok(runs.iter().map(|(from, to, _)| (to - from) as u64).sum())
+        Ok(read as u64)
     }
 
-    /// Gives every cell the place of its group.
+    fn find_runs(
+        &mut self,
+        block: &impl ReadBlock,
+        place: &mut dyn FnMut(Bucket) -> Option<BucketKey>,
+    ) {
+        self.runs.clear();
+        let mut at = 0;
+        for (bucket, n) in block.buckets() {
+            let cells = at..at + *n as usize;
+            at = cells.end;
+            let Some(bucket) = place(*bucket) else {
+                continue;
+            };
+            match self.runs.last_mut() {
+                Some(last) if last.bucket == bucket && last.cells.end == cells.start => {
+                    last.cells.end = cells.end;
+                }
+                _ => self.runs.push(Run { cells, bucket }),
+            }
+        }
+    }
+
+    /// Finds the cells of the runs that pass the filters, by whose numbers the runs' cells then go.
+    fn choose(&mut self, block: &impl ReadBlock, filters: &Filters) -> Result<Cells, BlockError> {
+        let (Some(first), Some(last)) = (self.runs.first(), self.runs.last()) else {
+            return Ok(Cells::All(0..0));
+        };
+        let all = first.cells.start..last.cells.end;
+        let dimensions = block.key().cuboid.dimensions();
+        let mut filtered = dimensions.iter().filter(|d| filters.of(**d).is_some());
+        let follow = |pair: &[Run]| pair[0].cells.end == pair[1].cells.start;
+        if filtered.clone().next().is_none() && self.runs.windows(2).all(follow) {
+            for run in &mut self.runs {
+                run.cells = run.cells.start - all.start..run.cells.end - all.start;
+            }
+            return Ok(Cells::All(all));
+        }
+        self.passes.clear();
+        self.passes.resize(block.cells(), true);
+        filtered.try_for_each(|d| self.keep_out(block, *d, filters.of(*d)))?;
+        let mut chosen = std::mem::take(&mut self.chosen);
+        // One more than there can be, so that each is written before it is known whether it stays.
+        chosen.clear();
+        chosen.resize(all.len() + 1, 0);
+        let mut n = 0;
+        for run in &mut self.runs {
+            let from = n;
+            for (cell, passes) in (run.cells.start as u32..).zip(&self.passes[run.cells.clone()]) {
+                chosen[n] = cell;
+                n += usize::from(*passes);
+            }
+            run.cells = from..n;
+        }
+        chosen.truncate(n);
+        self.runs.retain(|run| !run.cells.is_empty());
+        Ok(Cells::Some(chosen))
+    }
+
+    /// Notes which cells a filter keeps out.
+    fn keep_out(
+        &mut self,
+        block: &impl ReadBlock,
+        dimension: Dimension,
+        filter: &Filter,
+    ) -> Result<(), BlockError> {
+        let places = block.dimension(dimension, &mut self.scratch, &mut self.symbols)?;
+        let passes = |symbol: &Symbol| filter.as_ref().is_none_or(|set| set.contains(symbol));
+        let kept: Vec<bool> = self.symbols.iter().map(passes).collect();
+        fn keep<T: Narrow>(passes: &mut [bool], places: &[T], kept: &[bool]) {
+            let mut which = (0..).zip(kept).filter(|(_, is)| **is).map(|(n, _)| n);
+            match (which.next(), which.next()) {
+                (Some(only), None) => {
+                    let cells = passes.iter_mut().zip(places);
+                    cells.for_each(|(passes, place)| *passes &= place.wide() == only);
+                }
+                _ => {
+                    let cells = passes.iter_mut().zip(places);
+                    cells.for_each(|(passes, place)| *passes &= kept[place.wide() as usize]);
+                }
+            }
+        }
+        match places {
+            Numbers::Zero if kept[0] => {}
+            Numbers::Zero => self.passes.fill(false),
+            Numbers::One(places) => keep(&mut self.passes, places, &kept),
+            Numbers::Two(places) => keep(&mut self.passes, places, &kept),
+            Numbers::Four(places) => keep(&mut self.passes, places, &kept),
+            Numbers::Eight(places) => keep(&mut self.passes, places, &kept),
+        }
+        Ok(())
+    }
+
+    /// Gives every added cell the place of its group.
     fn find_groups(
         &mut self,
         block: &impl ReadBlock,
-        filters: &Filters,
+        cells: &Cells,
         group_by: &[Dimension],
     ) -> Result<(), BlockError> {
         let mut group = Group::default();
@@ -166,269 +209,244 @@ impl BlockSums {
         self.groups.clear();
         self.groups.push(group);
         self.of_cell.clear();
-        self.of_cell.resize(block.cells(), 0);
-        let dimensions = block.key().cuboid.dimensions();
-        let is_grouped = |dimension: &Dimension| group_by.contains(dimension);
-        let leading = dimensions.iter().take_while(|d| is_grouped(d)).count();
-        self.is_sorted = dimensions[leading..].iter().all(|d| !is_grouped(d));
-        for dimension in dimensions {
-            let filter = filters.of(*dimension);
-            let grouped = group_by.iter().position(|d| d == dimension);
-            if filter.is_none() && grouped.is_none() {
+        self.of_cell.resize(cells.len(), 0);
+        for dimension in block.key().cuboid.dimensions() {
+            let Some(at) = group_by.iter().position(|d| d == dimension) else {
+                continue;
+            };
+            let places = block.dimension(*dimension, &mut self.scratch, &mut self.symbols)?;
+            let symbols = &self.symbols;
+            if let Numbers::Zero = places {
+                for group in &mut self.groups {
+                    group[at] = symbols[0];
+                }
                 continue;
             }
-            block.dimension(
-                *dimension,
-                &mut self.scratch,
-                &mut self.symbols,
-                &mut self.places,
-            )?;
-            self.divide(filter, grouped);
+            let groups = &mut self.groups;
+            match places {
+                Numbers::Zero => {}
+                Numbers::One(places) => {
+                    divide(&mut self.of_cell, groups, cells, places, (at, symbols))
+                }
+                Numbers::Two(places) => {
+                    divide(&mut self.of_cell, groups, cells, places, (at, symbols))
+                }
+                Numbers::Four(places) => {
+                    divide(&mut self.of_cell, groups, cells, places, (at, symbols))
+                }
+                Numbers::Eight(places) => {
+                    divide(&mut self.of_cell, groups, cells, places, (at, symbols))
+                }
+            }
         }
         Ok(())
     }
 
-    /// Divides the groups by the dimension that was unpacked last.
-    fn divide(&mut self, filter: &Filter, grouped: Option<usize>) {
-        let passes = |symbol: &Symbol| filter.as_ref().is_none_or(|set| set.contains(symbol));
-        let Some(at) = grouped else {
-            let kept: Vec<bool> = self.symbols.iter().map(passes).collect();
-            for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
-                if !kept[*place as usize] {
-                    *cell = OUT;
-                }
-            }
-            return;
-        };
-        let named = |before: &Group, symbol: Symbol| {
-            let mut group = *before;
-            group[at] = symbol;
-            group
-        };
-        let width = self.symbols.len();
-        let kept: Vec<u32> = (0..)
-            .zip(&self.symbols)
-            .map(|(n, symbol)| if passes(symbol) { n } else { OUT })
-            .collect();
-        if self.groups.len() * width <= MAX_INDEXED {
-            let (groups, symbols) = (&self.groups, &self.symbols);
-            let divided = groups
-                .iter()
-                .flat_map(|group| symbols.iter().map(move |symbol| named(group, *symbol)))
-                .collect();
-            for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
-                *cell = match (*cell, kept[*place as usize]) {
-                    (OUT, _) | (_, OUT) => OUT,
-                    (group, n) => group * width as u32 + n,
-                };
-            }
-            self.groups = divided;
-            return;
-        }
-        // Most combinations of so many symbols are not there.
-        let mut numbers: FxHashMap<u64, u32> = FxHashMap::default();
-        let mut divided: Vec<Group> = Vec::new();
-        for (cell, place) in self.of_cell.iter_mut().zip(&self.places) {
-            if *cell == OUT || kept[*place as usize] == OUT {
-                *cell = OUT;
-                continue;
-            }
-            let both = (u64::from(*cell) << 32) | u64::from(*place);
-            let (before, symbol) = (*cell as usize, self.symbols[*place as usize]);
-            *cell = *numbers.entry(both).or_insert_with(|| {
-                divided.push(named(&self.groups[before], symbol));
-                divided.len() as u32 - 1
-            });
-        }
-        self.groups = divided;
-    }
-
-    /// Adds the runs of cells, each to its bucket.
-    fn sum(
+    /// Appends rows of the added cells, each run's to its bucket.
+    fn append(
         &mut self,
         block: &impl ReadBlock,
-        runs: &[(usize, usize, BucketKey)],
-        into: &mut ShardSums,
+        cells: &Cells,
+        table: &mut SumTable,
     ) -> Result<(), PartialError> {
-        let groups = self.groups.len();
-        self.sums.clear();
-        self.sums.resize(groups, [0; METRICS + 1]);
         self.numbers.clear();
-        self.numbers.resize(groups, OUT);
-        let mut metrics: Vec<(usize, Values<'_>)> = Vec::with_capacity(METRICS);
-        for (field, scratch) in self.columns.iter_mut().enumerate() {
-            if let Some(values) = block.metric(field, scratch)? {
-                metrics.push((field, values));
-            }
+        self.numbers.resize(self.groups.len(), NONE);
+        table.make_room(cells.len(), self.runs.len())?;
+        let first = table.columns().len();
+        let groups = self.groups.len();
+        let rows = self.runs.iter().map(|run| run.cells.len().min(groups));
+        let is_each = cells.len() <= MANY_A_ROW * rows.sum::<usize>();
+        match (is_each, groups) {
+            (true, _) => self.each_a_row(table),
+            (false, 1) => self.one_a_run(table),
+            (false, _) => self.one_a_group(table),
         }
-        let table = into.table();
-        for (from, to, key) in runs {
-            let of_cell = &self.of_cell[*from..*to];
-            let bucket = table.bucket(*key);
-            let number = |group: u32, numbers: &mut [u32], table: &mut SumTable| {
-                let number = &mut numbers[group as usize];
-                if *number == OUT {
-                    *number = table.group(self.groups[group as usize]);
-                }
-                *number
+        for field in 0..METRICS {
+            let Some(values) = block.metric(field, &mut self.scratch)? else {
+                continue;
             };
-            self.appended.clear();
-            if self.is_sorted {
-                find_stretches(of_cell, &mut self.stretches);
-                for (begin, _) in &self.stretches {
-                    let group = of_cell[*begin as usize];
-                    self.appended.push(number(group, &mut self.numbers, table));
-                }
-                let (row, rows) = table.append(bucket, &self.appended)?;
-                for (field, values) in &metrics {
-                    sum_stretches(&self.stretches, values, *from, rows.column(*field, row));
-                }
+            let reach = values.reach().saturating_mul(cells.len() as u64);
+            let columns = table.columns();
+            let rows = columns.len() - first;
+            let out = columns.column_from(field, first, reach);
+            if is_each {
+                read_values(&values, cells, out);
                 continue;
             }
-            self.touched.clear();
-            for group in of_cell {
-                // A cell that is kept out has no such group.
-                if let Some(sum) = self.sums.get_mut(*group as usize)
-                    && sum[TOUCHED] == 0
-                {
-                    sum[TOUCHED] = 1;
-                    self.touched.push(*group);
-                }
+            self.column.clear();
+            read_values(&values, cells, &mut self.column);
+            if groups == 1 {
+                let runs = self.runs.iter().map(|run| &self.column[run.cells.clone()]);
+                out.extend(runs.map(|cells| total(cells, fits(reach))));
+                continue;
             }
-            for (field, values) in &metrics {
-                add_column(&mut self.sums, *field, of_cell, values, *from);
-            }
-            for group in &self.touched {
-                self.appended.push(number(*group, &mut self.numbers, table));
-            }
-            let (row, rows) = table.append(bucket, &self.appended)?;
-            for (field, _) in &metrics {
-                let sums = self
-                    .touched
-                    .iter()
-                    .map(|group| self.sums[*group as usize][*field]);
-                rows.column(*field, row).extend(sums);
-            }
-            for group in &self.touched {
-                self.sums[*group as usize] = [0; METRICS + 1];
+            out.resize(first + rows, 0);
+            let out = &mut out[first..];
+            let cells = self.rows.iter().zip(&self.column);
+            match fits(reach) {
+                true => cells.for_each(|(row, n)| {
+                    let sum = &mut out[*row as usize];
+                    *sum = sum.wrapping_add(*n);
+                }),
+                false => cells.for_each(|(row, n)| {
+                    let sum = &mut out[*row as usize];
+                    *sum = sum.saturating_add(*n);
+                }),
             }
         }
         Ok(())
     }
-}
 
-/// The stretches of cells that are of one group and not kept out.
-fn find_stretches(of_cell: &[u32], out: &mut Vec<(u32, u32)>) {
-    out.clear();
-    let mut at = 0;
-    for same in of_cell.chunk_by(|a, b| a == b) {
-        let end = at + same.len() as u32;
-        if same[0] != OUT {
-            out.push((at, end));
-        }
-        at = end;
-    }
-}
-
-/// Appends the sum of a metric over each of some stretches of the cells from `from` on.
-fn sum_stretches(stretches: &[(u32, u32)], values: &Values<'_>, from: usize, out: &mut Vec<i64>) {
-    let bytes = &values.bytes[from * values.width..];
-    let least = values.least;
-    let is_small = (-SMALL..=SMALL).contains(&least);
-    match (values.width, is_small) {
-        (0, true) => out.extend(
-            stretches
-                .iter()
-                .map(|(begin, end)| i64::from(end - begin) * least),
-        ),
-        (1, true) => sum_small(stretches, bytes, least, out, |b: &u8| i64::from(*b)),
-        (2, true) => sum_small(stretches, bytes.as_chunks::<2>().0, least, out, |b| {
-            i64::from(u16::from_le_bytes(*b))
-        }),
-        (4, true) => sum_small(stretches, bytes.as_chunks::<4>().0, least, out, |b| {
-            i64::from(u32::from_le_bytes(*b))
-        }),
-        _ => out.extend(stretches.iter().map(|(begin, end)| {
-            let cells = (*begin as usize..*end as usize).map(|cell| values.at(from + cell));
-            cells.fold(0i64, i64::saturating_add)
-        })),
-    }
-}
-
-/// The same for numbers whose sums cannot leave an i64.
-#[inline]
-fn sum_small<T>(
-    stretches: &[(u32, u32)],
-    numbers: &[T],
-    least: i64,
-    out: &mut Vec<i64>,
-    number: impl Fn(&T) -> i64,
-) {
-    out.extend(stretches.iter().map(|(begin, end)| {
-        let cells = &numbers[*begin as usize..*end as usize];
-        let sum = match cells {
-            [cell] => number(cell),
-            cells => cells.iter().map(&number).sum(),
-        };
-        i64::from(end - begin) * least + sum
-    }));
-}
-
-/// Adds a metric of the cells from `from` on, each to the sums of its group.
-fn add_column(sums: &mut [Sum], field: usize, of_cell: &[u32], values: &Values<'_>, from: usize) {
-    let bytes = &values.bytes[from * values.width..];
-    let least = values.least;
-    // At most 65,536 cells of less than 2^47 each.
-    let is_small = (-SMALL..=SMALL).contains(&least);
-    let mut each = |numbers: &mut dyn Iterator<Item = u64>| {
-        for (group, n) in of_cell.iter().zip(numbers) {
-            if let Some(sum) = sums.get_mut(*group as usize) {
-                sum[field] = sum[field].saturating_add(least.wrapping_add(n as i64));
+    /// Appends a row for each cell.
+    fn each_a_row(&mut self, table: &mut SumTable) {
+        let mut last: Option<&Run> = None;
+        for run in &self.runs {
+            let of_cell = &self.of_cell[run.cells.clone()];
+            // In most buckets of a large campaign are the cells of the one before.
+            if last.is_none_or(|last| self.of_cell[last.cells.clone()] != *of_cell) {
+                self.appended.clear();
+                for group in of_cell {
+                    let number = number(*group, &self.groups, &mut self.numbers, table);
+                    self.appended.push(number);
+                }
             }
+            last = Some(run);
+            let bucket = table.bucket(run.bucket);
+            table.append(bucket, &self.appended);
         }
-    };
-    match (values.width, is_small) {
-        (0, true) => add_small(sums, field, of_cell, std::iter::repeat(least)),
-        (1, true) => add_small(
-            sums,
-            field,
-            of_cell,
-            bytes.iter().map(|b| least + i64::from(*b)),
-        ),
-        (2, true) => {
-            let numbers = bytes.as_chunks::<2>().0.iter();
-            let numbers = numbers.map(|b| least + i64::from(u16::from_le_bytes(*b)));
-            add_small(sums, field, of_cell, numbers);
+    }
+
+    /// Appends a row for each run, of the only group.
+    fn one_a_run(&mut self, table: &mut SumTable) {
+        let number = table.group(self.groups[0]);
+        for run in &self.runs {
+            let bucket = table.bucket(run.bucket);
+            table.append(bucket, &[number]);
         }
-        (4, true) => {
-            let numbers = bytes.as_chunks::<4>().0.iter();
-            let numbers = numbers.map(|b| least + i64::from(u32::from_le_bytes(*b)));
-            add_small(sums, field, of_cell, numbers);
+    }
+
+    /// Appends a row for each group of a run, and notes which cells add to it.
+    fn one_a_group(&mut self, table: &mut SumTable) {
+        self.places.clear();
+        self.places.resize(self.groups.len(), NONE);
+        self.rows.clear();
+        let mut first = 0;
+        for run in &self.runs {
+            let of_cell = &self.of_cell[run.cells.clone()];
+            self.appended.clear();
+            for group in of_cell {
+                let place = &mut self.places[*group as usize];
+                if *place == NONE {
+                    *place = self.appended.len() as u32;
+                    let number = number(*group, &self.groups, &mut self.numbers, table);
+                    self.appended.push(number);
+                }
+                self.rows.push(first + *place);
+            }
+            first += self.appended.len() as u32;
+            for group in of_cell {
+                self.places[*group as usize] = NONE;
+            }
+            let bucket = table.bucket(run.bucket);
+            table.append(bucket, &self.appended);
         }
-        (0, false) => each(&mut std::iter::repeat(0)),
-        (width, _) => each(&mut bytes.chunks_exact(width).map(|b| {
-            let mut eight = [0; 8];
-            eight[..width].copy_from_slice(b);
-            u64::from_le_bytes(eight)
-        })),
     }
 }
 
-/// The same for numbers whose sums cannot leave an i64.
+/// The table's number of a block's group.
+fn number(group: u32, groups: &[Group], numbers: &mut [u32], table: &mut SumTable) -> u32 {
+    let number = &mut numbers[group as usize];
+    if *number == NONE {
+        *number = table.group(groups[group as usize]);
+    }
+    *number
+}
+
+/// Divides groups by a dimension, at a place of their names, by the places of the block's cells among its symbols.
+fn divide<T: Narrow>(
+    of_cell: &mut [u32],
+    groups: &mut Vec<Group>,
+    cells: &Cells,
+    places: &[T],
+    (at, symbols): (usize, &[Symbol]),
+) {
+    match cells {
+        Cells::All(range) => {
+            let places = places[range.clone()]
+                .iter()
+                .map(|place| place.wide() as u32);
+            divide_by(of_cell, groups, places, (at, symbols));
+        }
+        Cells::Some(cells) => {
+            let places = cells
+                .iter()
+                .map(|cell| places[*cell as usize].wide() as u32);
+            divide_by(of_cell, groups, places, (at, symbols));
+        }
+    }
+}
+
 #[inline]
-fn add_small(sums: &mut [Sum], field: usize, of_cell: &[u32], numbers: impl Iterator<Item = i64>) {
-    if let [sum] = sums {
-        // One group: a plain sum of what is not kept out.
-        let passed = of_cell.iter().zip(numbers);
-        let total = passed.map(|(group, n)| if *group == 0 { n } else { 0 });
-        sum[field] = sum[field].wrapping_add(total.fold(0i64, i64::wrapping_add));
+fn divide_by(
+    of_cell: &mut [u32],
+    groups: &mut Vec<Group>,
+    places: impl Iterator<Item = u32>,
+    (at, symbols): (usize, &[Symbol]),
+) {
+    let named = |before: &Group, symbol: Symbol| {
+        let mut group = *before;
+        group[at] = symbol;
+        group
+    };
+    let width = symbols.len();
+    if groups.len() * width <= MAX_INDEXED {
+        let divided = groups
+            .iter()
+            .flat_map(|group| symbols.iter().map(move |symbol| named(group, *symbol)));
+        *groups = divided.collect();
+        for (cell, place) in of_cell.iter_mut().zip(places) {
+            *cell = cell.wrapping_mul(width as u32).wrapping_add(place);
+        }
         return;
     }
-    for (group, n) in of_cell.iter().zip(numbers) {
-        // A cell that is kept out has no such group.
-        if let Some(sum) = sums.get_mut(*group as usize) {
-            sum[field] = sum[field].wrapping_add(n);
+    // Most combinations of so many symbols are not there.
+    let mut numbers: FxHashMap<u64, u32> = FxHashMap::default();
+    let mut divided: Vec<Group> = Vec::new();
+    for (cell, place) in of_cell.iter_mut().zip(places) {
+        let both = (u64::from(*cell) << 32) | u64::from(place);
+        let before = &groups[*cell as usize];
+        *cell = *numbers.entry(both).or_insert_with(|| {
+            divided.push(named(before, symbols[place as usize]));
+            divided.len() as u32 - 1
+        });
+    }
+    *groups = divided;
+}
+
+/// Appends a metric of the added cells.
+fn read_values(values: &Values<'_>, cells: &Cells, out: &mut Vec<i64>) {
+    fn read<T: Narrow>(numbers: &[T], least: i64, cells: &Cells, out: &mut Vec<i64>) {
+        let value = |n: &T| least.wrapping_add(n.wide() as i64);
+        match cells {
+            Cells::All(range) => out.extend(numbers[range.clone()].iter().map(value)),
+            Cells::Some(cells) => {
+                out.extend(cells.iter().map(|cell| value(&numbers[*cell as usize])));
+            }
         }
+    }
+    match values.numbers {
+        Numbers::Zero => out.resize(out.len() + cells.len(), values.least),
+        Numbers::One(numbers) => read(numbers, values.least, cells, out),
+        Numbers::Two(numbers) => read(numbers, values.least, cells, out),
+        Numbers::Four(numbers) => read(numbers, values.least, cells, out),
+        Numbers::Eight(numbers) => read(numbers, values.least, cells, out),
+    }
+}
+
+fn total(cells: &[i64], fits: bool) -> i64 {
+    match fits {
+        true => cells.iter().fold(0, |sum, n| sum.wrapping_add(*n)),
+        false => cells.iter().fold(0, |sum, n| sum.saturating_add(*n)),
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rustc_hash::FxHashSet;
 
 use super::*;
-use crate::block::BlockKey;
+use crate::block::{Block, BlockKey};
 use crate::block_writer::{Columns, write};
 use crate::cells::Grain;
 use crate::cuboid::Cuboid;
@@ -21,9 +21,9 @@ const SPAN: Span = Span {
 
 type Cells = BTreeMap<(i32, [Symbol; 4]), [i64; METRICS]>;
 
-fn stored(cells: &Cells) -> (Vec<u8>, Vec<u8>) {
+fn stored(cuboid: Cuboid, cells: &Cells) -> (Vec<u8>, Vec<u8>) {
     let mut columns = Columns {
-        dimensions: vec![Vec::new(); 4],
+        dimensions: vec![Vec::new(); cuboid.dimensions().len()],
         metrics: (0..METRICS).map(|field| (field, Vec::new())).collect(),
         ..Columns::default()
     };
@@ -49,7 +49,7 @@ fn stored(cells: &Cells) -> (Vec<u8>, Vec<u8>) {
     }
     let key = BlockKey {
         campaign: 5,
-        cuboid: Cuboid::Full,
+        cuboid,
         span: SPAN,
         first: columns.buckets[0].0,
         part: 0,
@@ -77,8 +77,15 @@ fn bucket(minute: i64) -> BucketKey {
     }
 }
 
+/// The symbol that a cell of a cuboid has of one of its dimensions.
+fn symbol(cuboid: Cuboid, symbols: &[Symbol; 4], dimension: Dimension) -> Symbol {
+    let at = cuboid.dimensions().iter().position(|d| *d == dimension);
+    symbols[at.unwrap()]
+}
+
 /// Rows by plain sums over the plain cells, in i128, cut to what an i64 holds.
 fn plainly(
+    cuboid: Cuboid,
     cells: &Cells,
     group_by: &[Dimension],
     passes: &dyn Fn(&[Symbol; 4]) -> bool,
@@ -96,10 +103,7 @@ fn plainly(
         for (name, dimension) in group.iter_mut().zip(group_by) {
             *name = match dimension {
                 Dimension::CampaignId => 5,
-                Dimension::AdId => symbols[0],
-                Dimension::Creative => symbols[1],
-                Dimension::Region => symbols[2],
-                Dimension::Device => symbols[3],
+                other => symbol(cuboid, symbols, *other),
             };
         }
         let row = rows.entry((at, group)).or_default();
@@ -146,16 +150,18 @@ fn again(block: &Block<'_>) -> Unpacked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
     #[test]
     fn a_block_adds_what_its_cells_are(
         cells in any::<bool>().prop_flat_map(cells),
+        cuboid in proptest::sample::select(Cuboid::ALL.to_vec()),
         by in proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=5),
         shuffled in any::<bool>(),
         ads in proptest::option::of(proptest::collection::hash_set(0u32..4, 0..3)),
         devices in proptest::option::of(proptest::collection::hash_set(0u32..4, 1..3)),
-        total in any::<bool>(),
+        minutes in prop_oneof![Just(1i64), Just(7), Just(60)],
         from in 0i64..60,
+        skipped in proptest::option::of(0i64..60),
     ) {
         // Saturation depends on the order of sums; everything below it must be exact.
         let is_tame = |sums: &[i64; METRICS]| sums.iter().all(|n| n.unsigned_abs() < 1 << 62);
@@ -163,22 +169,31 @@ proptest! {
             0 | 1 => cells,
             _ => cells.into_iter().map(|(k, sums)| (k, sums.map(|n| n >> 10))).collect(),
         };
+        let has = |dimension: &Dimension| cuboid.dimensions().contains(dimension);
+        let cells: Cells = cells.into_iter().map(|((minute, mut symbols), sums)| {
+            symbols[cuboid.dimensions().len()..].fill(0);
+            ((minute, symbols), sums)
+        }).collect();
         let mut by = by;
+        by.retain(|dimension| *dimension == Dimension::CampaignId || has(dimension));
         if shuffled { by.reverse(); }
-        let first = i64::from(SPAN.number) * 60 + from;
-        let place = |minute: i64| (minute >= first).then_some(if total { 0 } else { minute });
+        let (ads, devices) = (ads.filter(|_| has(&Dimension::AdId)), devices.filter(|_| has(&Dimension::Device)));
+        let first = i64::from(SPAN.number) * 60;
+        let is_asked = |minute: i64| minute >= from && skipped != Some(minute);
+        // Buckets of one minute, of several, and one of all.
+        let place = |minute: i64| is_asked(minute - first).then_some((minute - first) / minutes);
         let filter = |set: &Option<std::collections::HashSet<u32>>| -> Filter {
             set.as_ref().map(|s| s.iter().copied().collect::<FxHashSet<u32>>())
         };
         let filters = Filters { ad: filter(&ads), device: filter(&devices), ..Filters::default() };
         let passes = |symbols: &[Symbol; 4]| {
-            ads.as_ref().is_none_or(|s| s.contains(&symbols[0]))
-                && devices.as_ref().is_none_or(|s| s.contains(&symbols[3]))
+            ads.as_ref().is_none_or(|s| s.contains(&symbol(cuboid, symbols, Dimension::AdId)))
+                && devices.as_ref().is_none_or(|s| s.contains(&symbol(cuboid, symbols, Dimension::Device)))
         };
-        let want = plainly(&cells, &by, &passes, &place);
-        let (key, value) = stored(&cells);
+        let want = plainly(cuboid, &cells, &by, &passes, &place);
+        let (key, value) = stored(cuboid, &cells);
         let block = Block::parse(Grain::Minute, &key, &value).unwrap();
-        let counted = cells.keys().filter(|(m, _)| i64::from(*m) >= from).count();
+        let counted = cells.keys().filter(|(minute, _)| is_asked(i64::from(*minute))).count();
         let have = [
             rows(&block, &filters, &by, &place),
             rows(&Unpacked::of(&block).unwrap(), &filters, &by, &place),

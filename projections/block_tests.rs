@@ -77,12 +77,12 @@ fn stored(cuboid: Cuboid, cells: &Cells) -> (Vec<u8>, Vec<u8>) {
 /// Every cell of a block, or why it cannot be read.
 fn read(key: &[u8], value: &[u8]) -> Result<Cells, BlockError> {
     let block = Block::parse(Grain::Hour, key, value)?;
-    let (mut scratch, mut symbols, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut scratch, mut symbols) = (Vec::new(), Vec::new());
     let mut names: Vec<Vec<Symbol>> = vec![Vec::new(); block.cells()];
     for dimension in block.key.cuboid.dimensions() {
-        block.dimension(*dimension, &mut scratch, &mut symbols, &mut places)?;
-        for (name, place) in names.iter_mut().zip(&places) {
-            name.push(symbols[*place as usize]);
+        let places = block.places(*dimension, &mut scratch, &mut symbols)?;
+        for (cell, name) in names.iter_mut().enumerate() {
+            name.push(symbols[places.at(cell) as usize]);
         }
     }
     let mut sums = vec![vec![0; METRICS + 2]; block.cells()];
@@ -147,7 +147,7 @@ fn zeros_cost_nothing_and_ones_little() {
 proptest! {
     #[test]
     fn cells_return(
-        (cuboid, cells) in (0u8..3).prop_flat_map(|n| {
+        (cuboid, cells) in (0u8..Cuboid::ALL.len() as u8).prop_flat_map(|n| {
             let cuboid = Cuboid::from_number(n).unwrap();
             (Just(cuboid), cells(cuboid.dimensions().len()))
         }),

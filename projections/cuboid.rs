@@ -21,11 +21,46 @@ pub enum Cuboid {
     AdCreative = 2,
     /// All four, of a span with so few cells that they are kept this once and read whatever is asked.
     Few = 3,
+    /// Region.
+    Region = 4,
+    /// Device.
+    Device = 5,
+    /// None: a cell a bucket.
+    Total = 6,
 }
 
 impl Cuboid {
-    /// Those that the cells of a span are sealed in when they are not few.
-    pub const SEPARATE: [Cuboid; 3] = [Cuboid::Full, Cuboid::RegionDevice, Cuboid::AdCreative];
+    /// Every one, by its number.
+    pub const ALL: [Cuboid; 7] = [
+        Cuboid::Full,
+        Cuboid::RegionDevice,
+        Cuboid::AdCreative,
+        Cuboid::Few,
+        Cuboid::Region,
+        Cuboid::Device,
+        Cuboid::Total,
+    ];
+
+    /// Those that the cells of a span are sealed in when they are not few, each behind that of [`Cuboid::made_of`].
+    pub const SEPARATE: [Cuboid; 6] = [
+        Cuboid::Full,
+        Cuboid::AdCreative,
+        Cuboid::RegionDevice,
+        Cuboid::Region,
+        Cuboid::Device,
+        Cuboid::Total,
+    ];
+
+    /// The cuboid of whose cells its own are sums: the smallest that has its dimensions; none where they are those of
+    /// rows.
+    pub fn made_of(self) -> Option<Cuboid> {
+        match self {
+            Cuboid::Full | Cuboid::Few => None,
+            Cuboid::RegionDevice | Cuboid::AdCreative => Some(Cuboid::Full),
+            Cuboid::Region | Cuboid::Device => Some(Cuboid::RegionDevice),
+            Cuboid::Total => Some(Cuboid::Device),
+        }
+    }
 
     /// Its dimensions, in the order in which its cells are sorted.
     pub fn dimensions(self) -> &'static [Dimension] {
@@ -38,6 +73,9 @@ impl Cuboid {
             ],
             Cuboid::RegionDevice => &[Dimension::Region, Dimension::Device],
             Cuboid::AdCreative => &[Dimension::AdId, Dimension::Creative],
+            Cuboid::Region => &[Dimension::Region],
+            Cuboid::Device => &[Dimension::Device],
+            Cuboid::Total => &[],
         }
     }
 
@@ -48,30 +86,32 @@ impl Cuboid {
             Cuboid::RegionDevice => "region_device",
             Cuboid::AdCreative => "ad_creative",
             Cuboid::Few => "few",
+            Cuboid::Region => "region",
+            Cuboid::Device => "device",
+            Cuboid::Total => "total",
         }
     }
 
     /// The cuboid of that number.
     pub fn from_number(number: u8) -> Option<Self> {
-        [
-            Cuboid::Full,
-            Cuboid::RegionDevice,
-            Cuboid::AdCreative,
-            Cuboid::Few,
-        ]
-        .get(usize::from(number))
-        .copied()
+        Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// The smallest cuboid with all those dimensions; the campaign is in the key of every one. What asks for no
-    /// dimension reads (region, device), whose cells do not grow with a campaign's ads.
+    /// The smallest cuboid with all those dimensions; the campaign is in the key of every one. What is about regions and
+    /// devices is smaller than what is about ads, whose cells grow with a campaign's ads.
     pub fn covering(wanted: impl Iterator<Item = Dimension>) -> Self {
         let wanted: Vec<Dimension> = wanted.filter(|d| *d != Dimension::CampaignId).collect();
         let covers = |cuboid: &Cuboid| wanted.iter().all(|d| cuboid.dimensions().contains(d));
-        [Cuboid::RegionDevice, Cuboid::AdCreative]
-            .into_iter()
-            .find(covers)
-            .unwrap_or(Cuboid::Full)
+        [
+            Cuboid::Total,
+            Cuboid::Device,
+            Cuboid::Region,
+            Cuboid::RegionDevice,
+            Cuboid::AdCreative,
+        ]
+        .into_iter()
+        .find(covers)
+        .unwrap_or(Cuboid::Full)
     }
 }
 
@@ -82,10 +122,12 @@ mod tests {
 
     #[test]
     fn the_smallest_cuboid_that_has_everything_is_read() {
-        let table: [(&[Dimension], Cuboid); 10] = [
-            (&[], Cuboid::RegionDevice),
-            (&[CampaignId], Cuboid::RegionDevice),
-            (&[Region], Cuboid::RegionDevice),
+        let table: [(&[Dimension], Cuboid); 12] = [
+            (&[], Cuboid::Total),
+            (&[CampaignId], Cuboid::Total),
+            (&[Region], Cuboid::Region),
+            (&[CampaignId, Device], Cuboid::Device),
+            (&[Region, Region, Device], Cuboid::RegionDevice),
             (&[Device, CampaignId, Region], Cuboid::RegionDevice),
             (&[AdId], Cuboid::AdCreative),
             (&[Creative, CampaignId], Cuboid::AdCreative),
@@ -97,5 +139,23 @@ mod tests {
         for (wanted, want) in table {
             assert_eq!(Cuboid::covering(wanted.iter().copied()), want, "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_cuboid_is_made_of_one_before_it_that_has_its_dimensions() {
+        for (at, cuboid) in Cuboid::SEPARATE.into_iter().enumerate() {
+            let Some(whole) = cuboid.made_of() else {
+                assert_eq!(cuboid, Cuboid::Full);
+                continue;
+            };
+            assert!(Cuboid::SEPARATE[..at].contains(&whole), "{cuboid:?}");
+            let has = |d: &Dimension| whole.dimensions().contains(d);
+            assert!(cuboid.dimensions().iter().all(has), "{cuboid:?}");
+        }
+        for (number, cuboid) in Cuboid::ALL.into_iter().enumerate() {
+            assert_eq!(cuboid as usize, number);
+            assert_eq!(Cuboid::from_number(number as u8), Some(cuboid));
+        }
+        assert_eq!(Cuboid::from_number(Cuboid::ALL.len() as u8), None);
     }
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::buckets::{BucketKey, Slot};
+use crate::gathered::{Gathered, Numbered, collapsed};
 use crate::metrics::{METRICS, Metrics};
 use crate::partial::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
-use crate::sums::{Columns, Gathered, Group, Numbered, Run, add, collapsed};
+use crate::sums::{Columns, Group, Run, add};
 use crate::symbols::Symbol;
 
 /// Rows of all shards that are kept before they are added up.
@@ -164,14 +165,14 @@ impl Merged {
             .iter()
             .map(|bucket| slot_of.get(bucket).copied().unwrap_or(NOWHERE))
             .collect();
-        let mut runs: Vec<(u32, u32, Run)> = Vec::new();
-        for (at, part) in (0..).zip(&mut self.parts) {
-            let slot = |run: &Run| slot_of[part.buckets[run.bucket as usize] as usize];
-            runs.extend(part.runs.runs.iter().map(|run| (slot(run), at, *run)));
-            let places = part.groups.iter().map(|group| places[*group as usize]);
-            part.groups = places.collect();
+        for part in &mut self.parts {
+            for group in &mut part.groups {
+                *group = places[*group as usize];
+            }
+            for bucket in &mut part.buckets {
+                *bucket = slot_of[*bucket as usize];
+            }
         }
-        runs.sort_unstable_by_key(|(slot, at, run)| (*slot, *at, run.from));
         let mut in_time: Vec<u32> = (0..slots.len() as u32).collect();
         in_time.sort_by_key(|slot| slots[*slot as usize].time_ms);
         Ok(Finish {
@@ -184,13 +185,52 @@ impl Merged {
             slots: slots.to_vec(),
             in_time,
             fill,
-            parts: self
-                .parts
-                .into_iter()
-                .map(|part| (part.runs.rows, part.groups))
-                .collect(),
-            runs,
+            runs: BySlot::of(&self.parts, slots.len()),
+            parts: self.parts,
         })
+    }
+}
+
+/// Which runs are of which slot.
+#[derive(Debug)]
+struct BySlot {
+    /// Where the runs of each slot begin, and where those begin that have none.
+    begins: Vec<usize>,
+    /// Runs by the number of their part, and theirs in it.
+    runs: Vec<(u32, u32)>,
+}
+
+impl BySlot {
+    /// Puts the runs of parts in the order of so many slots, each slot's in the order of parts.
+    fn of(parts: &[Numbered], slots: usize) -> Self {
+        let slot = |part: &Numbered, run: &Run| {
+            let slot = part.buckets[run.bucket as usize] as usize;
+            slot.min(slots)
+        };
+        let mut begins = vec![0; slots + 2];
+        for part in parts {
+            for run in &part.runs.runs {
+                begins[slot(part, run) + 1] += 1;
+            }
+        }
+        for slot in 0..=slots {
+            begins[slot + 1] += begins[slot];
+        }
+        let mut next = begins.clone();
+        let mut runs = vec![(0, 0); begins[slots + 1]];
+        for (at, part) in (0..).zip(parts) {
+            for (number, run) in (0..).zip(&part.runs.runs) {
+                let place = &mut next[slot(part, run)];
+                runs[*place] = (at, number);
+                *place += 1;
+            }
+        }
+        Self { begins, runs }
+    }
+
+    /// The runs of a slot; those without one stand behind the last.
+    fn of_slot(&self, slot: usize) -> &[(u32, u32)] {
+        &self.runs[self.begins[slot]..self.begins[slot + 1]]
     }
 }
 
@@ -220,16 +260,17 @@ pub struct Finish {
     /// The slots in the order of their times.
     in_time: Vec<u32>,
     fill: bool,
-    /// Rows, and by the number of a group its place in `groups`.
-    parts: Vec<(Columns, Vec<u32>)>,
-    /// Which rows are of which slot, sorted by it: slot, part, rows.
-    runs: Vec<(u32, u32, Run)>,
+    /// Rows by slots, and by the places of groups in `groups`.
+    parts: Vec<Numbered>,
+    runs: BySlot,
 }
 
 /// A part of a table's rows.
 #[derive(Clone, Debug, Default)]
 pub struct Part {
     slots: Vec<u32>,
+    /// By row the place of its group.
+    groups: Vec<u32>,
     rows: Columns,
 }
 
@@ -250,8 +291,8 @@ impl Finish {
     /// # Errors
     /// [`TooManyRows`] when there are more than an answer may have.
     pub fn part(&self, buckets: Range<usize>) -> Result<Part, TooManyRows> {
-        let mut out = Part::default();
-        let mut gathered = Gathered::new(self.groups.len());
+        let mut out = self.with_room(&buckets);
+        let mut gathered = Gathered::new(self.groups.len(), &self.parts);
         let time = |slot: &u32| self.slots[*slot as usize].time_ms;
         for at_once in self.in_time[buckets].chunk_by(|a, b| time(a) == time(b)) {
             let from = out.rows.len();
@@ -260,7 +301,7 @@ impl Finish {
                 if self.fill {
                     gathered.touch_all();
                 }
-                gathered.drain(&mut out.rows);
+                gathered.drain(&mut out.groups, &mut out.rows);
                 out.slots.resize(out.rows.len(), *slot);
                 if out.rows.len() > MAX_ROWS {
                     return Err(TooManyRows);
@@ -286,14 +327,39 @@ impl Finish {
         begins.zip(ends).map(|(from, to)| from..to).collect()
     }
 
+    /// A part with room for the rows of some buckets.
+    fn with_room(&self, buckets: &Range<usize>) -> Part {
+        let rows = |slot: &u32| -> usize {
+            let runs = self.runs.of_slot(*slot as usize).iter();
+            let rows = runs.map(|(part, run)| {
+                let run = &self.parts[*part as usize].runs.runs[*run as usize];
+                (run.to - run.from) as usize
+            });
+            match self.fill {
+                true => self.groups.len(),
+                false => self.groups.len().min(rows.sum()),
+            }
+        };
+        let rows: usize = self.in_time[buckets.clone()].iter().map(rows).sum();
+        let rows = rows.min(MAX_ROWS);
+        let mut out = Part {
+            slots: Vec::with_capacity(rows),
+            groups: Vec::with_capacity(rows),
+            rows: Columns::default(),
+        };
+        for field in 0..METRICS {
+            let columns = self.parts.iter().map(|part| &part.runs.rows);
+            if columns.clone().any(|rows| !rows.column(field).is_empty()) {
+                out.rows.reserve(field, rows);
+            }
+        }
+        out
+    }
+
     fn gather(&self, slot: u32, gathered: &mut Gathered) {
-        let first = self.runs.partition_point(|(of, _, _)| *of < slot);
-        for (_, part, run) in self.runs[first..]
-            .iter()
-            .take_while(|(of, _, _)| *of == slot)
-        {
-            let (rows, places) = &self.parts[*part as usize];
-            gathered.add(rows, run, |group| places[group as usize]);
+        for (at, run) in self.runs.of_slot(slot as usize) {
+            let part = &self.parts[*at as usize];
+            gathered.add(*at as usize, part, &part.runs.runs[*run as usize]);
         }
     }
 
@@ -302,26 +368,25 @@ impl Finish {
     /// # Errors
     /// [`TooManyRows`] when there are more than an answer may have.
     pub fn table(self, parts: impl IntoIterator<Item = Part>) -> Result<Table, TooManyRows> {
-        let mut all = Part::default();
+        let (mut all, mut begins, mut rows) = (Vec::new(), Vec::new(), 0);
+        let mut totals = [0; METRICS];
         for part in parts {
-            all.rows.append(part.rows);
-            match all.slots.is_empty() {
-                true => all.slots = part.slots,
-                false => all.slots.extend(part.slots),
-            }
+            begins.push(rows);
+            rows += part.slots.len();
+            add(
+                &mut totals,
+                &std::array::from_fn(|field| part.rows.total(field)),
+            );
+            all.push(part);
         }
-        if all.rows.len() > MAX_ROWS {
+        if rows > MAX_ROWS {
             return Err(TooManyRows);
         }
-        let saturating =
-            |column: &Vec<i64>| column.iter().fold(0i64, |sum, n| sum.saturating_add(*n));
-        let mut totals: [i64; METRICS] =
-            std::array::from_fn(|field| saturating(&all.rows.fields[field]));
-        let first = self.runs.partition_point(|(slot, _, _)| *slot < NOWHERE);
-        for (_, part, run) in &self.runs[first..] {
-            let rows = &self.parts[*part as usize].0;
+        for (part, run) in self.runs.of_slot(self.slots.len()) {
+            let runs = &self.parts[*part as usize].runs;
+            let run = &runs.runs[*run as usize];
             for row in run.from..run.to {
-                add(&mut totals, &rows.sums(row as usize));
+                add(&mut totals, &runs.rows.sums(row as usize));
             }
         }
         Ok(Table {
@@ -329,7 +394,9 @@ impl Finish {
             names: self.names,
             groups: self.groups,
             slots: self.slots,
-            rows: all,
+            parts: all,
+            begins,
+            rows,
             totals: Metrics::from_fields(totals),
         })
     }
@@ -338,23 +405,13 @@ impl Finish {
 impl Part {
     /// Sorts rows of several buckets of one time by group, and then by bucket.
     fn interleave(&mut self, from: usize) {
-        let rows = from..self.rows.len();
-        let mut order: Vec<usize> = rows.clone().collect();
-        order.sort_by_key(|row| (self.rows.groups[*row], self.slots[*row]));
-        let slots: Vec<u32> = order.iter().map(|row| self.slots[*row]).collect();
-        let groups: Vec<u32> = order.iter().map(|row| self.rows.groups[*row]).collect();
-        self.slots.splice(rows.clone(), slots);
-        self.rows.groups.splice(rows, groups);
-        for column in &mut self.rows.fields {
-            if column.len() > from {
-                let sorted: Vec<i64> = order
-                    .iter()
-                    .map(|row| column.get(*row).copied().unwrap_or(0))
-                    .collect();
-                column.truncate(from);
-                column.extend(sorted);
-            }
+        let mut order: Vec<usize> = (0..self.rows.len() - from).collect();
+        order.sort_by_key(|row| (self.groups[from + row], self.slots[from + row]));
+        for column in [&mut self.slots, &mut self.groups] {
+            let sorted: Vec<u32> = order.iter().map(|row| column[from + row]).collect();
+            column[from..].copy_from_slice(&sorted);
         }
+        self.rows.reorder(from, &order);
     }
 }
 
@@ -378,7 +435,10 @@ pub struct Table {
     groups: Vec<Group>,
     /// The buckets.
     pub slots: Vec<Slot>,
-    rows: Part,
+    parts: Vec<Part>,
+    /// By part the number of its first row.
+    begins: Vec<usize>,
+    rows: usize,
     /// The sums over all rows.
     pub totals: Metrics,
 }
@@ -386,12 +446,12 @@ pub struct Table {
 impl Table {
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.rows.slots.len()
+        self.rows
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.rows.slots.is_empty()
+        self.rows == 0
     }
 
     /// The rows, sorted by time and then by the group's names.
@@ -401,10 +461,14 @@ impl Table {
 
     /// Those of a range of them.
     pub fn some_rows(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = Row> {
-        range.map(|row| Row {
-            slot: self.rows.slots[row],
-            group: self.rows.rows.groups[row],
-            metrics: Metrics::from_fields(self.rows.rows.sums(row)),
+        range.map(|row| {
+            let part = self.begins.partition_point(|begin| *begin <= row) - 1;
+            let (part, row) = (&self.parts[part], row - self.begins[part]);
+            Row {
+                slot: part.slots[row],
+                group: part.groups[row],
+                metrics: Metrics::from_fields(part.rows.sums(row)),
+            }
         })
     }
 

@@ -7,8 +7,8 @@ use crate::codec::{Damaged, Reader};
 
 /// How a state's rows are written. A state of another number is not read, nor folded on: it is rebuilt from the
 /// log. 2: cells in lists by campaign, bucket and ad. 3: the id index by id and owner. 4: sketches of visitors, and
-/// closed spans sealed in blocks.
-pub const STATE_FORMAT: u8 = 5;
+/// closed spans sealed in blocks. 6: blocks of regions, of devices and of buckets alone.
+pub const STATE_FORMAT: u8 = 6;
 
 /// The applied end of a shard's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

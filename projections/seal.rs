@@ -30,7 +30,7 @@ const PIECE_MAX_CELLS: usize = 4 * PIECE_CELLS;
 const PIECE_BLOCKS: usize = 2;
 
 /// Cells up to which a span is sealed in one block that is read whatever is asked: reading it takes no longer than a
-/// cuboid of it would, and most spans of most campaigns have so few that three blocks of each would be mostly headers.
+/// cuboid of it would, and most spans of most campaigns have so few that a block of each cuboid would be mostly headers.
 pub const FEW_CELLS: usize = if cfg!(test) { 3 } else { 128 };
 
 /// What a row of a scan is given to.
@@ -136,8 +136,17 @@ pub fn seal<R: Rows>(
         ..Sealed::default()
     };
     if horizon.keeps(span) && !piece.hot.cells.is_empty() {
+        let mut made: Vec<(Cuboid, Cells)> = Vec::new();
         for cuboid in piece.cuboids(rows, out)? {
-            piece.write(rows, *cuboid, out, &mut sealed)?;
+            let whole = made
+                .iter()
+                .find(|(whole, _)| Some(*whole) == cuboid.made_of());
+            let own = match whole {
+                Some((whole, cells)) => cells.summed_over(*whole, *cuboid)?,
+                None => std::mem::take(&mut piece.hot),
+            };
+            piece.write(rows, *cuboid, &own, out, &mut sealed)?;
+            made.push((*cuboid, own));
         }
     }
     if !horizon.keeps(span) {
@@ -284,23 +293,17 @@ impl Piece<'_> {
         damaged.map_or(Ok(keys), |error| Err(error.into()))
     }
 
-    /// Writes the blocks of a cuboid: the piece's cells and those of the blocks whose buckets they fall among.
+    /// Writes the blocks of a cuboid: the piece's own cells of it, which are in the order of their buckets, and those of
+    /// the blocks whose buckets they fall among.
     fn write<R: Rows>(
         &self,
         rows: &R,
         cuboid: Cuboid,
+        own: &Cells,
         out: &mut Changes,
         sealed: &mut Sealed,
     ) -> Result<(), SealError<R::Error>> {
-        let mut all = Cells {
-            cells: Vec::with_capacity(self.hot.cells.len()),
-            bytes: self.hot.bytes.clone(),
-        };
-        let projected = self.hot.cells.iter().map(|cell| Cell {
-            symbols: project(cuboid, cell.symbols),
-            ..*cell
-        });
-        all.cells.extend(projected);
+        let mut all = own.clone();
         // The few were taken before.
         if cuboid != Cuboid::Few {
             self.add_blocks(rows, cuboid, &mut all, out)?;
@@ -334,7 +337,7 @@ impl Piece<'_> {
         all: &mut Cells,
         out: &mut Changes,
     ) -> Result<(), SealError<R::Error>> {
-        let (Some(first), Some(last)) = (self.hot.cells.first(), self.hot.cells.last()) else {
+        let (Some(first), Some(last)) = (all.cells.first(), all.cells.last()) else {
             return Ok(());
         };
         let (first, last) = (first.place, last.place);
@@ -415,15 +418,6 @@ impl Piece<'_> {
         })
         .map_err(SealError::Read)?;
         taken.map_err(|error| SealError::Block { key: *key, error })
-    }
-}
-
-/// The symbols that a cuboid keeps of a full cell.
-fn project(cuboid: Cuboid, [ad, creative, region, device]: Symbols) -> Symbols {
-    match cuboid {
-        Cuboid::Full | Cuboid::Few => [ad, creative, region, device],
-        Cuboid::RegionDevice => [region, device, 0, 0],
-        Cuboid::AdCreative => [ad, creative, 0, 0],
     }
 }
 

@@ -8,7 +8,7 @@ use crate::block_cells::Symbols;
 use crate::block_writer::Columns;
 use crate::codec::{Damaged, Reader};
 use crate::cuboid::Cuboid;
-use crate::metrics::{MAX_FIELDS, add_sums};
+use crate::metrics::{MAX_FIELDS, add_sums, encode_used};
 use crate::spans::{Place, Span};
 use crate::symbols::Symbol;
 
@@ -21,8 +21,15 @@ pub(crate) struct Cell {
     pub(crate) sums: u32,
 }
 
+impl Cell {
+    /// Whether both are parts of one cell.
+    fn is_same(&self, other: &Cell) -> bool {
+        (self.place, self.symbols) == (other.place, other.symbols)
+    }
+}
+
 /// Cells and their stored sums.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cells {
     pub(crate) cells: Vec<Cell>,
     pub(crate) bytes: Vec<u8>,
@@ -37,6 +44,31 @@ impl Cells {
             symbols,
             sums: at,
         });
+    }
+
+    /// The cells of a cuboid, of one whose dimensions are among theirs: sorted, each with the sum of all of its parts.
+    pub(crate) fn summed_over(&self, whole: Cuboid, cuboid: Cuboid) -> Result<Cells, Damaged> {
+        let kept = |dimension| whole.dimensions().iter().position(|d| d == dimension);
+        let kept: Vec<usize> = cuboid.dimensions().iter().filter_map(kept).collect();
+        debug_assert_eq!(kept.len(), cuboid.dimensions().len());
+        let project = |cell: &Cell| {
+            let mut symbols = Symbols::default();
+            for (symbol, at) in symbols.iter_mut().zip(&kept) {
+                *symbol = cell.symbols[*at];
+            }
+            Cell { symbols, ..*cell }
+        };
+        let mut cells: Vec<Cell> = self.cells.iter().map(project).collect();
+        cells.sort_by_key(|cell| (cell.place, cell.symbols));
+        let mut out = Cells::default();
+        for same in cells.chunk_by(Cell::is_same) {
+            let mut fields = [0i64; MAX_FIELDS];
+            for cell in same {
+                add_sums(&mut fields, self.sums(cell.sums)?)?;
+            }
+            out.push(same[0].place, same[0].symbols, |v| encode_used(&fields, v));
+        }
+        Ok(out)
     }
 
     /// The stored sum that begins there: a mask, and a number for each of its fields.
@@ -69,8 +101,7 @@ impl Summed {
             dimensions: vec![Vec::new(); cuboid.dimensions().len()],
             metrics: fields.map(|field| (field, Vec::new())).collect(),
         };
-        let is_same = |a: &Cell, b: &Cell| (a.place, a.symbols) == (b.place, b.symbols);
-        for same in all.cells.chunk_by(is_same) {
+        for same in all.cells.chunk_by(Cell::is_same) {
             let mut fields = [0i64; MAX_FIELDS];
             for cell in same {
                 add_sums(&mut fields, all.sums(cell.sums)?)?;

@@ -242,7 +242,7 @@ fn days_of_a_month_sealed_one_by_one_are_few_blocks_seldom_written_again() {
         // The day that is not over stays a row, and keeps its marker.
         if let Some(over) = day.checked_sub(1).filter(|over| *over >= 0) {
             let sealed = seal_days(&mut state, [MARCH + over]);
-            assert_eq!((sealed.rows, sealed.blocks), (1, 3));
+            assert_eq!((sealed.rows, sealed.blocks), (1, 6));
             let blocks = blocks_of_days(&state);
             // As many blocks as the number of sealed days has ones, the largest first.
             let want: Vec<usize> = (0..5)
@@ -342,6 +342,9 @@ fn few_cells_are_one_block_until_they_are_many() {
         (Cuboid::Full, many),
         (Cuboid::RegionDevice, many),
         (Cuboid::AdCreative, 3),
+        (Cuboid::Region, many),
+        (Cuboid::Device, 3),
+        (Cuboid::Total, 3),
     ];
     assert_eq!(blocks(&state), want);
     // They do not become few again.

@@ -2,12 +2,13 @@
 //!
 //! Invariant: what is put under a bucket and group adds up, in whatever pieces it comes. Rows are kept in columns as they
 //! come, a run for each time that a bucket is met, so that whoever adds many looks nothing up; what stands under the same
-//! bucket and group in several runs is added up when runs are collapsed. There are never more than [`MAX_KEPT`] rows
-//! and one block's between two collapses, and never more than [`MAX_ROWS`] after one.
+//! bucket and group in several runs, or in one, is added up when runs are collapsed. There are never more than
+//! [`MAX_KEPT`] rows and one block's between two collapses, and never more than [`MAX_ROWS`] after one.
 
 use rustc_hash::FxHashMap;
 
 use crate::buckets::BucketKey;
+use crate::gathered::{Numbered, collapsed};
 use crate::metrics::METRICS;
 use crate::partial::{DIMENSIONS, MAX_ROWS, TooManyRows};
 
@@ -21,24 +22,38 @@ const MAX_KEPT: usize = 2 * MAX_ROWS;
 /// No number.
 const NONE: u32 = u32::MAX;
 
-/// Rows in columns: the number of a group, and its sums. A column that is shorter than there are rows ends in zeros.
+/// Sums in columns, a row each.
 #[derive(Clone, Debug, Default)]
 pub struct Columns {
-    /// By row the number of its group.
-    pub groups: Vec<u32>,
-    /// By metric a column of sums.
-    pub fields: [Vec<i64>; METRICS],
+    len: usize,
+    /// By metric a column; one that is shorter than there are rows ends in zeros.
+    fields: [Vec<i64>; METRICS],
+    /// By metric, how far from zero any of its rows could come that are added up, in whatever order; at the end of the
+    /// range when that is not known.
+    reach: [u64; METRICS],
+    /// How many rows there will be, by what is known of them.
+    expected: usize,
 }
 
 impl Columns {
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.len == 0
+    }
+
+    /// A metric's sums; those of the last rows are left out where they are zero.
+    pub fn column(&self, field: usize) -> &[i64] {
+        &self.fields[field]
+    }
+
+    /// How far from zero any of a metric's rows could come that are added up.
+    pub fn reach(&self, field: usize) -> u64 {
+        self.reach[field]
     }
 
     /// The sums of a row.
@@ -46,35 +61,67 @@ impl Columns {
         std::array::from_fn(|field| self.fields[field].get(row).copied().unwrap_or(0))
     }
 
-    /// A metric's column from a row on, to which the sums of that row and those after it can be appended.
-    pub fn column(&mut self, field: usize, from: usize) -> &mut Vec<i64> {
+    /// Adds rows at the end, all of them zero.
+    pub fn grow(&mut self, rows: usize) {
+        self.len += rows;
+    }
+
+    /// A metric's column, to which the sums of the row `from` and those after it can be appended, which come no further
+    /// from zero together than `reach`.
+    pub fn column_from(&mut self, field: usize, from: usize, reach: u64) -> &mut Vec<i64> {
+        self.reach[field] = self.reach[field].saturating_add(reach);
         let column = &mut self.fields[field];
+        if column.capacity() == 0 {
+            // Growing by doubling would copy all of it once more.
+            column.reserve(self.expected);
+        }
         column.resize(from, 0);
         column
     }
 
-    fn push(&mut self, group: u32, sums: &[i64; METRICS]) {
-        let row = self.groups.len();
-        self.groups.push(group);
+    /// Notes how far from zero rows could come that are appended without saying so.
+    pub fn reach_at_least(&mut self, field: usize, reach: u64) {
+        self.reach[field] = self.reach[field].max(reach);
+    }
+
+    /// Makes room for so many rows more, in the column of a metric that is not zero everywhere.
+    pub fn reserve(&mut self, field: usize, rows: usize) {
+        self.fields[field].reserve(rows);
+    }
+
+    fn push(&mut self, sums: &[i64; METRICS]) {
+        let row = self.len;
+        self.len += 1;
         for (field, n) in sums.iter().enumerate().filter(|(_, n)| **n != 0) {
-            self.column(field, row).push(*n);
+            self.column_from(field, row, n.unsigned_abs()).push(*n);
         }
     }
 
-    /// Appends other rows.
-    pub fn append(&mut self, mut other: Columns) {
-        if self.is_empty() {
-            *self = other;
-            return;
-        }
-        let from = self.groups.len();
-        self.groups.append(&mut other.groups);
-        for (field, column) in other.fields.iter_mut().enumerate() {
-            if !column.is_empty() {
-                self.column(field, from).append(column);
+    /// Puts the rows from one on into another order: their numbers, counted from that one.
+    pub fn reorder(&mut self, from: usize, order: &[usize]) {
+        for column in &mut self.fields {
+            if column.len() > from {
+                let at = |row: &usize| column.get(from + *row).copied().unwrap_or(0);
+                let sorted: Vec<i64> = order.iter().map(at).collect();
+                column.truncate(from);
+                column.extend(sorted);
             }
         }
     }
+
+    /// A metric's sum over all rows, at an end of the range where it is beyond it.
+    pub fn total(&self, field: usize) -> i64 {
+        let column = self.fields[field].iter();
+        match fits(self.reach[field]) {
+            true => column.fold(0, |sum: i64, n| sum.wrapping_add(*n)),
+            false => column.fold(0, |sum: i64, n| sum.saturating_add(*n)),
+        }
+    }
+}
+
+/// Whether sums that come so far from zero stay within 64 bits, so that nothing need be looked at while they are made.
+pub fn fits(reach: u64) -> bool {
+    reach <= i64::MAX as u64
 }
 
 /// Rows of one bucket that follow each other.
@@ -82,152 +129,58 @@ impl Columns {
 pub struct Run {
     /// The number of the bucket.
     pub bucket: u32,
+    /// Where the numbers of its rows' groups begin.
+    pub groups: u32,
     /// Its first row.
     pub from: u32,
     /// The row after its last one.
     pub to: u32,
 }
 
-/// Rows, and which of them are of which bucket.
+/// Rows, and which of them are of which bucket and groups.
 #[derive(Clone, Debug, Default)]
 pub struct Runs {
     /// The runs, in the order of their rows.
     pub runs: Vec<Run>,
+    /// The numbers of groups. Those of runs with the same ones in the same order, as the buckets of a large campaign
+    /// have them, stand here once.
+    pub groups: Vec<u32>,
     /// The rows.
     pub rows: Columns,
 }
 
-/// Sums of one bucket by group, which are gathered from several runs.
-#[derive(Debug, Default)]
-pub struct Gathered {
-    is_touched: Vec<bool>,
-    touched: Vec<u32>,
-    fields: [Vec<i64>; METRICS],
-    /// The places of the rows of the run that is being added.
-    places: Vec<u32>,
-}
-
-impl Gathered {
-    /// Nothing, for groups with numbers below `groups`.
-    pub fn new(groups: usize) -> Self {
-        Self {
-            is_touched: vec![false; groups],
-            ..Self::default()
-        }
+impl Runs {
+    /// The numbers of a run's groups, row by row.
+    pub fn groups_of(&self, run: &Run) -> &[u32] {
+        &self.groups[run.groups as usize..][..(run.to - run.from) as usize]
     }
 
-    /// Adds the rows of a run; `number` says under which number a group of theirs stands.
-    pub fn add(&mut self, rows: &Columns, run: &Run, number: impl Fn(u32) -> u32) {
-        let (from, to) = (run.from as usize, run.to as usize);
-        self.places.clear();
-        for group in &rows.groups[from..to] {
-            let place = number(*group);
-            self.places.push(place);
-            let touched = &mut self.is_touched[place as usize];
-            if !*touched {
-                *touched = true;
-                self.touched.push(place);
+    /// Appends a run of rows, which are zero until their columns are written.
+    fn push(&mut self, bucket: u32, groups: &[u32]) {
+        if groups.is_empty() {
+            return;
+        }
+        let at = match self.runs.last() {
+            Some(last) if self.groups_of(last) == groups => last.groups,
+            _ => {
+                self.groups.extend_from_slice(groups);
+                (self.groups.len() - groups.len()) as u32
             }
-        }
-        for (into, column) in self.fields.iter_mut().zip(&rows.fields) {
-            let column = &column[from.min(column.len())..to.min(column.len())];
-            if column.is_empty() {
-                continue;
-            }
-            into.resize(self.is_touched.len(), 0);
-            for (place, n) in self.places.iter().zip(column) {
-                let sum = &mut into[*place as usize];
-                *sum = sum.saturating_add(*n);
-            }
-        }
+        };
+        self.push_at(bucket, at, groups.len());
     }
 
-    /// Touches every group: what has no sums is zero.
-    pub fn touch_all(&mut self) {
-        self.is_touched.fill(true);
-        self.touched.clear();
-        self.touched.extend(0..self.is_touched.len() as u32);
-    }
-
-    /// Appends the sums of every group that was touched, by its number, ascending; then nothing is gathered.
-    pub fn drain(&mut self, out: &mut Columns) {
-        let from = out.len();
-        if self.touched.len() * 32 < self.is_touched.len() {
-            self.touched.sort_unstable();
-        } else {
-            self.touched.clear();
-            let touched = self.is_touched.iter().enumerate().filter(|(_, is)| **is);
-            self.touched.extend(touched.map(|(place, _)| place as u32));
-        }
-        out.groups.extend_from_slice(&self.touched);
-        for (field, sums) in self.fields.iter_mut().enumerate() {
-            if sums.is_empty() {
-                continue;
-            }
-            let taken = self
-                .touched
-                .iter()
-                .map(|place| std::mem::take(&mut sums[*place as usize]));
-            out.column(field, from).extend(taken);
-        }
-        for place in self.touched.drain(..) {
-            self.is_touched[place as usize] = false;
-        }
-    }
-}
-
-/// Rows of a table under the numbers of another one.
-#[derive(Debug)]
-pub struct Numbered {
-    /// The rows.
-    pub runs: Runs,
-    /// By the number of a bucket the other one.
-    pub buckets: Vec<u32>,
-    /// By the number of a group the other one.
-    pub groups: Vec<u32>,
-}
-
-impl Numbered {
-    /// Rows that keep their numbers, of so many buckets and groups.
-    pub fn alike(runs: Runs, buckets: usize, groups: usize) -> Self {
-        Self {
-            runs,
-            buckets: (0..buckets as u32).collect(),
-            groups: (0..groups as u32).collect(),
-        }
-    }
-}
-
-/// Adds up what stands under the same bucket and group, of groups with numbers below `groups`. Runs come out in the order of
-/// their buckets.
-///
-/// # Errors
-/// [`TooManyRows`] when more than an answer may have are left.
-pub fn collapsed(parts: &[Numbered], groups: usize) -> Result<Runs, TooManyRows> {
-    let mut runs: Vec<(u32, u32, Run)> = Vec::new();
-    for (at, part) in (0..).zip(parts) {
-        let bucket = |run: &Run| part.buckets[run.bucket as usize];
-        runs.extend(part.runs.runs.iter().map(|run| (bucket(run), at, *run)));
-    }
-    runs.sort_unstable_by_key(|(bucket, at, run)| (*bucket, *at, run.from));
-    let (mut out, mut gathered) = (Runs::default(), Gathered::new(groups));
-    for of_bucket in runs.chunk_by(|a, b| a.0 == b.0) {
-        for (_, at, run) in of_bucket {
-            let part = &parts[*at as usize];
-            gathered.add(&part.runs.rows, run, |group| part.groups[group as usize]);
-        }
-        let from = out.rows.len() as u32;
-        gathered.drain(&mut out.rows);
-        if out.rows.len() > MAX_ROWS {
-            return Err(TooManyRows);
-        }
-        out.runs.push(Run {
-            bucket: of_bucket[0].0,
+    /// The same for rows whose groups stand there.
+    pub fn push_at(&mut self, bucket: u32, groups: u32, rows: usize) {
+        let from = self.rows.len() as u32;
+        self.rows.grow(rows);
+        self.runs.push(Run {
+            bucket,
+            groups,
             from,
-            to: out.rows.len() as u32,
+            to: from + rows as u32,
         });
     }
-    Ok(out)
 }
 
 /// Rows of the bucket that cells are being added to one by one.
@@ -250,6 +203,8 @@ pub struct SumTable {
     open: Open,
     runs: Runs,
     collapse_at: usize,
+    /// How many buckets there will be, by what is known of them.
+    expected: usize,
 }
 
 impl Default for SumTable {
@@ -262,11 +217,17 @@ impl Default for SumTable {
             open: Open::default(),
             runs: Runs::default(),
             collapse_at: COLLAPSE_FROM,
+            expected: 0,
         }
     }
 }
 
 impl SumTable {
+    /// Notes how many buckets there will be at most, so that room is made for them at once.
+    pub fn expect(&mut self, buckets: usize) {
+        self.expected = buckets;
+    }
+
     /// The number of a bucket.
     pub fn bucket(&mut self, key: BucketKey) -> u32 {
         // Cells come bucket by bucket.
@@ -294,7 +255,7 @@ impl SumTable {
     pub fn row(&mut self, bucket: u32, group: u32) -> Result<&mut [i64; METRICS], TooManyRows> {
         if self.open.bucket != bucket {
             self.close();
-            self.make_room(0)?;
+            self.make_room(0, 0)?;
             self.open.bucket = bucket;
         }
         let open = &mut self.open;
@@ -314,28 +275,15 @@ impl SumTable {
         Ok(&mut open.sums[place as usize])
     }
 
-    /// Appends rows of a bucket, by the numbers of their groups, of which one may come several times. The sums are for
-    /// the caller to append to the columns, from the row on that is answered.
-    ///
-    /// # Errors
-    /// [`TooManyRows`] when there are too many already.
-    pub fn append(
-        &mut self,
-        bucket: u32,
-        groups: &[u32],
-    ) -> Result<(usize, &mut Columns), TooManyRows> {
-        self.make_room(groups.len())?;
-        let Runs { runs, rows } = &mut self.runs;
-        let from = rows.len();
-        if !groups.is_empty() {
-            rows.groups.extend_from_slice(groups);
-            runs.push(Run {
-                bucket,
-                from: from as u32,
-                to: rows.len() as u32,
-            });
-        }
-        Ok((from, rows))
+    /// Appends a run of rows of a bucket, by the numbers of their groups, of which one may come several times. Their
+    /// columns are for the caller to write.
+    pub fn append(&mut self, bucket: u32, groups: &[u32]) {
+        self.runs.push(bucket, groups);
+    }
+
+    /// The columns of the rows that were appended.
+    pub fn columns(&mut self) -> &mut Columns {
+        &mut self.runs.rows
     }
 
     /// Puts the rows that cells were added to one by one beside the others.
@@ -346,19 +294,36 @@ impl SumTable {
             groups,
             sums,
         } = &mut self.open;
+        if groups.is_empty() {
+            return;
+        }
+        let at = self.runs.groups.len() as u32;
         let from = self.runs.rows.len() as u32;
-        for (group, sums) in groups.drain(..).zip(sums.drain(..)) {
-            places[group as usize] = NONE;
-            self.runs.rows.push(group, &sums);
+        for group in groups.iter() {
+            places[*group as usize] = NONE;
         }
-        let to = self.runs.rows.len() as u32;
-        if from < to {
-            let bucket = *bucket;
-            self.runs.runs.push(Run { bucket, from, to });
+        self.runs.groups.append(groups);
+        for sums in sums.drain(..) {
+            self.runs.rows.push(&sums);
         }
+        self.runs.runs.push(Run {
+            bucket: *bucket,
+            groups: at,
+            from,
+            to: self.runs.rows.len() as u32,
+        });
     }
 
-    fn make_room(&mut self, more: usize) -> Result<(), TooManyRows> {
+    /// Makes room for so many rows more of so many buckets, before they are appended.
+    ///
+    /// # Errors
+    /// [`TooManyRows`] when there are too many already.
+    pub fn make_room(&mut self, more: usize, buckets: usize) -> Result<(), TooManyRows> {
+        if self.runs.rows.is_empty() {
+            // The other buckets are likely to have as many.
+            let all = more * self.expected.max(buckets) / buckets.max(1);
+            self.runs.rows.expected = all.min(COLLAPSE_FROM);
+        }
         match self.runs.rows.len() + more > self.collapse_at {
             true => self.collapse(),
             false => Ok(()),
@@ -408,13 +373,15 @@ impl SumTable {
         &mut self,
     ) -> Result<impl ExactSizeIterator<Item = (u32, u32, [i64; METRICS])>, TooManyRows> {
         self.collapse()?;
-        let Runs { runs, rows } = &self.runs;
-        let buckets: Vec<u32> = runs
-            .iter()
-            .flat_map(|run| std::iter::repeat_n(run.bucket, (run.to - run.from) as usize))
-            .collect();
-        let rows = (0..rows.len()).map(move |row| (buckets[row], rows.groups[row], rows.sums(row)));
-        Ok(rows)
+        let runs = &self.runs;
+        let of_run = |run: &Run| {
+            let bucket = run.bucket;
+            let groups = runs.groups_of(run).iter();
+            groups.map(move |group| (bucket, *group))
+        };
+        let rows: Vec<(u32, u32)> = runs.runs.iter().flat_map(of_run).collect();
+        let rows = rows.into_iter().enumerate();
+        Ok(rows.map(move |(row, (bucket, group))| (bucket, group, runs.rows.sums(row))))
     }
 }
 

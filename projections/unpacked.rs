@@ -7,13 +7,14 @@
 
 use std::ops::Range;
 
-use crate::block::{Block, BlockError, BlockKey, KEY_BYTES, RAW, Values, widen};
-use crate::block_sums::ReadBlock;
+use crate::block::{Block, BlockError, BlockKey, KEY_BYTES, RAW, Values};
 use crate::block_writer::{put_dictionary, put_head};
 use crate::cells::{Bucket, Grain};
 use crate::codec::{put_signed, put_u32, put_varint};
 use crate::metrics::METRICS;
+use crate::narrow::Numbers;
 use crate::partial::Dimension;
+use crate::read_block::ReadBlock;
 use crate::symbols::Symbol;
 
 /// A dimension's dictionary, and where the cells' places in it stand among the bytes.
@@ -61,10 +62,10 @@ impl Unpacked {
         let mut dimensions = Vec::new();
         for dimension in block.key.cuboid.dimensions() {
             let mut symbols = Vec::new();
-            let (width, column) = block.places(*dimension, &mut scratch, &mut symbols)?;
+            let places = block.places(*dimension, &mut scratch, &mut symbols)?;
             dimensions.push(DimensionColumn {
-                width,
-                places: keep(column),
+                width: width(&places, block.cells()),
+                places: keep(places.bytes()),
                 symbols,
             });
         }
@@ -74,8 +75,8 @@ impl Unpacked {
                 metrics.push(MetricColumn {
                     field,
                     least: values.least,
-                    width: values.width,
-                    numbers: keep(values.bytes),
+                    width: width(&values.numbers, block.cells()),
+                    numbers: keep(values.numbers.bytes()),
                 });
             }
         }
@@ -140,6 +141,11 @@ impl Unpacked {
     }
 }
 
+/// Bytes of each of so many numbers.
+fn width(numbers: &Numbers<'_>, many: usize) -> usize {
+    numbers.bytes().len() / many
+}
+
 impl ReadBlock for Unpacked {
     fn key(&self) -> &BlockKey {
         &self.key
@@ -153,13 +159,12 @@ impl ReadBlock for Unpacked {
         self.cells
     }
 
-    fn dimension(
-        &self,
+    fn dimension<'b>(
+        &'b self,
         dimension: Dimension,
-        _scratch: &mut Vec<u8>,
+        _scratch: &'b mut Vec<u8>,
         symbols: &mut Vec<Symbol>,
-        places: &mut Vec<u32>,
-    ) -> Result<(), BlockError> {
+    ) -> Result<Numbers<'b>, BlockError> {
         let dimensions = self.key.cuboid.dimensions();
         let mut columns = dimensions.iter().zip(&self.dimensions);
         let (_, column) = columns
@@ -168,8 +173,7 @@ impl ReadBlock for Unpacked {
         symbols.clear();
         symbols.extend_from_slice(&column.symbols);
         let bytes = &self.bytes[column.places.clone()];
-        widen(column.width, bytes, self.cells, places);
-        Ok(())
+        Ok(Numbers::of(column.width, bytes))
     }
 
     fn metric<'b>(
@@ -180,8 +184,7 @@ impl ReadBlock for Unpacked {
         let column = self.metrics.iter().find(|m| m.field == field);
         Ok(column.map(|m| Values {
             least: m.least,
-            width: m.width,
-            bytes: &self.bytes[m.numbers.clone()],
+            numbers: Numbers::of(m.width, &self.bytes[m.numbers.clone()]),
         }))
     }
 }

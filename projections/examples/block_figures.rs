@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use adtally_projections::block::{self, Block};
-use adtally_projections::block_sums::{BlockSums, ReadBlock};
+use adtally_projections::block_sums::BlockSums;
 use adtally_projections::buckets::BucketKey;
 use adtally_projections::cell_list::{ListWriter, Place};
 use adtally_projections::cells::{Bucket, Grain, RowKey};
@@ -19,6 +19,7 @@ use adtally_projections::family::{Changes, Family, Op, Target};
 use adtally_projections::memory::Memory;
 use adtally_projections::metrics::encode_sums;
 use adtally_projections::partial::{Dimension, Filters, ShardSums};
+use adtally_projections::read_block::ReadBlock;
 use adtally_projections::seal::{Rows, seal};
 use adtally_projections::sections::Section;
 use adtally_projections::spans::Horizon;

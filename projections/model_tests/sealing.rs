@@ -102,12 +102,17 @@ pub fn assert_cuboids_agree(state: &Memory) {
         };
         let few = spans(&sealed(state, grain, Cuboid::Few));
         assert!(few.is_disjoint(&spans(&full)));
-        for cuboid in [Cuboid::RegionDevice, Cuboid::AdCreative] {
+        let parts = Cuboid::SEPARATE.into_iter().filter(|c| *c != Cuboid::Full);
+        for cuboid in parts {
             let mut want = Sums::new();
             for ((campaign, bucket, [ad, creative, region, device]), fields) in &full {
                 let kept = match cuboid {
+                    Cuboid::Full | Cuboid::Few => unreachable!("a part of it"),
                     Cuboid::RegionDevice => [*region, *device, 0, 0],
-                    _ => [*ad, *creative, 0, 0],
+                    Cuboid::AdCreative => [*ad, *creative, 0, 0],
+                    Cuboid::Region => [*region, 0, 0, 0],
+                    Cuboid::Device => [*device, 0, 0, 0],
+                    Cuboid::Total => [0; 4],
                 };
                 let sum = want
                     .entry((*campaign, *bucket, kept))

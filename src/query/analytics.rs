@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use super::read::{Levels, Read, Reader};
 use super::scope::{Scope, ShardScope, Subject};
-use super::shard::{AsOf, Shard, SnapshotSet, threads};
+use super::shard::{AsOf, Help, Shard, SnapshotSet, threads};
 use super::{Cancel, QueryError};
 
 /// How long before `end` a range begins that names no start, in milliseconds.
@@ -181,14 +181,14 @@ pub(super) fn count(
         .map(|s| s.number)
         .zip(&scope.shards)
         .collect();
-    set.each(|shard| {
+    set.each(|shard, help| {
         let scope = by_number[&shard.number];
         if scope.campaigns.is_empty() {
             return Ok(());
         }
         let (sums, names, read) = match shard.rows.elsewhere() {
             Some(there) => there.sums(scope, question, plan)?,
-            None => part(shard, scope, question, plan, cancel)?,
+            None => part(shard, scope, question, plan, (cancel, help))?,
         };
         let mut merged = merged
             .lock()
@@ -237,15 +237,15 @@ fn finished(merged: Merged, plan: &Plan, fill: bool) -> Result<Table, QueryError
     Ok(finish.table(parts)?)
 }
 
-/// A shard's part of an answer: its sums, and the names of their numbers.
+/// A shard's part of an answer: its sums, and the names of their numbers. `others` are whoever waits and whoever helps.
 pub(super) fn part(
     shard: &Shard<'_>,
     scope: &ShardScope,
     question: &Question,
     plan: &Plan,
-    cancel: &Cancel,
+    others: (&Cancel, &Help<'_>),
 ) -> Result<(ShardSums, Names, Read), QueryError> {
-    let (sums, read) = sum_shard(shard, scope, question, plan, cancel)?;
+    let (sums, read) = sum_shard(shard, scope, question, plan, others)?;
     let names = names(shard, &sums)?;
     Ok((sums, names, read))
 }
@@ -255,9 +255,10 @@ fn sum_shard(
     scope: &ShardScope,
     question: &Question,
     plan: &Plan,
-    cancel: &Cancel,
+    others: (&Cancel, &Help<'_>),
 ) -> Result<(ShardSums, Read), QueryError> {
-    let sums = ShardSums::new(&question.group_by);
+    let mut sums = ShardSums::new(&question.group_by);
+    sums.table().expect(plan.slots.len());
     let filters = filters(shard, scope, question)?;
     if filters.let_nothing_through() {
         return Ok((sums, Read::default()));
@@ -267,7 +268,7 @@ fn sum_shard(
         .dimensions()
         .chain(question.group_by.iter().copied());
     let cuboid = Cuboid::covering(wanted);
-    let mut reader = Reader::new(shard, plan, &filters, cuboid, sums, cancel);
+    let mut reader = Reader::new(shard, plan, &filters, cuboid, sums, others);
     for campaign in &scope.campaigns {
         reader.campaign(*campaign)?;
     }

@@ -20,7 +20,7 @@ use adtally_projections::spans::Span;
 use adtally_projections::symbols::{Space, Symbol};
 use serde::{Deserialize, Serialize};
 
-use super::shard::Shard;
+use super::shard::{Help, Shard};
 use super::{Cancel, QueryError};
 
 /// After how many cells a scan looks whether anybody still waits for it.
@@ -131,6 +131,7 @@ pub struct Reader<'a> {
     filters: &'a Filters,
     cuboid: Cuboid,
     cancel: &'a Cancel,
+    help: &'a Help<'a>,
     sums: ShardSums,
     blocks: BlockSums,
     read: Read,
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
         filters: &'a Filters,
         cuboid: Cuboid,
         sums: ShardSums,
-        cancel: &'a Cancel,
+        (cancel, help): (&'a Cancel, &'a Help<'a>),
     ) -> Self {
         Self {
             shard,
@@ -152,6 +153,7 @@ impl<'a> Reader<'a> {
             filters,
             cuboid,
             cancel,
+            help,
             sums,
             blocks: BlockSums::default(),
             read: Read::default(),
@@ -327,6 +329,7 @@ impl<'a> Reader<'a> {
             shard,
             filters,
             cancel,
+            help,
             sums,
             read,
             ..
@@ -350,6 +353,7 @@ impl<'a> Reader<'a> {
                     *cells += 1;
                     if cells.is_multiple_of(CHECK_EVERY) {
                         cancel.check()?;
+                        help.look();
                     }
                     let cell = row.cell(at);
                     if filters.pass(&cell) {
@@ -374,6 +378,7 @@ impl<'a> Reader<'a> {
             shard,
             filters,
             cancel,
+            help,
             sums,
             blocks,
             read,
@@ -383,6 +388,7 @@ impl<'a> Reader<'a> {
             .rows
             .scan(grain.blocks(), &from, &to, &mut |key, value| {
                 cancel.check()?;
+                help.look();
                 *read.blocks.of(grain) += 1;
                 read.bytes += value.len() as u64;
                 let added = match shard.rows.unpacked(grain, key, value) {

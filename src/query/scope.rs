@@ -18,7 +18,7 @@ use adtally_streams::money::Currency;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use super::shard::{Shard, SnapshotSet};
+use super::shard::{Help, Shard, SnapshotSet};
 use super::{Cancel, QueryError};
 
 /// The most campaigns that one question may match.
@@ -124,9 +124,9 @@ impl Scope {
         }
         let mut shards = Vec::with_capacity(set.shards.len());
         let ids: Vec<&Id> = campaigns.keys().collect();
-        let found = set.each(|shard| match shard.rows.elsewhere() {
+        let found = set.each(|shard, help| match shard.rows.elsewhere() {
             Some(there) => there.numbers(&subject.ads, &ids),
-            None => numbers(shard, &subject.ads, &ids, cancel),
+            None => numbers(shard, &subject.ads, &ids, cancel, help),
         })?;
         for (shard, counted) in found {
             for (id, fact) in counted {
@@ -220,7 +220,7 @@ fn candidates(
                 .iter()
                 .filter_map(|ad| Some(catalogue.ad(ad.as_str())?.campaign_id.clone())),
         );
-        for found in set.each(|shard| match shard.rows.elsewhere() {
+        for found in set.each(|shard, _| match shard.rows.elsewhere() {
             Some(there) => there.campaigns_of_ads(&subject.ads),
             None => campaigns_of_ads(shard, &subject.ads),
         })? {
@@ -282,11 +282,13 @@ pub(super) fn numbers(
     ads: &BTreeSet<Id>,
     campaigns: &[&Id],
     cancel: &Cancel,
+    help: &Help<'_>,
 ) -> Result<Numbers, QueryError> {
     let mut out = ShardScope::default();
     let mut counted = Vec::new();
     for &id in campaigns {
         cancel.check()?;
+        help.look();
         let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else {
             continue;
         };

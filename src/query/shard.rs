@@ -3,10 +3,12 @@
 //! Invariant: everything that one answer is made of is read through one [`SnapshotSet`], so it is the state at
 //! one position of each shard (invariant 12). The store hides behind [`ShardRead`]; tests put a map there.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use adtally_projections::block::BlockError;
 use adtally_projections::cells::Grain;
@@ -29,6 +31,9 @@ use super::scope::{Numbers, ShardScope};
 
 /// The most threads that work for one question.
 pub const MAX_THREADS: usize = 8;
+/// How long one thread works for a question before others help it. To call one takes a fifth of that, and where
+/// processors are busy, the end of a question waits until whoever was called has had his turn.
+pub const ALONE: Duration = Duration::from_micros(300);
 
 /// What is called for each row of a scan.
 pub type EachRow<'f> = &'f mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, QueryError>;
@@ -46,6 +51,14 @@ pub trait ShardRead: Send + Sync {
         to: &[u8],
         each: EachRow<'_>,
     ) -> Result<(), QueryError>;
+
+    /// The name of a number where it was read before; numbers keep their names.
+    fn known_name(&self, _space: Space, _symbol: Symbol) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Keeps the name of a number that was read.
+    fn keep_name(&self, _space: Space, _symbol: Symbol, _name: &Arc<str>) {}
 
     /// How long it keeps cells.
     fn retention(&self) -> Retention {
@@ -176,50 +189,97 @@ impl SnapshotSet<'_> {
         Ok(all)
     }
 
-    /// Calls `work` for every shard on up to [`MAX_THREADS`] threads; the results in the order of the shards, or
-    /// the first error.
+    /// Calls `work` for every shard; the results in the order of the shards, or the first error. One thread does it,
+    /// and up to [`MAX_THREADS`] once it has taken longer than [`ALONE`], which `work` notices by [`Help::look`].
     pub fn each<T: Send>(
         &self,
-        work: impl Fn(&Shard<'_>) -> Result<T, QueryError> + Sync,
+        work: impl Fn(&Shard<'_>, &Help<'_>) -> Result<T, QueryError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
-        let threads = threads(self.shards.len());
-        if threads <= 1 {
-            return self.shards.iter().map(work).collect();
-        }
         let next = AtomicUsize::new(0);
-        let worker = || {
-            let mut done = Vec::new();
+        let done: Mutex<Vec<(u16, Result<T, QueryError>)>> = Mutex::default();
+        let worker = |help: &Help<'_>| {
             while let Some(shard) = self.shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = work(shard);
-                let failed = result.is_err();
-                done.push((shard.number, result));
-                if failed {
+                let result = work(shard, help);
+                if result.is_err() {
                     // Nobody needs the rest of an answer that has failed.
                     next.store(self.shards.len(), Ordering::Relaxed);
                 }
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                done.push((shard.number, result));
+                drop(done);
+                help.look();
             }
-            done
         };
-        let mut done: Vec<(u16, Result<T, QueryError>)> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
-            let mut done = worker();
-            for other in others {
-                match other.join() {
-                    Ok(more) => done.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
+        std::thread::scope(|scope| {
+            let call = || {
+                for _ in 1..threads(self.shards.len()) {
+                    scope.spawn(|| worker(&Help::none()));
                 }
+            };
+            let help = Help::after(ALONE, &call);
+            // Whoever asks another process mostly waits.
+            if self.shards.iter().any(|s| s.rows.elsewhere().is_some()) {
+                help.call();
             }
-            done
+            worker(&help);
         });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(number, _)| *number);
         done.into_iter().map(|(_, result)| result).collect()
     }
 }
 
+/// Calls more threads to a work that takes long.
+pub struct Help<'a> {
+    since: Instant,
+    after: Duration,
+    call: Option<&'a dyn Fn()>,
+    was_called: Cell<bool>,
+}
+
+impl<'a> Help<'a> {
+    /// Calls once, when that time has passed and somebody looks.
+    fn after(after: Duration, call: &'a dyn Fn()) -> Self {
+        Self {
+            since: Instant::now(),
+            after,
+            call: Some(call),
+            was_called: Cell::new(false),
+        }
+    }
+
+    /// Nobody is to be called.
+    pub fn none() -> Self {
+        Self {
+            since: Instant::now(),
+            after: Duration::MAX,
+            call: None,
+            was_called: Cell::new(true),
+        }
+    }
+
+    /// Calls if it is time. To be called every now and then.
+    pub fn look(&self) {
+        if !self.was_called.get() && self.since.elapsed() >= self.after {
+            self.call();
+        }
+    }
+
+    fn call(&self) {
+        if let Some(call) = self.call
+            && !self.was_called.replace(true)
+        {
+            call();
+        }
+    }
+}
+
 /// How many threads work for one question where there are so many pieces of work.
 pub(super) fn threads(pieces: usize) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.min(MAX_THREADS).min(pieces)
+    // To ask the system takes as long as a short question.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+    (*cores).min(MAX_THREADS).min(pieces)
 }
 
 impl Shard<'_> {
@@ -265,6 +325,9 @@ impl Shard<'_> {
         if let Some(name) = symbols::fixed_name(symbol) {
             return Ok(Arc::from(name));
         }
+        if let Some(name) = self.rows.known_name(space, symbol) {
+            return Ok(name);
+        }
         let mut key = Vec::with_capacity(6);
         symbols::symbol_key(&mut key, space, symbol);
         let value = self
@@ -272,7 +335,9 @@ impl Shard<'_> {
             .get(Family::Symbols, &key)?
             .ok_or(Damaged { what: "symbol" })?;
         let name = std::str::from_utf8(&value).map_err(|_| Damaged { what: "symbol" })?;
-        Ok(Arc::from(name))
+        let name = Arc::from(name);
+        self.rows.keep_name(space, symbol, &name);
+        Ok(name)
     }
 
     fn position(&self) -> Result<Option<Position>, QueryError> {

@@ -11,6 +11,7 @@ use adtally_projections::cells::Grain;
 use adtally_projections::dump;
 use adtally_projections::family::Family;
 use adtally_projections::spans::Retention;
+use adtally_projections::symbols::{Space, Symbol};
 
 use super::QueryError;
 use super::block_cache::{BlockCache, Found, ShardBlocks};
@@ -59,6 +60,14 @@ impl ShardRead for StoredRows<'_> {
             })
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    fn known_name(&self, space: Space, symbol: Symbol) -> Option<Arc<str>> {
+        self.snapshot.names().get(space, symbol)
+    }
+
+    fn keep_name(&self, space: Space, symbol: Symbol, name: &Arc<str>) {
+        self.snapshot.names().keep(space, symbol, name);
     }
 
     fn retention(&self) -> Retention {

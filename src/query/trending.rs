@@ -150,7 +150,7 @@ fn confine_to(
     set: &SnapshotSet<'_>,
     cancel: &Cancel,
 ) -> Result<(), QueryError> {
-    let numbers = set.each(|shard| {
+    let numbers = set.each(|shard, _| {
         cancel.check()?;
         let known = shard.symbols(Space::Ad, ads.keys().map(String::as_str))?;
         Ok(known.into_iter().flatten().collect::<Vec<_>>())

@@ -7,6 +7,7 @@ mod building;
 pub mod checkpoints;
 mod generations;
 mod id_days;
+mod names;
 mod options;
 mod shard;
 mod shards;

@@ -20,6 +20,7 @@ use rocksdb::{
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
 use super::id_days::{Greatest, IdDays, SORT_BYTES};
+use super::names::Names;
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -40,6 +41,7 @@ pub struct Shard {
     families: Mutex<()>,
     /// Whether what is written goes to the write-ahead log first.
     is_logged: AtomicBool,
+    names: Names,
     db: Db,
 }
 
@@ -119,6 +121,7 @@ impl Shard {
             days: Mutex::new(days),
             families: Mutex::new(()),
             is_logged: AtomicBool::new(true),
+            names: Names::default(),
             db,
         })
     }
@@ -141,6 +144,11 @@ impl Shard {
     /// Bytes of blocks in memory and of writes that are not in files, of all shards that were opened with this one.
     pub fn memory(&self) -> (usize, usize) {
         self.memory.usage()
+    }
+
+    /// The names that were read of it.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// How long it keeps cells.

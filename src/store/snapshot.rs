@@ -16,6 +16,7 @@ use adtally_projections::symbols::{self, Space, Symbol};
 use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 
 use super::StoreError;
+use super::names::Names;
 use super::shard::{Db, Shard};
 
 /// One instant of a shard.
@@ -38,6 +39,11 @@ impl<'a> ShardSnapshot<'a> {
             snapshot.position = Some(Position::decode(&value).map_err(|e| snapshot.damaged(e))?);
         }
         Ok(snapshot)
+    }
+
+    /// The names that were read of the shard's generation.
+    pub fn names(&self) -> &'a Names {
+        self.shard.names()
     }
 
     /// The position; none before the first message.

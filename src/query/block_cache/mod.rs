@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adtally_projections::block::{Block, BlockError};
-use adtally_projections::block_sums::ReadBlock;
 use adtally_projections::cells::Grain;
+use adtally_projections::read_block::ReadBlock;
 use adtally_projections::unpacked::Unpacked;
 use foyer::{HybridCache, HybridCacheBuilder, HybridCacheEntry};
 

@@ -21,7 +21,7 @@ use super::wire::{
 };
 use crate::query::analytics::part;
 use crate::query::scope::{campaigns_of_ads, numbers};
-use crate::query::shard::{Shard, Snapshots};
+use crate::query::shard::{Help, Shard, Snapshots};
 use crate::query::{Cancel, CancelOnDrop, DEADLINE, QueryError};
 
 /// The most snapshots that are held for others; one more is refused as busy. Each is a thread and what RocksDB may
@@ -224,7 +224,13 @@ impl Session<'_> {
             Ask::CampaignsOfAds(ads) => Answer::Campaigns(campaigns_of_ads(shard, &ads)?),
             Ask::Numbers { ads, campaigns } => {
                 let campaigns: Vec<&Id> = campaigns.iter().collect();
-                Answer::Numbers(Box::new(numbers(shard, &ads, &campaigns, self.cancel)?))
+                Answer::Numbers(Box::new(numbers(
+                    shard,
+                    &ads,
+                    &campaigns,
+                    self.cancel,
+                    &Help::none(),
+                )?))
             }
             Ask::Symbols { space, names } => {
                 let space = Space::ALL.into_iter().find(|s| *s as u8 == space);
@@ -235,7 +241,13 @@ impl Session<'_> {
             }
             Ask::Sums(asked) => {
                 let (scope, question, plan) = asked.read()?;
-                let (mut sums, names, read) = part(shard, &scope, &question, &plan, self.cancel)?;
+                let (mut sums, names, read) = part(
+                    shard,
+                    &scope,
+                    &question,
+                    &plan,
+                    (self.cancel, &Help::none()),
+                )?;
                 let mut bytes = Vec::new();
                 sums.encode(&names, &mut bytes)?;
                 Answer::Sums(Sums { sums: bytes, read })

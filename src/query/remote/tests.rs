@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adtally_projections::block::BlockError;
+use adtally_projections::buckets::Granularity;
+use adtally_projections::cells::Grain;
+use adtally_projections::family::Family;
 use adtally_projections::merged::{Row, Table};
 use adtally_projections::partial::Dimension;
 use adtally_projections::rolling::Windows;
@@ -17,8 +21,11 @@ use super::{Remote, serve};
 use crate::log::connect::{NatsOptions, connect};
 use crate::log::embedded::NatsServer;
 use crate::query::analytics::{Question, answer};
-use crate::query::shard::{SnapshotSet, Snapshots};
-use crate::query::tests::{Plain, cancel, catalogue, click, folded, id, ms, named, question, span};
+use crate::query::block_cache::{BlockCache, Found, Room, ShardBlocks};
+use crate::query::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
+use crate::query::tests::{
+    Plain, cancel, catalogue, click, folded, id, ms, named, question, seal_some, span, states,
+};
 use crate::query::{QueryError, fraud, rolling, scope, spend, trending, uniques};
 use adtally_streams::event::{EdgeReason, Kind};
 
@@ -234,7 +241,7 @@ async fn an_answer_larger_than_a_message_comes_in_parts() {
     };
     let events: Vec<Plain> = (0..36_000).map(many).collect();
     let asks = Question {
-        granularity: Some(adtally_projections::buckets::Granularity::Minute),
+        granularity: Some(Granularity::Minute),
         group_by: vec![Dimension::Creative, Dimension::AdId],
         ..question(
             named("campaign_id", &["spring"]),
@@ -315,5 +322,112 @@ async fn more_campaigns_than_fit_a_message_are_asked_about() {
         found.table.totals.clicks()
     });
     assert_eq!(clicks.await.unwrap(), 2);
+    server.stop().await;
+}
+
+/// A shard with a cache of its blocks, as a process with the role projector has it.
+struct Cached {
+    rows: Box<dyn ShardRead>,
+    blocks: ShardBlocks,
+}
+
+impl ShardRead for Cached {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
+        self.rows.get(family, key)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
+        self.rows.scan(family, from, to, each)
+    }
+
+    fn unpacked(
+        &self,
+        grain: Grain,
+        key: &[u8],
+        value: &[u8],
+    ) -> Option<Result<Found, BlockError>> {
+        self.blocks.unpacked(grain, key, value)
+    }
+}
+
+/// 40 ads in 30 regions on each of ten days, each a few times: blocks that are large enough to be kept.
+fn many() -> Vec<Plain> {
+    let leak = |name: String| -> &'static str { Box::leak(name.into_boxed_str()) };
+    let mut out = Vec::new();
+    for n in 0..12_000u64 {
+        let (ad, region, day) = (n % 40, n / 40 % 30, 1 + n / 1_200);
+        let time = format!("2024-02-{day:02}T17:00:00Z");
+        let event = Plain {
+            region: leak(format!("R-{region}")),
+            ..click("spring", leak(format!("ad-{ad}")), &time)
+        };
+        out.extend(vec![event; 1 + (n * n % 101 % 4) as usize]);
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_elsewhere_answers_from_its_cache_of_blocks_as_from_what_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, client) = broker(folder.path()).await;
+    let sealed = || {
+        states(&many(), &catalogue(), 0, |state, fold, _, _| {
+            seal_some(state, fold, |_| true);
+        })
+    };
+    let asks = || Question {
+        group_by: vec![Dimension::AdId, Dimension::Region],
+        granularity: Some(Granularity::Day),
+        ..question(
+            named("campaign_id", &["spring"]),
+            span("2024-02-01", "2024-02-20"),
+        )
+    };
+    let known = catalogue();
+    let here = answer(&asks(), || &known, &sealed(), &cancel()).unwrap();
+    let want = printed(&here.table);
+    let room = Room {
+        memory_bytes: 32 << 20,
+        disk_bytes: 0,
+    };
+    let cache = BlockCache::open(room, std::path::Path::new("/nowhere"))
+        .await
+        .unwrap();
+    let mut set = sealed();
+    set.shards = set
+        .shards
+        .into_iter()
+        .map(|shard| Shard {
+            number: shard.number,
+            rows: Box::new(Cached {
+                rows: shard.rows,
+                blocks: ShardBlocks::new(&cache, shard.number, "g-1"),
+            }) as Box<dyn ShardRead>,
+        })
+        .collect();
+    let _stop = process(&client, set).await;
+    let remote = Arc::new(Remote::new(client.clone(), SHARDS));
+    // Looked for, kept, and found.
+    for time in 0..3 {
+        let (table, read) = asked(&remote, move |set| {
+            let known = catalogue();
+            let found = answer(&asks(), || &known, set, &cancel()).unwrap();
+            (printed(&found.table), found.read)
+        })
+        .await
+        .unwrap();
+        assert!(table == want, "time {time}");
+        let kept = if time < 2 { 0 } else { read.blocks.day };
+        assert!(
+            read.cached.day == kept && read.blocks.day > 0,
+            "time {time}: {read:?}"
+        );
+    }
     server.stop().await;
 }

@@ -81,8 +81,15 @@ fn the_plan_says_which_cuboid_was_read_and_how_much_of_it() {
         seal_some(state, fold, |_| true);
     });
     let table = [
-        (vec![], Cuboid::RegionDevice, 300),
-        (vec![Dimension::Region], Cuboid::RegionDevice, 300),
+        (vec![], Cuboid::Total, 10),
+        (vec![Dimension::CampaignId], Cuboid::Total, 10),
+        (vec![Dimension::Device], Cuboid::Device, 10),
+        (vec![Dimension::Region], Cuboid::Region, 300),
+        (
+            vec![Dimension::Region, Dimension::Device],
+            Cuboid::RegionDevice,
+            300,
+        ),
         (vec![Dimension::AdId], Cuboid::AdCreative, 20),
         (vec![Dimension::AdId, Dimension::Region], Cuboid::Full, 600),
     ];
@@ -148,7 +155,7 @@ fn a_damaged_block_is_named_and_never_an_answer() {
             self.0.scan(family, from, to, &mut |key, value| {
                 let mut value = value.to_vec();
                 if family == Family::BlocksDay
-                    && BlockKey::decode(Grain::Day, key)?.cuboid == Cuboid::RegionDevice
+                    && BlockKey::decode(Grain::Day, key)?.cuboid == Cuboid::Total
                 {
                     value[20] ^= 4;
                 }
