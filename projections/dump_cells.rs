@@ -228,8 +228,11 @@ struct Names {
 
 impl Names {
     fn of(block: &Block<'_>, dimension: Dimension) -> Result<Self, BlockError> {
-        let (mut symbols, mut places) = (Vec::new(), Vec::new());
-        block.dimension(dimension, &mut Vec::new(), &mut symbols, &mut places)?;
+        let (mut symbols, mut scratch) = (Vec::new(), Vec::new());
+        let numbers = block.places(dimension, &mut scratch, &mut symbols)?;
+        let places = (0..block.cells())
+            .map(|cell| numbers.at(cell) as u32)
+            .collect();
         Ok(Self { symbols, places })
     }
 
