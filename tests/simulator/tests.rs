@@ -10,7 +10,8 @@ use crate::run;
 const SEEDS: u64 = 500;
 /// Worlds in which something was wrong once, beyond those that every run looks at.
 const ONCE_WRONG: [u64; 1] = [
-    // The first message by which a shard would hear of an epoch is flipped, and another producer announces the next.
+    // The first message by which a shard would hear of an epoch is flipped, and another producer announces the next. (So
+    // it was before small frames were paced; since then no byte flips in it, and none of the first 370,000 worlds is so.)
     217_220,
 ];
 /// Worlds in which a planted bug must be found.
