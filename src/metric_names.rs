@@ -335,6 +335,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Time to answer a question",
     ),
     (
+        "adtally_query_unread_rows",
+        Gauge,
+        "Rows of large answers that wait in memory for whoever asked to read them",
+    ),
+    (
         "adtally_reader_rebuilds_total",
         Counter,
         "Times that a reader of a stream was built again",

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Duration, DurationRound, Utc};
 use serde_json::{Value, json};
 
-use crate::support::http::{post_json, wait_totals};
-use crate::support::{Folder, Options, Server, get, small_catalogue, wait_for};
+use crate::support::http::{metric, post_json, wait_totals};
+use crate::support::{Folder, Options, Server, small_catalogue, wait_for};
 
 const REGIONS: [&str; 12] = [
     "DE", "FR", "JP", "IT", "ES", "PL", "SE", "NO", "FI", "BR", "IN", "AU",
@@ -109,18 +109,6 @@ fn wait_sealed(server: &Server) {
         let read = |what| of_hours(server, "device", what);
         (read("rows_read") == 0 && read("blocks_read") > 0).then_some(())
     });
-}
-
-/// The sum of a metric's lines that contain `labels`.
-fn metric(server: &Server, name: &str, labels: &str) -> f64 {
-    let (_, page) = get(&format!("{}/metrics", server.url));
-    let lines = page.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
-    });
-    lines
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
 }
 
 const HITS: &str = "adtally_block_cache_hits_total";

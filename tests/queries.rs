@@ -1,9 +1,12 @@
 //! Questions and answers, by hand: half hours, forms of time, fill, formats, order.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 
-use crate::support::http::{ask, post_json, wait_totals};
-use crate::support::{Options, Server, small_catalogue};
+use crate::support::http::{ask, metric, post_json, wait_totals};
+use crate::support::{Options, Server, small_catalogue, wait_for};
 
 fn started() -> Server {
     let server = Server::start(Options::default());
@@ -247,4 +250,42 @@ fn spend_and_top_are_what_was_billed() {
     assert_eq!(top["rows"][0]["clicks"], 3);
     let by_ad = server.json("/api/v1/analytics?ad_id=banner&start=2026-01-01T00:00Z&end=2027-01-01T00:00Z&granularity=total");
     assert_eq!(by_ad["totals"]["clicks"], 3);
+}
+
+#[test]
+fn a_large_answer_has_its_rows_counted_until_it_is_read_or_its_client_goes() {
+    let server = started();
+    let unread = || metric(&server, "adtally_query_unread_rows", "");
+    let regions = ["AU", "DE", "FR", "IT", "JP", "US-CA"];
+    let impression = |geo: &&str| json!({"kind": "impression", "impression_id": format!("i-{geo}"), "ad_id": "board", "ts": "2026-10-03T15:15:00Z", "geo": geo});
+    let all: Vec<Value> = regions.iter().map(impression).collect();
+    post_json(&server, "/api/v1/events", &json!(all));
+    wait_totals(&server, "surf", &[("impressions", 6)]);
+    let minutes = |count: u32| {
+        let day = chrono::NaiveDate::from_ymd_opt(2026, 10, 3).unwrap();
+        let start = day.and_hms_opt(0, 0, 0).unwrap();
+        let end = start + chrono::Duration::minutes(count.into());
+        let [start, end] = [start, end].map(|at| at.format("%Y-%m-%dT%H:%M:%SZ"));
+        format!(
+            "/api/v1/analytics?campaign_id=surf&granularity=minute&group_by=region&start={start}&end={end}"
+        )
+    };
+    // A client that reads a little of 60,000 rows, 25 MB, which is more than sockets hold.
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {address}\r\n\r\n",
+        minutes(10_000)
+    );
+    client.write_all(request.as_bytes()).unwrap();
+    let mut head = [0; 15];
+    client.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    assert_eq!(unread(), 60_000.0);
+    drop(client);
+    wait_for("the rows to be let go", || (unread() == 0.0).then_some(()));
+    // One that reads all of it.
+    let answer = ask(&server, &minutes(10_000)).json();
+    assert_eq!(answer["rows"].as_array().unwrap().len(), 60_000);
+    wait_for("the rows to be let go", || (unread() == 0.0).then_some(()));
 }

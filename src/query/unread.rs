@@ -25,7 +25,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A share of the room, given back when it is dropped.
 #[derive(Debug)]
 pub struct Share {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Share {
+    fn of(permit: OwnedSemaphorePermit) -> Self {
+        unread_rows().increment(permit.num_permits() as f64);
+        Self { permit }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        unread_rows().decrement(self.permit.num_permits() as f64);
+    }
+}
+
+fn unread_rows() -> metrics::Gauge {
+    metrics::gauge!("adtally_query_unread_rows")
 }
 
 /// The room. Clones share it.
@@ -63,7 +80,7 @@ impl Room {
             let waited =
                 runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, &mut place).await });
             match waited {
-                Ok(Ok(permit)) => return Ok(Some(Share { _permit: permit })),
+                Ok(Ok(permit)) => return Ok(Some(Share::of(permit))),
                 Ok(Err(_)) => return Err(QueryError::Store("the service is stopping".into())),
                 Err(_) if began.elapsed() >= self.patience => return Err(QueryError::Unread),
                 Err(_) => cancel.check()?,

@@ -111,3 +111,15 @@ pub fn wait_totals(server: &Server, campaign: &str, expected: &[(&str, i64)]) {
     }
     panic!("expected {expected:?}, got {last}\n{}", server.log());
 }
+
+/// The sum of a metric's lines that contain `labels`.
+pub fn metric(server: &Server, name: &str, labels: &str) -> f64 {
+    let (_, page) = super::get(&format!("{}/metrics", server.url));
+    let lines = page.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels))
+    });
+    lines
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}

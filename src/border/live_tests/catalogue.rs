@@ -19,6 +19,30 @@ fn is_in_force(ground: &Ground, id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn questions_for_many_events_are_apart_and_each_is_of_after_its_events() {
+    let ground = Ground::new().await;
+    publish_all(&ground.catalogue, &documents()).await;
+    let is_current = async || ground.catalogue.barrier_for(500).await == Freshness::Current;
+    assert!(eventually(is_current).await);
+    // As many as a broker on this machine answers in a tenth of the time, if nobody waits with asking.
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        ground.catalogue.barrier_for(500).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(49 * 3));
+    for n in 0..20 {
+        let ad = format!(
+            r#"{{"ad_id":"m{n}","campaign_id":"k1","landing_url":"https://e.com/","status":"active"}}"#
+        );
+        let subject = format!("catalog.ad.m{n}");
+        let published = ground.broker.publish(subject, ad.into()).await.unwrap();
+        published.await.unwrap();
+        assert!(eventually(is_current).await);
+        assert!(is_in_force(&ground, &format!("m{n}")), "{n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_catalogue_is_current_after_a_barrier_and_survives_on_disk() {
     let mut ground = Ground::new().await;
     let revision = ground.catalogue.revision();
