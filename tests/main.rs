@@ -26,6 +26,7 @@ mod replay;
 mod rooms;
 mod sealing;
 mod shards;
+mod signed_urls;
 mod statements;
 mod streams;
 mod support;

@@ -349,6 +349,53 @@ fn a_month_is_what_was_sent_and_stays_what_it_was_closed_as() {
     assert_eq!(owed, counted);
 }
 
+/// More than a message of the broker holds (1 MiB), at some 190 bytes a line.
+const MANY_CAMPAIGNS: i64 = 6_000;
+
+#[test]
+fn a_month_of_more_lines_than_a_message_holds_is_closed_all_the_same() {
+    let server = Server::start(Options::default());
+    let campaign = |n| {
+        json!({"campaign_id": format!("campaign-{n:05}"), "advertiser_id": "acme", "name": "One of many", "status": "active",
+               "pricing": {"model": "cpc", "price_micros": CLICK_MICROS}})
+    };
+    let mut catalogue = catalogue();
+    catalogue["campaigns"] = (0..MANY_CAMPAIGNS).map(campaign).collect();
+    catalogue["ads"] = json!([]);
+    server.apply_catalogue(&catalogue);
+    let click = |n| {
+        json!({"kind": "click", "click_id": format!("many-{n}"), "ad_id": format!("ad-{n}"), "campaign_id": format!("campaign-{n:05}"),
+               "cost_micros": 10_000 * (n + 1), "ts": "2026-01-15T12:00:00Z"})
+    };
+    let clicks: Value = (0..MANY_CAMPAIGNS).map(click).collect();
+    let answer = post_json(&server, "/api/v1/events", &clicks).json();
+    assert_eq!(answer["accepted"], MANY_CAMPAIGNS, "{answer}");
+    wait_for("everything to be counted and every producer's word", || {
+        let query = "/api/v1/analytics?advertiser_id=acme&granularity=total&start=2026-01-01T00:00Z&end=2026-02-01T00:00Z";
+        let answer = server.json(query);
+        (answer["totals"]["clicks"] == MANY_CAMPAIGNS && !answer["complete_through"].is_null())
+            .then_some(())
+    });
+
+    let closed = bytes(&server, "2026-01", &["--close"]);
+    assert!(closed.len() > 1 << 20, "{} bytes", closed.len());
+    check_hash(&closed);
+    let lines = parsed(&closed)["lines"].clone();
+    let costs: Vec<i64> = lines
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["cost_micros"].as_i64().unwrap())
+        .collect();
+    let expected: Vec<i64> = (1..=MANY_CAMPAIGNS).map(|n| 10_000 * n).collect();
+    assert_eq!(costs, expected);
+    assert_eq!(parsed(&closed)["closed"]["sequence"], 1);
+    assert_eq!(over_http(&server, "2026-01"), closed);
+    let again = command(&server, "2026-01", &["--close"]);
+    assert_eq!(again.status.code(), Some(1), "it is closed already");
+    assert_eq!(String::from_utf8_lossy(&again.stdout).trim_end(), closed);
+}
+
 #[test]
 fn what_is_no_statement_is_refused_by_name() {
     let server = Server::start(Options::default());

@@ -8,6 +8,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::head::{self, Read};
-use super::{HEAD_TIMEOUT, REQUEST_TIMEOUT, Served, too_late};
+use super::{HEAD_TIMEOUT, REQUEST_TIMEOUT, Served, panicked, too_late};
 use crate::border::facts::Texts;
 use crate::collector::{Answer, Failure, unfit};
 
@@ -64,7 +65,15 @@ pub(super) async fn serve(
         let visit = |target, headers: &[httparse::Header<'_>]| {
             desk.visit(target, headers, peer.ip(), &mut texts)
         };
-        match head::read(&lane.read, visit) {
+        let read = match unpanicked(|| head::read(&lane.read, visit)) {
+            Ok(read) => read,
+            Err(answer) => {
+                lane.wire.clear();
+                lane.put_problem(*answer, true).await;
+                return lane.send().await.map(|()| Ended::Closed);
+            }
+        };
+        match read {
             Read::Other => return Ok(Ended::Other(lane.read)),
             Read::Partial => {
                 lane.read.reserve(READ_BYTES);
@@ -101,6 +110,13 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Reads a request, or answers a panic over its bytes as the router does: this request is refused and counted, and no
+/// other one is touched.
+fn unpanicked<T>(read: impl FnOnce() -> T) -> Result<T, Box<Response<Body>>> {
+    // What it leaves half done is the connection's own, which is closed.
+    std::panic::catch_unwind(AssertUnwindSafe(read)).map_err(|cause| Box::new(panicked(cause)))
 }
 
 /// A time limit that is set anew with every request and hardly ever passes. The runtime's timer is left alone until
@@ -216,6 +232,19 @@ impl Date {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_over_a_request_is_an_answer() {
+        let bytes = b"GET /click?ad_id=a HTTP/1.1\r\n\r\n";
+        let refused =
+            unpanicked(|| head::read(bytes, |_, _| -> Option<()> { panic!("on purpose") }));
+        assert_eq!(
+            refused.err().map(|answer| answer.status().as_u16()),
+            Some(503)
+        );
+        let read = unpanicked(|| head::read(bytes, |_, _| Some(())));
+        assert!(matches!(read, Ok(Read::Plain((), length)) if length == bytes.len()));
+    }
 
     #[tokio::test]
     async fn a_limit_that_was_moved_does_not_pass_before_its_new_time() {

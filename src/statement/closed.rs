@@ -6,6 +6,7 @@ use adtally_streams::names::STATEMENTS_STREAM;
 use async_nats::Client;
 use async_nats::jetstream;
 
+use super::wire::{packed, unpacked};
 use super::{Asked, ClosedAt, Document, StatementError};
 use crate::log::publisher::{Outcome, Publisher};
 use crate::log::reader::next_of_subject;
@@ -37,10 +38,11 @@ impl Closed {
                 break;
             }
             let sequence = message.sequence;
-            let statement = open(&message.payload)
-                .map_err(|source| StatementError::Damaged { sequence, source })?;
+            let damaged = |source| StatementError::Damaged { sequence, source };
+            let sealed = unpacked(&message.payload).map_err(damaged)?;
+            let statement = open(&sealed).map_err(damaged)?;
             let document = Document {
-                sealed: message.payload.to_vec(),
+                sealed,
                 closed: Some(ClosedAt {
                     sequence,
                     at_ms: message.broker_ms,
@@ -64,7 +66,7 @@ impl Closed {
 }
 
 /// Closes a statement: publishes its bytes, unless the month is closed already. To close it with the same bytes again
-/// is to have closed it.
+/// is to have closed it. What a message of the broker cannot hold is published packed.
 ///
 /// # Errors
 /// [`StatementError::AlreadyClosed`], [`StatementError::TooLarge`] and [`StatementError::NotStored`].
@@ -74,26 +76,28 @@ pub async fn close(
     sealed: Vec<u8>,
 ) -> Result<Document, StatementError> {
     let subject = asked.subject();
-    let (bytes, most) = (sealed.len(), client.server_info().max_payload);
+    let most = client.server_info().max_payload;
+    let message = packed(&sealed, most)?;
+    let bytes = message.len();
     let publisher = Publisher::new(client.clone());
-    let sent = publisher
-        .publish_first(&subject, sealed.clone().into())
-        .await;
-    let unstored = match sent {
+    let unstored = match publisher.publish_first(&subject, message).await {
         Outcome::Stored { .. } | Outcome::Conflict(_) => None,
+        // The stream takes less than the server.
         Outcome::TooLarge(_) => return Err(StatementError::TooLarge { bytes, most }),
         Outcome::Full(why) | Outcome::Refused(why) | Outcome::Unknown(why) => Some(why),
     };
     // What stands there decides, whatever became of the acknowledgement.
     let jetstream = jetstream::new(client.clone());
     match next_of_subject(&jetstream, STATEMENTS_STREAM, &subject, 1).await? {
-        Some(message) if message.payload == sealed => Ok(Document {
-            sealed,
-            closed: Some(ClosedAt {
-                sequence: message.sequence,
-                at_ms: message.broker_ms,
-            }),
-        }),
+        Some(message) if unpacked(&message.payload).is_ok_and(|stored| stored == sealed) => {
+            Ok(Document {
+                sealed,
+                closed: Some(ClosedAt {
+                    sequence: message.sequence,
+                    at_ms: message.broker_ms,
+                }),
+            })
+        }
         Some(_) => Err(StatementError::AlreadyClosed { subject }),
         None => Err(StatementError::NotStored {
             subject,

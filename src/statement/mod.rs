@@ -10,6 +10,7 @@ mod desk;
 mod history;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use adtally_projections::month::Month;
 use adtally_projections::statement::BadStatement;
@@ -26,6 +27,8 @@ use crate::store::StoreError;
 pub use closed::{Closed, close};
 pub use compute::{Ground, at_state, fit_to_close};
 pub use desk::Desk;
+
+use wire::STATEMENT_MAX_BYTES;
 
 /// Which statement.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,13 +148,21 @@ pub enum StatementError {
     },
     /// More than one message.
     #[error(
-        "the statement takes {bytes} bytes and a message of the broker at most {most}: an advertiser of so many campaigns cannot be closed in one"
+        "the statement takes {bytes} bytes and a message of the broker at most {most}: raise max_payload of the nats-servers, and max_msg_size of STATEMENTS where it is set, and close it again"
     )]
     TooLarge {
-        /// Of the statement.
+        /// Of the statement, packed.
         bytes: usize,
         /// Of a message.
         most: usize,
+    },
+    /// More than anybody would read again.
+    #[error(
+        "the statement takes {bytes} bytes and one that is closed at most {STATEMENT_MAX_BYTES}"
+    )]
+    TooLong {
+        /// Of the statement.
+        bytes: usize,
     },
     /// Somebody was first.
     #[error("{subject} was closed before: a closed statement never changes")]
