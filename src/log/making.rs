@@ -11,12 +11,9 @@ use async_nats::jetstream::{Context, ErrorCode};
 use tokio::time::Instant;
 
 use super::LogError;
-use super::definitions::{Limits, shard_of_name};
 use super::refusals::Refusals;
-use super::streams::{LEADER_WAIT, RETRY_PAUSE, StreamsError, info_of, info_or_none};
+use super::streams::{LEADER_WAIT, RETRY_PAUSE, StreamsError, info_or_none};
 
-/// Where no maximum is configured, the definition's is halved down to this while the broker has no room for it.
-const EVENTS_MIN_BYTES: i64 = 64 << 20;
 /// How often it is said again that a stream still has no place.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -31,6 +28,8 @@ enum Meaning {
     NoPlace,
     /// Its maximum is more than there is room for.
     NoRoom,
+    /// Its maximum is more than one stream may have.
+    TooLarge,
     /// Asking again changes nothing.
     Final,
 }
@@ -57,9 +56,10 @@ fn meaning_of(code: ErrorCode, status: usize, text: &str) -> Meaning {
     match code {
         ErrorCode::STREAM_NAME_EXIST => Meaning::Exists,
         ErrorCode::CLUSTER_NO_PEERS => meaning_of_placement(text),
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED
-        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-        | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED => Meaning::NoRoom,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => {
+            Meaning::NoRoom
+        }
+        ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED => Meaning::TooLarge,
         _ if status == 503 => Meaning::Passing,
         _ => Meaning::Final,
     }
@@ -98,55 +98,8 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Makes a stream, with half of the maximum as often as the broker has no room for more, where that is ours to
-    /// choose. `cap` is the maximum that the streams `created` before it have come down to, and those after it begin
-    /// with.
-    pub(super) async fn create_fitting(
-        &self,
-        config: &mut Config,
-        created: &[String],
-        limits: &Limits,
-        cap: &mut i64,
-    ) -> Result<Config, StreamsError> {
-        let may_shrink = limits.events_max_bytes.is_none() && shard_of_name(&config.name).is_some();
-        if may_shrink {
-            config.max_bytes = config.max_bytes.min(*cap);
-        }
-        loop {
-            match self.create(config).await {
-                Err(StreamsError::NoRoom { .. })
-                    if may_shrink && config.max_bytes / 2 >= EVENTS_MIN_BYTES =>
-                {
-                    config.max_bytes /= 2;
-                    *cap = config.max_bytes;
-                    tracing::warn!(stream = %config.name, max_bytes = *cap, "the broker has little room; the EVENTS streams get a smaller maximum");
-                    // Those that were made just now would else have taken the room of the others.
-                    self.shrink(created, *cap).await?;
-                }
-                made => return made,
-            }
-        }
-    }
-
-    /// Gives EVENTS streams that nobody has written to yet that maximum.
-    async fn shrink(&self, names: &[String], cap: i64) -> Result<(), StreamsError> {
-        for name in names.iter().filter(|n| shard_of_name(n).is_some()) {
-            let mut config = info_of(self.jetstream, name).await?.config;
-            if config.max_bytes > cap {
-                config.max_bytes = cap;
-                let changed = self.jetstream.update_stream(config).await;
-                // A cluster has given room that it had not counted yet, and takes nothing back.
-                changed.map_err(|error| StreamsError::NoRoom {
-                    stream: name.clone(),
-                    max_bytes: cap,
-                    why: error.to_string(),
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn create(&self, config: &Config) -> Result<Config, StreamsError> {
+    /// Makes a stream, or finds the one that somebody else has made meanwhile.
+    pub(super) async fn create(&self, config: &Config) -> Result<Config, StreamsError> {
         let until = Instant::now() + LEADER_WAIT;
         let subject = format!("$JS.API.STREAM.CREATE.{}", config.name);
         let asked = || format!("to make the stream {}", config.name);
@@ -168,6 +121,13 @@ impl Maker<'_> {
                 Meaning::Exists => return self.found(&config.name).await,
                 Meaning::NoRoom => {
                     return Err(StreamsError::NoRoom {
+                        stream: config.name.clone(),
+                        max_bytes: config.max_bytes,
+                        why: kind.to_string(),
+                    });
+                }
+                Meaning::TooLarge => {
+                    return Err(StreamsError::TooLarge {
                         stream: config.name.clone(),
                         max_bytes: config.max_bytes,
                         why: kind.to_string(),
@@ -281,7 +241,7 @@ mod tests {
                 400,
                 10_122,
                 "stream max bytes exceeds account limit max stream bytes",
-                Meaning::NoRoom,
+                Meaning::TooLarge,
             ),
             (
                 500,

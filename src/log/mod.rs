@@ -12,6 +12,7 @@ pub mod publisher;
 pub mod quorum;
 pub mod reader;
 pub mod refusals;
+mod room;
 pub mod streams;
 
 #[cfg(test)]

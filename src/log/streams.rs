@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use adtally_streams::names::{DEFAULT_SHARDS, MAX_SHARDS, events_stream};
-use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::stream::{Config, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::TryStreamExt;
 use serde::Serialize;
@@ -92,6 +92,30 @@ pub enum StreamsError {
         "the broker has no room for {stream} with a maximum of {max_bytes} bytes: {why}. Choose a smaller maximum, or give JetStream more (max_file_store)"
     )]
     NoRoom {
+        /// The stream.
+        stream: String,
+        /// The maximum asked for.
+        max_bytes: i64,
+        /// What the broker says.
+        why: String,
+    },
+    /// The broker has no room for the maxima of the streams that are missing, with the least that EVENTS streams get.
+    #[error(
+        "the broker has no room for the {streams} streams that are to be made, which take {bytes} bytes at the least: {why}. Give JetStream more (max_file_store), or choose smaller maxima (streams.intake_max_bytes, streams.quarantine_max_bytes, streams.events_max_bytes)"
+    )]
+    NoRoomForAll {
+        /// How many.
+        streams: usize,
+        /// What they would take together.
+        bytes: i64,
+        /// What the broker says.
+        why: String,
+    },
+    /// The account allows no stream as large.
+    #[error(
+        "{stream} may not have a maximum of {max_bytes} bytes: {why}. Choose a smaller maximum, or let the account have larger streams"
+    )]
+    TooLarge {
         /// The stream.
         stream: String,
         /// The maximum asked for.
@@ -319,20 +343,24 @@ pub async fn ensure_heeding(
         jetstream,
         refusals,
     };
-    let mut cap = i64::MAX;
     let copies = Limits {
         replicas: limits.replicas.or(running.and_then(|r| r.replicas)),
         ..limits.clone()
     };
-    for mut config in definitions(shards, &copies) {
+    let mut wanted = definitions(shards, &copies);
+    if limits.events_max_bytes.is_none() {
+        ensured.created = fit(&maker, &mut wanted).await?;
+    }
+    let has_room = !ensured.created.is_empty();
+    for config in wanted {
         let running = match info_or_none(jetstream, &config.name).await? {
             Some(info) => info.config,
             None => {
-                let made = maker
-                    .create_fitting(&mut config, &ensured.created, limits, &mut cap)
-                    .await?;
+                let made = match has_room {
+                    true => maker.create_in_room(&config).await?,
+                    false => maker.create(&config).await?,
+                };
                 ensured.created.push(config.name.clone());
-                config.max_bytes = made.max_bytes;
                 made
             }
         };
@@ -354,6 +382,31 @@ pub async fn ensure_heeding(
         differences: harmless,
         ..ensured
     })
+}
+
+/// Finds room for the EVENTS streams that are missing, and puts their share of it into what is `wanted`. The first of
+/// them is made by that; its name, where there is one.
+async fn fit(maker: &Maker<'_>, wanted: &mut [Config]) -> Result<Vec<String>, StreamsError> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for config in wanted.iter() {
+        match info_or_none(maker.jetstream, &config.name).await? {
+            Some(info) => found.push(info),
+            None => missing.push(config.clone()),
+        }
+    }
+    let is_events = |config: &&mut Config| shard_of_name(&config.name).is_some();
+    let events = missing.iter().find(|c| shard_of_name(&c.name).is_some());
+    let Some(max_bytes) = events.map(|config| config.max_bytes) else {
+        return Ok(Vec::new());
+    };
+    maker.give_back(&found, max_bytes).await?;
+    let Some((first, share)) = maker.make_room(&missing).await? else {
+        return Ok(Vec::new());
+    };
+    for config in wanted.iter_mut().filter(is_events) {
+        config.max_bytes = share;
+    }
+    Ok(vec![first.name])
 }
 
 /// What differs between the definitions and what runs, missing streams too. Changes nothing. Without `shards`, the
