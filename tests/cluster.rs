@@ -165,14 +165,14 @@ fn servers_that_come_late_are_waited_for() {
         let line = log.lines().find(|line| line.contains("no place for"))?;
         Some(line.to_owned())
     });
-    for word in ["INTAKE", "3", "no suitable peers", "streams.replicas"] {
+    for word in ["EVENTS_0", "3", "no suitable peers", "streams.replicas"] {
         assert!(said.contains(word), "{said}");
     }
     // A command waits as well, for as long as an election takes, and then says the same.
     let apply = command(&broker, &["streams", "apply", "--replicas", "3"]);
     let text = String::from_utf8_lossy(&apply.stderr).into_owned();
     assert_eq!(apply.status.code(), Some(3), "{text}");
-    assert!(text.contains("no place for INTAKE"), "{text}");
+    assert!(text.contains("no place for EVENTS_0"), "{text}");
     assert_eq!(server.ended(), None, "{}", server.log());
     broker.run_one("n3");
     server.wait_ready();

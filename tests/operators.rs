@@ -236,7 +236,7 @@ fn each_role_works_as_its_own_user_of_the_accounts_file_and_no_further() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert!(
-            text.contains("INTAKE is missing") && text.contains("Permissions Violation"),
+            text.contains("EVENTS_0 is missing") && text.contains("Permissions Violation"),
             "{text}"
         );
         assert!(began.elapsed() < Duration::from_secs(15), "{text}");
