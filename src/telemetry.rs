@@ -77,9 +77,28 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
         .install_recorder()
         .map(|handle| {
             metric_names::describe();
+            begin_at_zero();
             RECORDER.get_or_init(|| handle).clone()
         })
         .map_err(twice)
+}
+
+/// Counters that an operator is woken by, and that most processes never touch.
+const BEGIN_AT_ZERO: [&str; 7] = [
+    "adtally_archive_failures_total",
+    "adtally_clock_steps_total",
+    "adtally_http_panics_total",
+    "adtally_intake_interruptions_total",
+    "adtally_nats_restarts_total",
+    "adtally_nats_servers_left_total",
+    "adtally_stream_losses_total",
+];
+
+/// Shows them from the start: Prometheus sees no increase in a series that begins with its first one.
+fn begin_at_zero() {
+    for name in BEGIN_AT_ZERO {
+        metrics::counter!(name).increment(0);
+    }
 }
 
 /// A line for the person who waits, on stderr.

@@ -90,6 +90,23 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
             "/api/v1/analytics?campaign_id=spring&campaign_id=secret",
             403,
         ),
+        (&acme, "/api/v1/analytics?ad_id=nobody", 403),
+        // Beside what is its own, an ad only narrows: it may be another's by now, or in no catalogue.
+        (
+            &acme,
+            "/api/v1/analytics?ad_id=nobody&campaign_id=spring",
+            200,
+        ),
+        (
+            &acme,
+            "/api/v1/analytics?ad_id=nobody&campaign_id=secret",
+            403,
+        ),
+        (
+            &acme,
+            "/api/v1/analytics?ad_id=nobody&advertiser_id=acme",
+            200,
+        ),
         (&acme, "/api/v1/campaigns/spring/spend", 200),
         (&acme, "/api/v1/campaigns/secret/spend", 403),
         (&acme, "/api/v1/fraud?campaign_id=secret", 403),

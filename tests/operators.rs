@@ -152,6 +152,39 @@ fn as_user(broker: &Broker, user: &str, args: &[&str]) -> std::process::Output {
         .unwrap()
 }
 
+#[test]
+fn a_deployment_that_is_named_by_its_nats_alone_is_found() {
+    let server = Server::start(Options::default());
+    server.apply_catalogue(&small_catalogue());
+    assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
+    wait_totals(&server, "spring", &[("clicks", 1)]);
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    let run = |args: &[&str]| {
+        Command::new(ADTALLY)
+            .args(args)
+            .args(["--server", &server.nats_url()])
+            .env_remove("NATS_URL")
+            .current_dir(elsewhere.path())
+            .output()
+            .unwrap()
+    };
+    let verdict = ok(&run(&["verify", "--json"]));
+    let verdict: Value = serde_json::from_str(&verdict).unwrap();
+    assert_eq!(verdict["equal"], true, "{verdict}");
+    ok(&run(&["replay", "--from", "beginning"]));
+    let backup = elsewhere.path().join("copy");
+    ok(&run(&["backup", backup.to_str().unwrap()]));
+    assert!(backup.join("manifest.json").is_file() || backup.read_dir().unwrap().count() > 0);
+    // A folder that is named and is not there is nobody's, whatever runs.
+    let named = run(&["verify", "--data-dir", "elsewhere"]);
+    assert_eq!(named.status.code(), Some(3));
+    assert!(
+        String::from_utf8_lossy(&named.stderr).contains("no deployment in elsewhere"),
+        "{named:?}"
+    );
+    assert!(!elsewhere.path().join("adtally-data").exists());
+}
+
 /// A `serve` as that user.
 fn serve_as(broker: &Broker, user: &str, roles: &str) -> Server {
     serve_with(Options::default(), broker, user, roles)

@@ -13,12 +13,13 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::located::located;
 use super::output::Output;
 use super::{Exit, Usage};
 use crate::archive::{
     ArchiveError, Archiver, Close, EraseRequest, Manifest, Passed, Place, Store, erase, shards,
 };
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::deployment::Deployment;
 use crate::log::streams;
 use crate::simulate::report::grouped;
@@ -62,6 +63,11 @@ pub struct EraseArgs {
 
 /// Runs `adtally archive`.
 pub async fn run(command: &Archive, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    // An archive elsewhere needs no data folder.
+    let config = &match config.archive.url {
+        None => located(config, Role::Archiver).await?,
+        Some(_) => config.clone(),
+    };
     match command {
         Archive::List => list(config, output).await,
         Archive::Check => check(config, output).await,

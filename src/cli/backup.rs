@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Backup;
 use super::folder::{Holder, Scene};
+use super::located::located;
 use super::output::Output;
 use super::state::shards_on_disk;
 use super::{Exit, Usage, verify};
 use crate::backup::{self, Claim, Meter, Written};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::data_dir::{self, DataDir, DataDirError};
 use crate::fail_points;
 use crate::frozen::{self, FrozenShard};
@@ -27,6 +28,7 @@ const BAR: &str = "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
 pub async fn run(args: &Backup, config: &Config, output: Output) -> anyhow::Result<Exit> {
     fail_points::arm_from_environment().map_err(|bad| Usage(bad.to_string()))?;
     let stop = signals::stop_on_signal();
+    let config = &located(config, Role::Projector).await?;
     let written = make(&args.dir, config, &stop).await?;
     let manifest = &written.manifest;
     if output.json {

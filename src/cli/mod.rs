@@ -12,6 +12,7 @@ mod events;
 mod folder;
 mod incidents;
 mod keys;
+mod located;
 mod output;
 mod producers;
 mod replay;

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Verify;
 use super::folder::{Holder, Scene};
+use super::located::located;
 use super::output::Output;
 use super::{Exit, Usage};
 use crate::archive;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::frozen::{self, FrozenShard};
 use crate::replay::range::Range;
 use crate::scratch::Scratch;
@@ -42,6 +43,7 @@ pub async fn run(args: &Verify, config: &Config, output: Output) -> anyhow::Resu
     let to = args.to.as_deref();
     let range = Range::read(&args.from, to, args.shard.is_some(), now_ms).map_err(Usage)?;
     let stop = signals::stop_on_signal();
+    let config = &located(config, Role::Projector).await?;
     let scene = Scene::open(config).await?;
     let outcome = verify(&scene, args, range, config, &stop).await;
     scene.deployment.close().await;

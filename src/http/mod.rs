@@ -44,7 +44,7 @@ pub fn api_router(state: AppState) -> Router {
 
 /// The routes that every role has: `/healthz`, `/readyz` and `/metrics`.
 pub fn operations_router(readiness: health::Readiness, metrics: PrometheusHandle) -> Router {
-    routes::operations(readiness, metrics)
+    routes::operations(readiness, metrics).method_not_allowed_fallback(method_not_allowed)
 }
 
 /// Puts a problem document where axum would answer with an empty body. Called once, on all routes together.
@@ -124,10 +124,9 @@ mod tests {
         facts: Facts,
     ) -> (u16, axum::http::HeaderMap, serde_json::Value) {
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        let router = finish(operations_router(
-            std::sync::Arc::new(move || facts.clone()),
-            metrics,
-        ));
+        // As `serve` puts them together.
+        let operations = operations_router(std::sync::Arc::new(move || facts.clone()), metrics);
+        let router = finish(Router::new()).merge(operations);
         let request = Request::builder()
             .method(method)
             .uri(path)

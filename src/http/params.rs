@@ -139,7 +139,9 @@ fn unknown(name: &str, known: &[&str]) -> Problem {
         .min();
     let hint = match near {
         _ if known.is_empty() => "; there are none here".to_owned(),
-        Some((edits, near)) if edits <= MAX_EDITS => format!("; did you mean `{near}`?"),
+        Some((edits, near)) if edits <= MAX_EDITS && edits < short.chars().count() => {
+            format!("; did you mean `{near}`?")
+        }
         _ => format!("; known are {}", known.join(", ")),
     };
     Problem::bad_parameter(

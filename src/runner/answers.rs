@@ -33,6 +33,7 @@ pub fn all(
         "version": env!("CARGO_PKG_VERSION"),
         "process": std::process::id(),
         "roles": config.roles,
+        "data_dir": std::path::absolute(&config.data_dir).ok().map(|path| path.display().to_string()),
         "http_url": listener.url(),
         "shards": shards,
     });

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Replay;
 use super::folder::{Holder, Scene};
+use super::located::located;
 use super::output::Output;
 use super::{Exit, Usage};
 use crate::archive;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::control::{self, Verb};
 use crate::data_dir::DataDirError;
 use crate::replay::range::Range;
@@ -28,6 +29,7 @@ use crate::{fail_points, signals};
 pub async fn run(args: &Replay, config: &Config, output: Output) -> anyhow::Result<Exit> {
     let range = range_of(args)?;
     let stop = signals::stop_on_signal();
+    let config = &located(config, Role::Projector).await?;
     let scene = Scene::open(config).await?;
     let done = scene.run(args, range, config, output, &stop).await;
     scene.deployment.close().await;
