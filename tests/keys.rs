@@ -183,6 +183,13 @@ fn a_key_opens_what_it_is_for_and_nothing_else() {
         .unwrap()
         .to_owned();
     ok(&server.cli(&["keys", "revoke", &id]));
+    let unknown = server.cli(&["keys", "revoke", "key-nope", "--json"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_slice(&unknown.stderr).unwrap();
+    assert!(
+        said["error"].as_str().unwrap().contains("key-nope"),
+        "{said}"
+    );
     crate::support::wait_for("the key to be revoked", || {
         (with_key(
             &server,

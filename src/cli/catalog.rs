@@ -168,10 +168,7 @@ async fn get(
             }
             Ok(Exit::Done)
         }
-        None => {
-            eprintln!("there is no {} {id}", kind_of(kind).name());
-            Ok(Exit::No)
-        }
+        None => Ok(output.no(&format!("there is no {} {id}", kind_of(kind).name()))),
     }
 }
 

@@ -109,8 +109,9 @@ async fn revoke(key_id: &str, config: &Config, output: Output) -> anyhow::Result
         eprintln!("{key_id} opens nothing any more.");
         Ok(Exit::Done)
     } else {
-        eprintln!("there is no key {key_id}; `adtally keys list` shows which there are");
-        Ok(Exit::No)
+        Ok(output.no(&format!(
+            "there is no key {key_id}; `adtally keys list` shows which there are"
+        )))
     }
 }
 

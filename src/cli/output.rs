@@ -6,7 +6,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::Exit;
 use crate::table::table;
+use crate::telemetry;
 
 /// How a command prints.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,15 @@ impl Output {
     /// A value as one line of JSON.
     pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         self.line(&serde_json::to_string(value)?)
+    }
+
+    /// Says on stderr why the answer is no, as errors are said.
+    pub fn no(&self, why: &str) -> Exit {
+        match self.json {
+            true => telemetry::say(&serde_json::json!({"error": why}).to_string()),
+            false => telemetry::say(why),
+        }
+        Exit::No
     }
 
     /// Rows as one JSON array, or as a table.

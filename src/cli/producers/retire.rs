@@ -59,19 +59,17 @@ async fn retire(
     let listed = scene.rows(false).await?;
     let rows: Vec<Row> = listed.rows.into_iter().filter(|row| meant(row)).collect();
     if rows.is_empty() {
-        telemetry::say(&format!(
+        return Ok(output.no(&format!(
             "The log knows no such producer or epoch: {}. `adtally producers list` names those that it knows.",
             args.producer
-        ));
-        return Ok(Exit::No);
+        )));
     }
     let open: Vec<&Row> = rows.iter().filter(|r| r.state == State::Open).collect();
     if !args.force {
         let holders = scene.holders(&[]).await?;
         let now_ms = chrono::Utc::now().timestamp_millis();
         if let Some(why) = open.iter().find_map(|row| alive(row, &holders, now_ms)) {
-            telemetry::say(&why);
-            return Ok(Exit::No);
+            return Ok(output.no(&why));
         }
     }
     let mut sequences = BTreeMap::new();
