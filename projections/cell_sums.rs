@@ -11,9 +11,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::applied::{Applied, Projection};
 use crate::cell_list::{ListWriter, Place};
+use crate::cell_order::{Widths, bits};
 use crate::cells::{Bucket, Grain, RowKey};
 use crate::family::{Changes, Family, Op, Target};
 use crate::metrics::{Metrics, encode_sums};
+use crate::radix;
 use crate::sections::{OpenSection, Section};
 use crate::spend;
 use crate::symbols::Symbol;
@@ -120,6 +122,8 @@ impl From<&Cell> for Cell {
     }
 }
 
+/// Ads of which it is remembered where they were last.
+const MAX_HINTS: usize = 1 << 16;
 /// Open sections that are remembered; past it they are forgotten, and their markers put once more.
 const MAX_OPEN: usize = 1 << 18;
 
@@ -131,6 +135,8 @@ pub struct CellSums {
     /// Sections that were marked since [`CellSums::take_opened`], with the offset of one of their cells.
     opened: Vec<(OpenSection, i32)>,
     known: FxHashMap<Owner, u32>,
+    /// By ad, as far as symbols are low: where in `owners` it was last, which is mostly where it is.
+    hints: Vec<u32>,
     owners: Vec<Owner>,
     additions: Vec<Addition>,
     /// The current frame's ad dictionary as places in `owners`.
@@ -150,12 +156,8 @@ impl Projection for CellSums {
                 ad: entry.ad,
                 offset_s: entry.utc_offset_s,
             };
-            let owners = &mut self.owners;
-            self.dictionary
-                .push(*self.known.entry(owner).or_insert_with(|| {
-                    owners.push(owner);
-                    owners.len() as u32 - 1
-                }));
+            let place = self.place(owner);
+            self.dictionary.push(place);
         }
         let f = frame.frame;
         for (at, creative) in frame.events.iter().zip(frame.creatives) {
@@ -206,6 +208,27 @@ impl Projection for CellSums {
 }
 
 impl CellSums {
+    /// The place of an owner in `owners`.
+    fn place(&mut self, owner: Owner) -> u32 {
+        let ad = owner.ad as usize;
+        let hint = self.hints.get(ad).copied().unwrap_or_default();
+        if self.owners.get(hint as usize) == Some(&owner) {
+            return hint;
+        }
+        let owners = &mut self.owners;
+        let place = *self.known.entry(owner).or_insert_with(|| {
+            owners.push(owner);
+            owners.len() as u32 - 1
+        });
+        if ad < MAX_HINTS {
+            if ad >= self.hints.len() {
+                self.hints.resize(ad + 1, 0);
+            }
+            self.hints[ad] = place;
+        }
+        place
+    }
+
     /// The sections that got their first rows since the last call, each with the offset of a cell's hours and days.
     pub fn take_opened(&mut self) -> Vec<(OpenSection, i32)> {
         std::mem::take(&mut self.opened)
@@ -305,11 +328,21 @@ impl<'a> Order<'a> {
             let bucket = (self.bucket(grain, owner, time_s) - first) as u64;
             (campaign, bucket, rank, place)
         };
-        if widths.sum() + bits(u64::from(self.campaigns - 1)) <= u64::BITS {
-            sum_sorted(parts, |part| widths.pack(located(part)))
+        let key_bits = widths.sum() + bits(u64::from(self.campaigns - 1));
+        let place_bits = bits(parts.len() as u64);
+        if key_bits + place_bits <= u64::BITS {
+            let packed = (0u64..).zip(parts);
+            let packed = packed.map(|(at, part)| widths.pack(located(part)) << place_bits | at);
+            let mut order: Vec<u64> = packed.collect();
+            radix::sort(&mut order, place_bits, place_bits + key_bits);
+            let place = |packed: u64| packed as u32 & ((1u64 << place_bits) - 1) as u32;
+            let order = order.into_iter().map(|p| (p >> place_bits, place(p)));
+            sum_in_order(parts, order)
         } else {
             // Names or times that lie far apart: the same order without the packing.
-            sum_sorted(parts, located)
+            let mut order: Vec<_> = parts.iter().map(located).zip(0..).collect();
+            order.sort_unstable();
+            sum_in_order(parts, order.into_iter())
         }
     }
 
@@ -412,51 +445,20 @@ impl Located for Cell {
     }
 }
 
-/// How many bits the parts of a sorted number take in this batch.
-#[derive(Clone, Copy)]
-struct Widths {
-    region: u32,
-    creative: u32,
-    owner: u32,
-    bucket: u32,
-}
-
-/// Bits of a device number.
-const DEVICE_BITS: u32 = 4;
-
-impl Widths {
-    fn sum(&self) -> u32 {
-        DEVICE_BITS + self.region + self.creative + self.owner + self.bucket
-    }
-
-    fn pack(&self, (campaign, bucket, owner, place): (u32, u64, u32, Place)) -> u64 {
-        let mut packed = u64::from(campaign);
-        packed = (packed << self.bucket) | bucket;
-        packed = (packed << self.owner) | u64::from(owner);
-        packed = (packed << self.creative) | u64::from(place.creative());
-        packed = (packed << self.region) | u64::from(place.region());
-        (packed << DEVICE_BITS) | u64::from(place.device())
-    }
-}
-
-/// Bits that a number takes.
-fn bits(n: u64) -> u32 {
-    u64::BITS - n.leading_zeros()
-}
-
-/// Sums what has equal keys, in the order of keys.
-fn sum_sorted<T, K: Ord + Copy>(parts: &[T], key: impl Fn(&T) -> K) -> Vec<Cell>
+/// Sums what has equal keys; the order is that of the keys, each with its place among the parts.
+fn sum_in_order<T, K: PartialEq>(
+    parts: &[T],
+    order: impl ExactSizeIterator<Item = (K, u32)>,
+) -> Vec<Cell>
 where
     for<'p> Cell: From<&'p T>,
 {
-    let mut order: Vec<(K, u32)> = parts.iter().map(key).zip(0..).collect();
-    order.sort_unstable();
     let mut out: Vec<Cell> = Vec::with_capacity(order.len());
     let mut last = None;
     for (key, at) in order {
         let part = Cell::from(&parts[at as usize]);
         match out.last_mut() {
-            Some(cell) if last == Some(key) => cell.sum.add(&part.sum),
+            Some(cell) if last.as_ref() == Some(&key) => cell.sum.add(&part.sum),
             _ => out.push(part),
         }
         last = Some(key);

@@ -114,8 +114,19 @@ impl<'a> Reader<'a> {
         Ok((self.u64()? ^ (1 << 63)) as i64)
     }
 
-    /// A varint.
+    /// A varint, of which most are one byte.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, Damaged> {
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Damaged> {
         let mut n = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -148,6 +159,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A signed varint.
+    #[inline]
     pub fn signed(&mut self) -> Result<i64, Damaged> {
         let n = self.varint()?;
         Ok((n >> 1) as i64 ^ -((n & 1) as i64))

@@ -1,16 +1,22 @@
 //! Whether two states dump equally, and where they do not, in memory that does not grow with them.
 //!
 //! Invariant: every line of both dumps is taken in. Lines are sorted into a fixed number of slots by a hash of what
-//! they are about, and each slot holds the sum of its lines' hashes: a sum, because the two states need not give
-//! their lines in the same order. What is hashed are a line's bytes, which are equal exactly when its text is. Where no
-//! slot differs, the dumps are equal, but for a collision of 128 bits of XXH3, a hash against faults and not against
-//! somebody who looks for a collision: whoever can write a state at will can also write the one that is true. Of the
-//! slots that differ, a second visit takes the lines themselves.
+//! they are about, and each slot holds the sum of what its lines add, see [`crate::line_hash`]: a sum, because the two
+//! states need not give their lines in the same order, and one of them may give its cells in parts. Where no slot
+//! differs, the dumps are equal, but for a collision of 128 bits, of a hash against faults and not against somebody who
+//! looks for a collision: whoever can write a state at will can also write the one that is true. Of the slots that
+//! differ, a second visit takes the lines themselves, and they decide.
 
-use twox_hash::XxHash3_128;
+use rustc_hash::FxHashMap;
 
+use crate::cells::{CellKey, RowKey};
+use crate::codec::Damaged;
 use crate::differences::{Difference, Kept, differences};
-use crate::dump::{DumpError, Line, Source, visit};
+use crate::dump::{DumpError, Line, Source, visit, visit_cells_of, visit_rows};
+use crate::dump_cells::{Sums, TakesCells, each_of_row};
+use crate::dump_line::Content;
+use crate::dump_names::Names;
+use crate::line_hash::{Hashed, LineHasher};
 
 /// Slots of a fingerprint: 4 MiB of memory, and few equal lines beside one that differs.
 const SLOTS: usize = 1 << 18;
@@ -20,11 +26,15 @@ const WAITING: usize = 256;
 /// Lines that a second visit holds at most, of each state.
 pub const MAX_LINES_HELD: usize = 20_000;
 
+fn slot_of(place: u64) -> usize {
+    place as usize % SLOTS
+}
+
 /// What a dump comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     slots: Vec<u128>,
-    /// How many lines it has.
+    /// How many lines it has, those of a cell that was given in parts once for each part.
     pub lines: u64,
 }
 
@@ -34,28 +44,16 @@ impl Fingerprint {
     /// # Errors
     /// [`DumpError`] when it cannot be read.
     pub fn of<S: Source>(source: &S) -> Result<Self, DumpError<S::Error>> {
-        let mut print = Self {
-            slots: vec![0; SLOTS],
-            lines: 0,
+        let names = Names::read(source).map_err(DumpError::Read)?;
+        let mut printer = Printer::default();
+        visit_rows(source, &names, &mut |line| printer.line(&line))?;
+        let mut cells = Cells {
+            names: &names,
+            printer: &mut printer,
+            holder: None,
         };
-        let (mut bytes, mut waiting) = (Vec::new(), Vec::with_capacity(WAITING));
-        visit(source, &mut |line| {
-            let slot = slot_of(&line, &mut bytes);
-            waiting.push((slot, XxHash3_128::oneshot(&bytes)));
-            if waiting.len() == WAITING {
-                print.add(&mut waiting);
-            }
-        })?;
-        print.add(&mut waiting);
-        Ok(print)
-    }
-
-    fn add(&mut self, lines: &mut Vec<(usize, u128)>) {
-        self.lines += lines.len() as u64;
-        for (slot, hash) in lines.drain(..) {
-            let sum = &mut self.slots[slot];
-            *sum = sum.wrapping_add(hash);
-        }
+        visit_cells_of(source, &mut cells)?;
+        Ok(printer.finish())
     }
 
     /// All of it in 32 hexadecimal digits: equal for equal states, whichever process has them.
@@ -81,11 +79,93 @@ impl Fingerprint {
     }
 }
 
-/// The slot of a line, by what it is about; `bytes` then holds the line's.
-fn slot_of(line: &Line<'_>, bytes: &mut Vec<u8>) -> usize {
-    bytes.clear();
-    let about = line.put_bytes(bytes);
-    XxHash3_128::oneshot(&bytes[..about]) as usize % SLOTS
+/// Makes a fingerprint, line by line, of one state.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    print: Fingerprint,
+    hasher: LineHasher,
+    waiting: Vec<(usize, u128)>,
+}
+
+impl Default for Printer {
+    fn default() -> Self {
+        Self {
+            print: Fingerprint {
+                slots: vec![0; SLOTS],
+                lines: 0,
+            },
+            hasher: LineHasher::default(),
+            waiting: Vec::with_capacity(WAITING),
+        }
+    }
+}
+
+impl Printer {
+    pub(crate) fn line(&mut self, line: &Line<'_>) {
+        let hashed = self.hasher.of(line);
+        self.take(hashed);
+    }
+
+    /// The cells of a row.
+    pub(crate) fn row(
+        &mut self,
+        names: &Names,
+        row: &RowKey,
+        list: &[u8],
+        is_read: bool,
+    ) -> Result<(), Damaged> {
+        LineHasher::of_row(names, row, list, is_read, |hashed| self.take(hashed))
+    }
+
+    fn take(&mut self, hashed: Hashed) {
+        self.waiting.push((slot_of(hashed.place), hashed.adds));
+        if self.waiting.len() == WAITING {
+            self.add();
+        }
+    }
+
+    fn add(&mut self) {
+        self.print.lines += self.waiting.len() as u64;
+        for (slot, adds) in self.waiting.drain(..) {
+            let sum = &mut self.print.slots[slot];
+            *sum = sum.wrapping_add(adds);
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Fingerprint {
+        self.add();
+        self.print
+    }
+}
+
+/// Takes cells into a fingerprint, and into lines where some are held.
+pub(crate) struct Cells<'c> {
+    pub(crate) names: &'c Names,
+    pub(crate) printer: &'c mut Printer,
+    pub(crate) holder: Option<&'c mut Holder>,
+}
+
+impl TakesCells for Cells<'_> {
+    fn cell(&mut self, cell: &CellKey, sums: &Sums, is_read: bool) {
+        let content = Content::Cell {
+            cell,
+            sums,
+            is_read,
+        };
+        let names = self.names;
+        let line = Line { names, content };
+        self.printer.line(&line);
+        if let Some(holder) = &mut self.holder {
+            holder.line(&line);
+        }
+    }
+
+    fn row(&mut self, row: &RowKey, list: &[u8], is_read: bool) -> Result<(), Damaged> {
+        match self.holder {
+            None => self.printer.row(self.names, row, list, is_read),
+            Some(_) => each_of_row(row, list, &mut |cell, sums| self.cell(cell, sums, is_read)),
+        }
+    }
 }
 
 /// Slots that differ.
@@ -108,19 +188,66 @@ impl Slots {
     /// # Errors
     /// [`DumpError`] when it cannot be read.
     pub fn lines<S: Source>(&self, source: &S) -> Result<Held, DumpError<S::Error>> {
-        let (mut held, mut bytes) = (Held::default(), Vec::new());
-        visit(source, &mut |line| {
-            let slot = slot_of(&line, &mut bytes);
-            if self.looked_at.binary_search(&slot).is_err() {
-                return;
-            }
-            match held.lines.len() < MAX_LINES_HELD {
-                true => held.lines.push(Kept::of(&line)),
-                false => held.more = true,
-            }
-        })?;
+        let names = Names::read(source).map_err(DumpError::Read)?;
+        let mut holder = Holder::new(self.clone());
+        visit(source, &mut |line| holder.line(&line))?;
+        Ok(holder.finish(&names))
+    }
+}
+
+/// Holds the lines of some slots of one state.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    slots: Slots,
+    hasher: LineHasher,
+    /// Cells, and whether a question would read them, with the sum of their parts.
+    cells: FxHashMap<(CellKey, bool), Sums>,
+    held: Held,
+}
+
+impl Holder {
+    pub(crate) fn new(slots: Slots) -> Self {
+        Self {
+            slots,
+            hasher: LineHasher::default(),
+            cells: FxHashMap::default(),
+            held: Held::default(),
+        }
+    }
+
+    pub(crate) fn line(&mut self, line: &Line<'_>) {
+        let slot = slot_of(self.hasher.of(line).place);
+        if self.slots.looked_at.binary_search(&slot).is_err() {
+            return;
+        }
+        let is_full = self.held.lines.len() + self.cells.len() >= MAX_LINES_HELD;
+        match line.content {
+            Content::Cell {
+                cell,
+                sums,
+                is_read,
+            } => match self.cells.get_mut(&(*cell, is_read)) {
+                Some(sum) => crate::sums::add(sum, sums),
+                None if is_full => self.held.more = true,
+                None => drop(self.cells.insert((*cell, is_read), *sums)),
+            },
+            _ if is_full => self.held.more = true,
+            _ => self.held.lines.push(Kept::of(line)),
+        }
+    }
+
+    pub(crate) fn finish(self, names: &Names) -> Held {
+        let mut held = self.held;
+        for ((cell, is_read), sums) in &self.cells {
+            let content = Content::Cell {
+                cell,
+                sums,
+                is_read: *is_read,
+            };
+            held.lines.push(Kept::of(&Line { names, content }));
+        }
         held.lines.sort_unstable();
-        Ok(held)
+        held
     }
 }
 

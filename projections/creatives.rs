@@ -18,11 +18,57 @@ use crate::symbols::{NONE, Names, OTHER, Space, Symbol};
 /// Pairs of ad and creative kept in memory; past it they are forgotten between batches and read again.
 pub const MAX_CACHED_CREATIVES: usize = 1 << 20;
 
+/// Ads whose pairs with low creatives are bits; of others they are in a set.
+const MAX_BIT_ADS: usize = 1 << 16;
+
+/// Pairs of ad and creative. Most are of low symbols, and looked for with every event.
+#[derive(Debug, Default)]
+struct Pairs {
+    bits: Vec<u64>,
+    set: FxHashSet<(Symbol, Symbol)>,
+    len: usize,
+}
+
+impl Pairs {
+    fn is_bit(ad: Symbol, creative: Symbol) -> bool {
+        (ad as usize) < MAX_BIT_ADS && creative < u64::BITS
+    }
+
+    fn contains(&self, ad: Symbol, creative: Symbol) -> bool {
+        match Self::is_bit(ad, creative) {
+            true => (self.bits.get(ad as usize)).is_some_and(|bits| bits >> creative & 1 == 1),
+            false => self.set.contains(&(ad, creative)),
+        }
+    }
+
+    fn insert(&mut self, ad: Symbol, creative: Symbol) {
+        if self.contains(ad, creative) {
+            return;
+        }
+        self.len += 1;
+        if !Self::is_bit(ad, creative) {
+            self.set.insert((ad, creative));
+            return;
+        }
+        let ad = ad as usize;
+        if ad >= self.bits.len() {
+            self.bits.resize(ad + 1, 0);
+        }
+        self.bits[ad] |= 1 << creative;
+    }
+
+    fn clear(&mut self) {
+        self.bits.clear();
+        self.set.clear();
+        self.len = 0;
+    }
+}
+
 /// The creatives that the fold knows.
 #[derive(Debug, Default)]
 pub(crate) struct Creatives {
     by_ad: FxHashMap<Symbol, Vec<Symbol>>,
-    pairs: FxHashSet<(Symbol, Symbol)>,
+    pairs: Pairs,
     grown: FxHashSet<Symbol>,
     /// The current frame's names.
     names: Vec<Option<Symbol>>,
@@ -32,7 +78,7 @@ pub(crate) struct Creatives {
 
 impl Creatives {
     pub(crate) fn trim(&mut self) {
-        if self.pairs.len() + self.by_ad.len() > MAX_CACHED_CREATIVES {
+        if self.pairs.len + self.by_ad.len() > MAX_CACHED_CREATIVES {
             self.pairs.clear();
             self.by_ad.clear();
         }
@@ -67,8 +113,9 @@ impl Creatives {
         for (ad, value) in asked.iter().zip(values) {
             if let Some(value) = value {
                 let creatives = directory::decode_creatives(value)?;
-                self.pairs
-                    .extend(creatives.iter().map(|creative| (*ad, *creative)));
+                for creative in &creatives {
+                    self.pairs.insert(*ad, *creative);
+                }
                 self.by_ad.insert(*ad, creatives);
             }
         }
@@ -100,11 +147,7 @@ impl Creatives {
             let place = frame.creative[at] as usize;
             chosen.push(match known[place] {
                 Some(fixed @ (NONE | OTHER)) => fixed,
-                Some(creative)
-                    if self
-                        .pairs
-                        .contains(&(ads[frame.ad[at] as usize].ad, creative)) =>
-                {
+                Some(creative) if self.pairs.contains(ads[frame.ad[at] as usize].ad, creative) => {
                     creative
                 }
                 _ => {
@@ -135,7 +178,7 @@ impl Creatives {
             return OTHER;
         };
         creatives.push(creative);
-        self.pairs.insert((ad, creative));
+        self.pairs.insert(ad, creative);
         self.grown.insert(ad);
         creative
     }

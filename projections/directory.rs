@@ -12,8 +12,8 @@ use crate::codec::{Damaged, Reader, put_u32, put_varint};
 use crate::family::{Changes, Family};
 use crate::symbols::{NONE, Symbol};
 
-/// Distinct dictionary entries whose rows are known to be written; past it the memory starts anew, and rows are
-/// written once more, which changes nothing.
+/// Distinct dictionary entries whose rows are known to be written, besides the last one of each of as many ads; past it
+/// the memory starts anew, and rows are written once more, which changes nothing.
 pub const MAX_KNOWN: usize = 65_536;
 
 const CAMPAIGN: u8 = b'c';
@@ -169,6 +169,8 @@ pub fn decode_creatives(value: &[u8]) -> Result<Vec<Symbol>, Damaged> {
 #[derive(Debug, Default)]
 pub struct Directory {
     known: FxHashSet<AdSymbols>,
+    /// By ad, as far as symbols are low: the entry that was known last.
+    last: Vec<Option<AdSymbols>>,
     new: Vec<AdSymbols>,
     seen: Vec<bool>,
 }
@@ -190,8 +192,18 @@ impl Projection for Directory {
                 utc_offset_s: 0,
                 ..*entry
             };
+            let ad = entry.ad as usize;
+            if self.last.get(ad) == Some(&Some(entry)) {
+                continue;
+            }
             if self.known.insert(entry) {
                 self.new.push(entry);
+            }
+            if ad < MAX_KNOWN {
+                if ad >= self.last.len() {
+                    self.last.resize(ad + 1, None);
+                }
+                self.last[ad] = Some(entry);
             }
         }
     }

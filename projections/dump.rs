@@ -7,9 +7,9 @@
 use sha2::{Digest, Sha256};
 
 use crate::block::BlockError;
-use crate::cells::Grain;
+use crate::cells::{CellKey, Grain};
 use crate::codec::Damaged;
-use crate::dump_cells::visit_cells;
+use crate::dump_cells::{Sums, TakesCells, visit_cells};
 use crate::dump_line::Content;
 pub use crate::dump_line::Line;
 use crate::dump_names::Names;
@@ -18,7 +18,9 @@ use crate::family::Family;
 use crate::ids::{IdKey, IdRecord};
 use crate::position::{POSITION_KEY, Position};
 use crate::seal::Rows;
+use crate::sketch::Sketch;
 use crate::spans::{DELETED_KEY, Horizon, Retention};
+use crate::uniques::UniquesKey;
 
 /// A state of which every row can be visited.
 pub trait Source: Rows {
@@ -81,37 +83,85 @@ pub fn visit<S: Source>(
     each: &mut dyn FnMut(Line<'_>),
 ) -> Result<(), DumpError<S::Error>> {
     let names = Names::read(source).map_err(DumpError::Read)?;
-    let mut tell = |content: Content<'_>| {
-        each(Line {
-            names: &names,
-            content,
-        });
-    };
+    visit_rows(source, &names, each)?;
+    let names = &names;
+    visit_cells_of(source, &mut Telling { names, each })
+}
+
+/// Tells cells as lines.
+struct Telling<'t, 'n> {
+    names: &'n Names,
+    each: &'t mut dyn FnMut(Line<'_>),
+}
+
+impl TakesCells for Telling<'_, '_> {
+    fn cell(&mut self, cell: &CellKey, sums: &Sums, is_read: bool) {
+        let names = self.names;
+        let content = Content::Cell {
+            cell,
+            sums,
+            is_read,
+        };
+        (self.each)(Line { names, content });
+    }
+}
+
+/// The lines of all rows but those of cells.
+pub(crate) fn visit_rows<S: Source>(
+    source: &S,
+    names: &Names,
+    each: &mut dyn FnMut(Line<'_>),
+) -> Result<(), DumpError<S::Error>> {
+    let mut tell = |content: Content<'_>| each(Line { names, content });
     let mut damaged = None;
     for family in Family::ALL.into_iter().filter(|family| !is_apart(*family)) {
-        let mut row = |key: &[u8], value: &[u8]| match text_of(&names, family, key, value) {
+        let mut row = |key: &[u8], value: &[u8]| match text_of(names, family, key, value) {
             Ok(Some(text)) => tell(Content::Row(family, key, &text)),
             Ok(None) => {}
             Err(error) => damaged = Some(error),
         };
         source.scan(family, &mut row).map_err(DumpError::Read)?;
     }
-    let (log_time_ms, horizon) = position_and_horizon(source)?;
-    for grain in Grain::ALL {
-        visit_cells(source, grain, &horizon, &mut |cell, sums| {
-            tell(Content::Cell(cell, sums));
-        })?;
-    }
+    let mut sketch = |key: &[u8], value: &[u8]| match sketch_of(key, value) {
+        Ok(key) => tell(Content::Uniques(key, value)),
+        Err(error) => damaged = Some(error),
+    };
+    source
+        .scan(Family::Uniques, &mut sketch)
+        .map_err(DumpError::Read)?;
+    let (log_time_ms, _) = position_and_horizon(source)?;
     let mut id = |key: &[u8], value: &[u8]| match id_of(key, value, log_time_ms) {
         Ok(Some((key, record))) => tell(Content::Id(key, record)),
         Ok(None) => {}
         Err(error) => damaged = Some(error),
     };
     source.scan_ids(&mut id).map_err(DumpError::Read)?;
-    match damaged {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
-    }
+    damaged.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// All cells.
+pub(crate) fn visit_cells_of<S: Source>(
+    source: &S,
+    taker: &mut dyn TakesCells,
+) -> Result<(), DumpError<S::Error>> {
+    let horizon = shown_horizon(source)?;
+    Grain::ALL
+        .into_iter()
+        .try_for_each(|grain| visit_cells(source, grain, &horizon, taker))
+}
+
+/// Before what a state shows no cells.
+///
+/// # Errors
+/// [`DumpError`] when it cannot be read.
+pub fn shown_horizon<S: Source>(source: &S) -> Result<Horizon, DumpError<S::Error>> {
+    position_and_horizon(source).map(|(_, horizon)| horizon)
+}
+
+/// The key of a stored sketch, which can be read.
+fn sketch_of(key: &[u8], value: &[u8]) -> Result<UniquesKey, Damaged> {
+    Sketch::default().merge(value)?;
+    UniquesKey::decode(key)
 }
 
 /// An id and its record; none where that is past the horizon. Of an id's records at most one is within it: another
@@ -128,11 +178,16 @@ fn id_of<'a>(
     }
 }
 
-/// Names are in every line; cells have lines of their own, whichever families they are in; and which of them are
-/// sealed is no part of a state.
+/// Names are in every line; cells and sketches have lines of their own, whichever families they are in; and which of
+/// them are sealed is no part of a state.
 fn is_apart(family: Family) -> bool {
+    matches!(family, Family::Symbols | Family::Uniques) || is_of_cells(family)
+}
+
+/// Whether a family holds cells, sealed or not, or says where there are some.
+pub fn is_of_cells(family: Family) -> bool {
     let of_cells = |grain: Grain| [grain.family(), grain.blocks()].contains(&family);
-    matches!(family, Family::Symbols | Family::OpenSpans) || Grain::ALL.into_iter().any(of_cells)
+    family == Family::OpenSpans || Grain::ALL.into_iter().any(of_cells)
 }
 
 /// The log time, and what is shown of cells at it.

@@ -3,51 +3,72 @@
 //! Invariant: what is held in memory is which sections have rows, and the rows' cells of one span that has blocks too.
 //! A cell stands once in the blocks of its span and once in its rows, so only what is in both must be added up. Cells
 //! are taken from the blocks of all dimensions; the other cuboids are sums of the same. A row whose section has no
-//! marker is one that no question would read: it stands in a line of its own, so that the state differs from one that is
-//! as it should be.
+//! marker is one that no question would read: its lines say so, so that the state differs from one that is as it should
+//! be.
 
 use std::ops::ControlFlow;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::block::{self, Block, BlockError, BlockKey, Values};
+use crate::cell_list::CellList;
 use crate::cells::{self, CellKey, Grain, RowKey};
 use crate::codec::Damaged;
 use crate::cuboid::Cuboid;
 use crate::dump::{DumpError, Source};
 use crate::family::Family;
-use crate::metrics::{METRICS, Metrics, add_sums};
+use crate::metrics::{METRICS, add_sums};
 use crate::partial::Dimension;
 use crate::sections::{OpenSection, Section};
 use crate::spans::{Horizon, Span};
 use crate::symbols::Symbol;
 
-type Sums = [i64; METRICS];
+/// The counters of a cell.
+pub(crate) type Sums = [i64; METRICS];
 
-/// Visits every cell of a grain from the horizon on, with its counters.
+/// What cells are given to.
+pub(crate) trait TakesCells {
+    /// A cell, its counters, and whether a question would read it.
+    fn cell(&mut self, cell: &CellKey, sums: &Sums, is_read: bool);
+
+    /// The cells of a row, as its value lists them.
+    ///
+    /// # Errors
+    /// [`Damaged`] when it is no list.
+    fn row(&mut self, row: &RowKey, list: &[u8], is_read: bool) -> Result<(), Damaged> {
+        each_of_row(row, list, &mut |cell, sums| self.cell(cell, sums, is_read))
+    }
+}
+
+/// Visits every cell of a grain from the horizon on.
 pub(crate) fn visit_cells<S: Source>(
     source: &S,
     grain: Grain,
     horizon: &Horizon,
-    each: &mut dyn FnMut(&CellKey, &Metrics),
+    taker: &mut dyn TakesCells,
 ) -> Result<(), DumpError<S::Error>> {
     let open = open_sections(source, grain)?;
     let with_rows: FxHashSet<(Symbol, Span)> = open
         .iter()
         .map(|o| (o.campaign, o.section.span()))
         .collect();
-    let mut tell = |cell: &CellKey, sums: &Sums| {
-        if horizon.keeps(Span::of(cell.bucket)) {
-            each(cell, &Metrics::from_fields(*sums));
-        }
-    };
+    let mut tell = |cell: &CellKey, sums: &Sums| taker.cell(cell, sums, true);
     let (mut with_both, mut blocks) = (FxHashSet::default(), Ok(()));
     let mut block = |key: &[u8], value: &[u8]| {
-        if let Ok(key) = BlockKey::decode(grain, key)
+        let read = BlockKey::decode(grain, key);
+        if let Ok(key) = read
             && with_rows.contains(&(key.campaign, key.span))
         {
             with_both.insert((key.campaign, key.span));
-        } else if let Err(error) = each_of_block(grain, key, value, &mut tell) {
+            return;
+        }
+        let is_shown = read.is_ok_and(|key| horizon.keeps(key.span));
+        let told = match is_shown {
+            true => each_of_block(grain, key, value, &mut tell),
+            // It is read all the same.
+            false => each_of_block(grain, key, value, &mut |_, _| ()),
+        };
+        if let Err(error) = told {
             blocks = Err(damaged_block(grain, key, error));
         }
     };
@@ -58,11 +79,14 @@ pub(crate) fn visit_cells<S: Source>(
     let mut rows = Ok(());
     let mut row = |key: &[u8], value: &[u8]| {
         let read = RowKey::decode(grain, key).and_then(|row| {
-            let waits = with_both.contains(&(row.campaign, Span::of(row.bucket)))
-                && open.contains(&of_row(&row));
-            match waits {
-                true => Ok(()),
-                false => each_of_row(grain, key, value, &mut tell),
+            let span = Span::of(row.bucket);
+            let is_read = open.contains(&of_row(&row));
+            if is_read && with_both.contains(&(row.campaign, span)) {
+                return Ok(());
+            }
+            match horizon.keeps(span) {
+                true => taker.row(&row, value, is_read),
+                false => each_of_row(&row, value, &mut |_, _| ()),
             }
         });
         if read.is_err() {
@@ -73,8 +97,12 @@ pub(crate) fn visit_cells<S: Source>(
         .scan(grain.family(), &mut row)
         .map_err(DumpError::Read)?;
     rows?;
+    let mut tell = |cell: &CellKey, sums: &Sums| taker.cell(cell, sums, true);
     for (campaign, span) in with_both {
-        added_up(source, campaign, span, &open, &mut tell)?;
+        match horizon.keeps(span) {
+            true => added_up(source, campaign, span, &open, &mut tell)?,
+            false => added_up(source, campaign, span, &open, &mut |_, _| ())?,
+        }
     }
     Ok(())
 }
@@ -122,11 +150,12 @@ fn added_up<S: Source>(
     source
         .range(grain.family(), &from, &to, &mut |key, value| {
             // Rows of hours of the days beside it lie among them.
-            let is_own = RowKey::decode(grain, key)
-                .map(|row| Span::of(row.bucket) == span && open.contains(&of_row(&row)));
-            let read = is_own.and_then(|is_own| match is_own {
-                true => each_of_row(grain, key, value, &mut add),
-                false => Ok(()),
+            let read = RowKey::decode(grain, key).and_then(|row| {
+                let is_own = Span::of(row.bucket) == span && open.contains(&of_row(&row));
+                match is_own {
+                    true => each_of_row(&row, value, &mut add),
+                    false => Ok(()),
+                }
             });
             damaged = read.err().map(DumpError::from).or(damaged.take());
             ControlFlow::Continue(())
@@ -157,18 +186,19 @@ fn added_up<S: Source>(
     }
 }
 
-fn each_of_row(
-    grain: Grain,
-    key: &[u8],
+/// Visits the cells of a row's value.
+pub(crate) fn each_of_row(
+    row: &RowKey,
     value: &[u8],
     each: &mut dyn FnMut(&CellKey, &Sums),
 ) -> Result<(), Damaged> {
-    cells::each(grain, key, value, |cell, stored| {
+    for listed in CellList::of(value) {
+        let (place, stored) = listed?;
         let mut sums = [0; METRICS];
         add_sums(&mut sums, stored)?;
-        each(cell, &sums);
-        Ok(())
-    })
+        each(&row.cell(place), &sums);
+    }
+    Ok(())
 }
 
 /// The cuboids whose blocks have all dimensions.

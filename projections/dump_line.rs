@@ -2,29 +2,31 @@
 //! place.
 //!
 //! Invariant: two lines, of one state or of two, have equal bytes exactly when they have equal texts, but for a
-//! collision of 128 bits of a name's hash; a property test holds the two against each other. Nearly all lines are
-//! cells, and nearly all of the time of a comparison would go into printing what nobody reads: so a cell's bytes are
-//! numbers and hashes of names, and its text is made of those lines only that differ. All other rows are few, and
-//! their bytes are their text.
+//! collision of 128 bits of a name's hash; a property test holds the two against each other. Nearly all of the time of
+//! a comparison would go into printing what nobody reads: so the bytes of an id and of a sketch are numbers, hashes of
+//! names and what is stored, and their texts are made of those lines only that differ. Cells, which nearly all lines
+//! are, have no bytes of their own, see [`crate::line_hash`]. All other rows are few, and their bytes are their text.
 
 use std::fmt::Write as _;
 
-use adtally_streams::event::Device;
 use adtally_streams::id::Id;
 
 use crate::cells::{Bucket, CellKey};
 use crate::conversions::ConversionKey;
 use crate::dump_names::Names;
+use crate::dump_rows::uniques_text;
 use crate::family::Family;
 use crate::ids::{self, IdRecord};
-use crate::metrics::Metrics;
+use crate::line_hash::device;
+use crate::metrics::{METRICS, Metrics};
 use crate::spend;
 use crate::symbols::{Space, Symbol};
+use crate::uniques::UniquesKey;
 use crate::verdicts::{FraudClick, FraudSumKey};
 
-/// First byte of a cell's bytes and of an id's; a text begins with a letter.
-const CELL: u8 = 1;
+/// First byte of an id's bytes, and of a sketch's; a text begins with a letter.
 const ID: u8 = 2;
+const UNIQUES: u8 = 3;
 
 const MINUTES_A_DAY: i64 = 1_440;
 const DAY_MS: i64 = 86_400_000;
@@ -40,9 +42,16 @@ pub struct Line<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Content<'a> {
     /// The counters of a cell.
-    Cell(&'a CellKey, &'a Metrics),
+    Cell {
+        cell: &'a CellKey,
+        sums: &'a [i64; METRICS],
+        /// Whether a question would read it.
+        is_read: bool,
+    },
     /// Who has an id.
     Id(ids::IdKey<'a>, IdRecord),
+    /// A sketch of visitors as it is stored, which can be read.
+    Uniques(UniquesKey, &'a [u8]),
     /// A row of another family under its key, as text.
     Row(Family, &'a [u8], &'a str),
 }
@@ -51,8 +60,9 @@ impl Line<'_> {
     /// The family's name; `ids` for the id index.
     pub fn section(&self) -> &'static str {
         match self.content {
-            Content::Cell(cell, _) => cell.bucket.grain().family().name(),
+            Content::Cell { cell, .. } => cell.bucket.grain().family().name(),
             Content::Id(..) => "ids",
+            Content::Uniques(..) => Family::Uniques.name(),
             Content::Row(family, ..) => family.name(),
         }
     }
@@ -60,8 +70,9 @@ impl Line<'_> {
     /// The campaign that it is about, where it is about one.
     pub fn campaign(&self) -> Option<&str> {
         let symbol = match self.content {
-            Content::Cell(cell, _) => Some(cell.campaign),
+            Content::Cell { cell, .. } => Some(cell.campaign),
             Content::Id(..) => None,
+            Content::Uniques(key, _) => Some(key.campaign),
             Content::Row(family, key, _) => About::row(family, key).campaign,
         };
         symbol.map(|symbol| self.names.of(Space::Campaign, symbol))
@@ -71,8 +82,9 @@ impl Line<'_> {
     /// else the UTC day.
     pub fn day(&self) -> Option<i32> {
         match self.content {
-            Content::Cell(cell, _) => i32::try_from(day_of(cell.bucket)).ok(),
+            Content::Cell { cell, .. } => i32::try_from(day_of(cell.bucket)).ok(),
             Content::Id(_, record) => Some(ids::log_day(record.log_time_ms)),
+            Content::Uniques(key, _) => Some(key.day),
             Content::Row(family, key, _) => About::row(family, key).day,
         }
     }
@@ -87,7 +99,16 @@ impl Line<'_> {
 
     fn put_text(&self, out: &mut String) -> std::fmt::Result {
         match &self.content {
-            Content::Cell(cell, sums) => put_cell_text(out, self.names, cell, sums),
+            Content::Cell {
+                cell,
+                sums,
+                is_read,
+            } => {
+                if !is_read {
+                    out.write_str("unread ")?;
+                }
+                put_cell_text(out, self.names, cell, &Metrics::from_fields(**sums))
+            }
             Content::Id(key, record) => {
                 let IdRecord {
                     log_time_ms,
@@ -100,16 +121,17 @@ impl Line<'_> {
                     id_text(self.names, key)
                 )
             }
+            Content::Uniques(key, value) => out.write_str(&uniques_text(self.names, key, value)),
             Content::Row(_, _, text) => out.write_str(text),
         }
     }
 
-    /// Appends what a comparison hashes, and answers how many of these bytes are what the line is about; the others
-    /// are what it says of it.
-    pub fn put_bytes(&self, out: &mut Vec<u8>) -> usize {
+    /// Appends what a comparison hashes, nothing for a cell, and answers how many of these bytes are what the line is
+    /// about; the others are what it says of it.
+    pub(crate) fn put_bytes(&self, out: &mut Vec<u8>) -> usize {
         let begin = out.len();
         match &self.content {
-            Content::Cell(cell, sums) => put_cell_bytes(out, self.names, cell, sums) - begin,
+            Content::Cell { .. } => 0,
             Content::Id(key, record) => {
                 out.extend_from_slice(&[ID, key.kind as u8]);
                 out.extend_from_slice(self.names.hash(key.owner_space(), key.owner));
@@ -118,6 +140,14 @@ impl Line<'_> {
                 out.extend_from_slice(&record.log_time_ms.to_le_bytes());
                 out.extend_from_slice(&record.sequence.to_le_bytes());
                 out.extend_from_slice(&record.content_hash.to_le_bytes());
+                about
+            }
+            Content::Uniques(key, value) => {
+                out.extend_from_slice(&[UNIQUES, key.what as u8]);
+                out.extend_from_slice(&key.day.to_le_bytes());
+                out.extend_from_slice(self.names.hash(Space::Campaign, key.campaign));
+                let about = out.len() - begin;
+                out.extend_from_slice(value);
                 about
             }
             Content::Row(_, _, text) => {
@@ -170,11 +200,6 @@ fn day_of(bucket: Bucket) -> i64 {
     }
 }
 
-/// The class that a device's number stands for; one that this version does not know is that of no device.
-pub(crate) fn device(number: u8) -> Device {
-    Device::from_number(number).unwrap_or_default()
-}
-
 /// An id's kind, owner and text.
 pub(crate) fn id_text(names: &Names, key: &ids::IdKey<'_>) -> String {
     let owner = names.of(key.owner_space(), key.owner);
@@ -216,31 +241,6 @@ fn put_cell_text(
         names.of(Space::Region, cell.region),
         device(cell.device).name(),
     )
-}
-
-/// Answers where the counters begin: a mask of those that are not zero, and they.
-fn put_cell_bytes(out: &mut Vec<u8>, names: &Names, cell: &CellKey, sums: &Metrics) -> usize {
-    let (at, offset_s) = match cell.bucket {
-        Bucket::Minute(minute) => (minute, 0),
-        Bucket::Hour { start_s, offset_s } => (start_s, offset_s),
-        Bucket::Day(day) => (i64::from(day), 0),
-    };
-    out.extend_from_slice(&[CELL, cell.bucket.grain() as u8, device(cell.device) as u8]);
-    out.extend_from_slice(&at.to_le_bytes());
-    out.extend_from_slice(&offset_s.to_le_bytes());
-    out.extend_from_slice(names.hash(Space::Campaign, cell.campaign));
-    out.extend_from_slice(names.hash(Space::Ad, cell.ad));
-    out.extend_from_slice(names.hash(Space::Creative, cell.creative));
-    out.extend_from_slice(names.hash(Space::Region, cell.region));
-    let counters = out.len();
-    let fields = sums.fields();
-    let mask = (0..).zip(&fields);
-    let mask = mask.fold(0u16, |mask, (at, n)| mask | u16::from(*n != 0) << at);
-    out.extend_from_slice(&mask.to_le_bytes());
-    for field in fields.iter().filter(|n| **n != 0) {
-        out.extend_from_slice(&field.to_le_bytes());
-    }
-    counters
 }
 
 /// A text's key and value. The value is a printed structure, an id's record, or a list; a text without any is all

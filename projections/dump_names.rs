@@ -62,7 +62,7 @@ impl Names {
     }
 
     /// Takes in a row of the symbols; one that gives no symbol its name is passed over.
-    fn take(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn take(&mut self, key: &[u8], value: &[u8]) {
         let named = |space: &Space| key.starts_with(&symbols::symbols_prefix(*space));
         let Some(space) = Space::ALL.into_iter().find(named) else {
             return;

@@ -9,12 +9,13 @@ use crate::completeness::Producer;
 use crate::conversions::{ConversionKey, ConversionSum};
 use crate::directory::{self, Fact};
 use crate::dump::hexadecimal;
-use crate::dump_line::{device, id_text};
+use crate::dump_line::id_text;
 use crate::dump_names::Names;
 use crate::family::Family;
 use crate::ids::IdKey;
 use crate::incidents::{BadFrame, Conflict};
 use crate::ledger::{self, Intervals};
+use crate::line_hash::device;
 use crate::position::{POSITION_KEY, Position};
 use crate::sketch::Sketch;
 use crate::spend::{self, Spend};
@@ -36,6 +37,7 @@ pub(crate) fn text_of(
     Ok(Some(match family {
         // See `dump::is_apart`.
         Family::Symbols
+        | Family::Uniques
         | Family::CellsMinute
         | Family::CellsHour
         | Family::CellsDay
@@ -47,9 +49,7 @@ pub(crate) fn text_of(
             POSITION_KEY => format!("position {:?}", Position::decode(value)?),
             _ => return Ok(None),
         },
-        Family::Spend | Family::Conversions | Family::Totals | Family::Uniques => {
-            sums(names, family, key, value)?
-        }
+        Family::Spend | Family::Conversions | Family::Totals => sums(names, family, key, value)?,
         Family::FraudSums | Family::FraudClicks => verdicts(names, family, key, value)?,
         Family::Ledger | Family::Completeness | Family::Conflicts | Family::BadFrames => {
             of_frames(names, family, key, value)?
@@ -78,25 +78,27 @@ fn sums(names: &Names, family: Family, key: &[u8], value: &[u8]) -> Result<Strin
                 names.of(Space::Advertiser, advertiser)
             )
         }
-        Family::Uniques => {
-            let k = UniquesKey::decode(key)?;
-            let mut sketch = Sketch::default();
-            sketch.merge(value)?;
-            // The stored form is the canonical one, and the size says what it means.
-            format!(
-                "uniques {} {} day={} estimate={} {}",
-                names.of(Space::Campaign, k.campaign),
-                k.what.name(),
-                k.day,
-                sketch.estimate().estimate,
-                hexadecimal(&Sha256::digest(value))
-            )
-        }
         _ => {
             let kind = totals::decode_key(key).ok_or(Damaged { what: "total" })?;
             format!("totals {kind} {:?}", Totals::decode(value)?)
         }
     })
+}
+
+/// The text of a sketch, whose stored form is the canonical one; the size says what it means.
+pub(crate) fn uniques_text(names: &Names, key: &UniquesKey, value: &[u8]) -> String {
+    let mut sketch = Sketch::default();
+    let estimate = match sketch.merge(value) {
+        Ok(()) => sketch.estimate().estimate.to_string(),
+        Err(error) => error.to_string(),
+    };
+    format!(
+        "uniques {} {} day={} estimate={estimate} {}",
+        names.of(Space::Campaign, key.campaign),
+        key.what.name(),
+        key.day,
+        hexadecimal(&Sha256::digest(value))
+    )
 }
 
 /// Invalid clicks, and how many.

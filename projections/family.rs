@@ -381,6 +381,11 @@ impl Changes {
         self.list.len()
     }
 
+    /// Bytes of their keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

@@ -166,88 +166,135 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Reads a row of our layout.
-pub(crate) fn read_row(row: &[u8]) -> Result<EventView<'_>, FrameError> {
-    let mut from = Reader::new(row);
-    let [_, kind, texts] = *from.array()?;
-    let kind = Kind::from_number(kind).ok_or(FrameError::UnknownKind(kind))?;
-    let bits = u16::from_le_bytes(*from.array()?);
-    let has = |bit: u16| bits & bit != 0;
-    let event_time_ms = i64::from_le_bytes(*from.array()?);
-    let arrival_ms = i64::from_le_bytes(*from.array()?);
-    let content_hash = u64::from_le_bytes(*from.array()?);
-    let utc_offset_s = i32::from_le_bytes(*from.array()?);
-    let flags = Flags(u16::from_le_bytes(*from.array()?));
-    let [device, verdict] = *from.array()?;
-    if Device::from_number(device).is_none()
-        || (verdict != 0 && EdgeReason::from_number(verdict).is_none())
-    {
-        return Err(FrameError::UnknownNumber);
+/// What stands first in a row, whatever else it holds.
+struct Fixed {
+    kind: Kind,
+    /// How many texts there are.
+    texts: u8,
+    /// Bits of [`has`].
+    bits: u16,
+    event_time_ms: i64,
+    arrival_ms: i64,
+    content_hash: u64,
+    utc_offset_s: i32,
+    flags: Flags,
+    device: u8,
+    verdict: u8,
+    catalogue_revision: u64,
+    amount_micros: i64,
+    address_hash: Option<u64>,
+    currency: Option<Currency>,
+}
+
+impl Fixed {
+    #[inline]
+    fn read(from: &mut Reader<'_>) -> Result<Self, FrameError> {
+        let [_, kind, texts] = *from.array()?;
+        let kind = Kind::from_number(kind).ok_or(FrameError::UnknownKind(kind))?;
+        let bits = u16::from_le_bytes(*from.array()?);
+        let mut fixed = Self {
+            kind,
+            texts,
+            bits,
+            event_time_ms: i64::from_le_bytes(*from.array()?),
+            arrival_ms: i64::from_le_bytes(*from.array()?),
+            content_hash: u64::from_le_bytes(*from.array()?),
+            utc_offset_s: i32::from_le_bytes(*from.array()?),
+            flags: Flags(u16::from_le_bytes(*from.array()?)),
+            device: 0,
+            verdict: 0,
+            catalogue_revision: 0,
+            amount_micros: 0,
+            address_hash: None,
+            currency: None,
+        };
+        [fixed.device, fixed.verdict] = *from.array()?;
+        let is_verdict = fixed.verdict == 0 || EdgeReason::from_number(fixed.verdict).is_some();
+        if Device::from_number(fixed.device).is_none() || !is_verdict {
+            return Err(FrameError::UnknownNumber);
+        }
+        fixed.catalogue_revision = from.varint()?;
+        fixed.amount_micros = from.zigzag()?;
+        if fixed.has(has::ADDRESS_HASH) {
+            fixed.address_hash = Some(u64::from_le_bytes(*from.array()?));
+        }
+        if fixed.has(has::CURRENCY) {
+            let currency = Currency::from_code(*from.array()?);
+            fixed.currency = Some(currency.ok_or(FrameError::BadCurrency)?);
+        }
+        Ok(fixed)
     }
-    let catalogue_revision = from.varint()?;
-    let amount_micros = from.zigzag()?;
-    let mut address_hash = None;
-    if has(has::ADDRESS_HASH) {
-        address_hash = Some(u64::from_le_bytes(*from.array()?));
+
+    fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
     }
-    let mut currency = None;
-    if has(has::CURRENCY) {
-        currency = Some(Currency::from_code(*from.array()?).ok_or(FrameError::BadCurrency)?);
-    }
+}
+
+/// The ids of a row that are UUIDs.
+type Uuids = [Option<[u8; 16]>; has::UUIDS.len()];
+
+/// Reads the UUIDs and the texts, which end a row.
+#[inline]
+fn read_texts<'a>(mut from: Reader<'a>, fixed: &Fixed) -> Result<(Uuids, Texts<'a>), FrameError> {
     let mut lengths = [0; TEXTS_MAX];
-    for length in lengths
-        .get_mut(..usize::from(texts))
-        .ok_or(FrameError::BadNumber)?
-    {
+    let there = lengths.get_mut(..usize::from(fixed.texts));
+    for length in there.ok_or(FrameError::BadNumber)? {
         *length = from.varint()?;
     }
-    let mut uuids = [None; 4];
+    let mut uuids = Uuids::default();
     for (uuid, bit) in uuids.iter_mut().zip(has::UUIDS) {
-        if has(bit) {
+        if fixed.has(bit) {
             *uuid = Some(*from.array()?);
         }
     }
-    let mut texts = Texts {
+    let texts = Texts {
         lengths,
         at: 0,
         rest: std::str::from_utf8(from.rest()).map_err(|_| FrameError::BadText)?,
     };
+    Ok((uuids, texts))
+}
+
+/// Reads a row of our layout.
+pub(crate) fn read_row(row: &[u8]) -> Result<EventView<'_>, FrameError> {
+    let mut from = Reader::new(row);
+    let fixed = Fixed::read(&mut from)?;
+    let (uuids, mut texts) = read_texts(from, &fixed)?;
     let own = texts.id(uuids[0], true)?.ok_or(FrameError::Short)?;
-    let advertiser_id = texts.next_if(has(has::ADVERTISER))?;
-    let user_id = texts.id(uuids[1], has(has::USER))?;
-    let mut placed = || match kind {
+    let advertiser_id = texts.next_if(fixed.has(has::ADVERTISER))?;
+    let user_id = texts.id(uuids[1], fixed.has(has::USER))?;
+    let mut placed = || match fixed.kind {
         Kind::Conversion => Ok(""),
         Kind::Impression | Kind::Click => texts.next(),
     };
     let (ad_id, campaign_id, creative, region) = (placed()?, placed()?, placed()?, placed()?);
     let view = EventView {
-        kind,
+        kind: fixed.kind,
         id: own,
-        event_time_ms,
-        arrival_ms,
-        account: (advertiser_id, currency, utc_offset_s),
-        catalogue_revision,
-        content_hash,
-        flags,
-        address_hash,
+        event_time_ms: fixed.event_time_ms,
+        arrival_ms: fixed.arrival_ms,
+        account: (advertiser_id, fixed.currency, fixed.utc_offset_s),
+        catalogue_revision: fixed.catalogue_revision,
+        content_hash: fixed.content_hash,
+        flags: fixed.flags,
+        address_hash: fixed.address_hash,
         user_id,
-        user_agent: texts.next_if(has(has::USER_AGENT))?,
-        referrer: texts.next_if(has(has::REFERRER))?,
+        user_agent: texts.next_if(fixed.has(has::USER_AGENT))?,
+        referrer: texts.next_if(fixed.has(has::REFERRER))?,
         ad_id,
         campaign_id,
         creative,
         region,
-        device,
-        verdict,
-        amount_micros,
-        cause_id: texts.id(uuids[2], has(has::CAUSE))?,
-        order_id: texts.id(uuids[3], has(has::ORDER))?,
-        landing_url: texts.next_if(has(has::LANDING_URL))?,
+        device: fixed.device,
+        verdict: fixed.verdict,
+        amount_micros: fixed.amount_micros,
+        cause_id: texts.id(uuids[2], fixed.has(has::CAUSE))?,
+        order_id: texts.id(uuids[3], fixed.has(has::ORDER))?,
+        landing_url: texts.next_if(fixed.has(has::LANDING_URL))?,
     };
-    if texts.rest.is_empty() {
-        Ok(view)
-    } else {
-        Err(FrameError::Trailing)
+    match texts.rest.is_empty() {
+        true => Ok(view),
+        false => Err(FrameError::Trailing),
     }
 }
 

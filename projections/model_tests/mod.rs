@@ -7,6 +7,7 @@
 
 mod oracle;
 mod sealing;
+mod unwritten;
 mod visitors;
 mod world;
 

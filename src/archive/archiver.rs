@@ -3,7 +3,7 @@
 //! A segment holds messages of one hour of log time, up to the limits of a file. It may be closed at any message, since
 //! the manifest speaks in sequences; it is closed when its hour is over, or when so much waits that a file is full.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adtally_archive::chain::Chain;
 use adtally_archive::manifest::{ENTRY_VERSION, FileRef, Hour, SegmentEntry, segment_path};
@@ -58,6 +58,8 @@ pub struct Archiver {
     pub(super) manifest: Manifest,
     /// The stream has nothing up to here any more, as far as is known.
     pub(super) purged: u64,
+    /// When projectors were last found to be behind what may leave the stream; none while they are not.
+    pub(super) held: Option<Instant>,
     who: String,
     stop: CancellationToken,
 }
@@ -78,6 +80,7 @@ impl Archiver {
         Self {
             manifest: Manifest::new(store.clone(), shard),
             purged: 0,
+            held: None,
             store,
             client,
             shard,

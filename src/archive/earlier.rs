@@ -92,8 +92,8 @@ impl Reading {
                     let Some(entry) = self.files.next() else {
                         return Ok(None);
                     };
-                    let reader = self.open_file(&entry)?;
-                    self.open.insert((entry, reader))
+                    let newest = self.open_newest(entry)?;
+                    self.open.insert(newest)
                 }
             };
             let read = reader.next_entries();
@@ -101,6 +101,31 @@ impl Reading {
             match read {
                 Some(entries) => return Ok(Some(entries)),
                 None => self.open = None,
+            }
+        }
+    }
+
+    /// Opens the file of an entry, or the one that an erasure has put in its place meanwhile, as it has the entry's
+    /// before it removes that file.
+    fn open_newest(
+        &self,
+        mut entry: SegmentEntry,
+    ) -> Result<(SegmentEntry, SegmentReader), ArchiveError> {
+        loop {
+            let error = match self.open_file(&entry) {
+                Ok(reader) => return Ok((entry, reader)),
+                Err(error) => error,
+            };
+            let runtime = tokio::runtime::Handle::current();
+            let mut manifest = Manifest::new(self.store.clone(), entry.shard);
+            let chain = runtime.block_on(manifest.read())?;
+            let is_newer = |e: &&SegmentEntry| {
+                (e.first, e.last) == (entry.first, entry.last) && e.revision > entry.revision
+            };
+            // Revisions only rise, so this comes to an end.
+            match chain.entries().iter().find(is_newer) {
+                Some(newer) => entry = newer.clone(),
+                None => return Err(error),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Purging a stream of what the archive holds: the only place where anything leaves an EVENTS stream.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adtally_archive::chain::Chain;
 use adtally_streams::names::events_stream;
@@ -14,6 +14,10 @@ use crate::control::{self, Verb};
 use crate::fail_points::{Point, pass};
 use crate::log::LogError;
 use crate::log::streams::{get_stream, info_of};
+
+/// How long projectors that are behind what may leave the stream are left alone before they are asked again: they are
+/// so by days.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 /// What a process with the role projector answers to [`Verb::Positions`].
 #[derive(Deserialize)]
@@ -61,7 +65,8 @@ impl Archiver {
         let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
         let before_ms = now_ms().saturating_sub(keep_ms);
         let oldest = purgeable(&self.manifest.known()?, before_ms, None);
-        if oldest.is_none_or(|last| last <= self.purged) {
+        let is_left_alone = || self.held.is_some_and(|at| at.elapsed() < ASK_AGAIN);
+        if oldest.is_none_or(|last| last <= self.purged) || is_left_alone() {
             return Ok(None);
         }
         // An erasure may have put other files in the place of those that are known.
@@ -69,6 +74,7 @@ impl Archiver {
         let info = info_of(&jetstream, &stream).await?;
         let first = info.state.first_sequence;
         let position = least_position(&self.client, self.shard).await?;
+        self.tell_held(purgeable(&chain, before_ms, None), position);
         let Some(last) = purgeable(&chain, before_ms, position).filter(|last| *last >= first)
         else {
             self.purged = self.purged.max(first.saturating_sub(1));
@@ -95,6 +101,31 @@ impl Archiver {
         self.purged = last;
         pass(Point::ArchivePurged);
         Ok(Some(last))
+    }
+}
+
+impl Archiver {
+    /// Notes whether what may leave the stream by its age, up to `oldest`, is kept there for a projector, and says so
+    /// when that begins and when it ends.
+    fn tell_held(&mut self, oldest: Option<u64>, position: Option<u64>) {
+        let shard = self.shard;
+        let behind = position.filter(|position| oldest.is_some_and(|last| last > *position));
+        let was_held = self.held.is_some();
+        self.held = behind.map(|_| Instant::now());
+        metrics::gauge!("adtally_archive_purge_held", "shard" => shard.to_string())
+            .set(if behind.is_some() { 1.0 } else { 0.0 });
+        match behind {
+            Some(position) if !was_held => tracing::warn!(
+                shard,
+                position,
+                archived = oldest,
+                "a projector has not folded what is archived and old enough to leave the stream: it stays there until then"
+            ),
+            None if was_held => {
+                tracing::info!(shard, "the projectors have folded what was kept for them");
+            }
+            Some(_) | None => {}
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod meanwhile;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -33,91 +33,134 @@ impl fmt::Display for Difference {
     }
 }
 
+/// Whether a field that differs breaks a promise.
+#[derive(Clone, Copy)]
+enum Breaks {
+    Always,
+    /// Only of what must not be lost: quarantine may forget.
+    Kept,
+    Never,
+}
+
+/// A definition, the stream that runs, and what the operator chose.
+struct Sides<'a> {
+    wanted: &'a Config,
+    found: &'a Config,
+    limits: &'a Limits,
+}
+
+/// A field, and what a side says of it.
+type Field = (&'static str, Breaks, fn(&Sides<'_>, &Config) -> String);
+
+/// The fields that are compared.
+const FIELDS: &[Field] = &[
+    ("subjects", Breaks::Always, |_, c| c.subjects.join(",")),
+    ("retention", Breaks::Always, |_, c| text(&c.retention)),
+    ("storage", Breaks::Always, |_, c| text(&c.storage)),
+    ("discard", Breaks::Kept, |_, c| text(&c.discard)),
+    ("max_age", Breaks::Kept, |_, c| text(&c.max_age)),
+    ("max_msgs", Breaks::Kept, |_, c| unlimited(c.max_messages)),
+    ("max_msgs_per_subject", Breaks::Kept, |_, c| {
+        unlimited(c.max_messages_per_subject)
+    }),
+    ("no_ack", Breaks::Always, |_, c| c.no_ack.to_string()),
+    ("sealed", Breaks::Always, |_, c| c.sealed.to_string()),
+    ("mirror", Breaks::Always, |_, c| {
+        c.mirror.is_some().to_string()
+    }),
+    ("sources", Breaks::Always, |_, c| {
+        let has_some = c.sources.as_ref().is_some_and(|s| !s.is_empty());
+        has_some.to_string()
+    }),
+    ("subject_transform", Breaks::Always, |_, c| {
+        c.subject_transform.is_some().to_string()
+    }),
+    ("metadata", Breaks::Always, |s, c| s.shards(c)),
+    ("max_bytes", Breaks::Never, |s, c| s.max_bytes(c)),
+    ("max_msg_size", Breaks::Never, |_, c| {
+        unlimited(i64::from(c.max_message_size))
+    }),
+    ("max_consumers", Breaks::Never, |_, c| {
+        unlimited(i64::from(c.max_consumers))
+    }),
+    ("num_replicas", Breaks::Never, |s, c| s.replicas(c)),
+    ("duplicate_window", Breaks::Never, |_, c| {
+        text(&c.duplicate_window)
+    }),
+    ("deny_delete", Breaks::Never, |_, c| {
+        c.deny_delete.to_string()
+    }),
+    ("deny_purge", Breaks::Never, |_, c| c.deny_purge.to_string()),
+    ("allow_rollup_hdrs", Breaks::Never, |_, c| {
+        c.allow_rollup.to_string()
+    }),
+    ("allow_direct", Breaks::Never, |_, c| {
+        c.allow_direct.to_string()
+    }),
+];
+
+impl Sides<'_> {
+    /// How many shards there are. A stream made by hand need not say so.
+    fn shards(&self, side: &Config) -> String {
+        let of = |config: &Config| config.metadata.get(SHARDS_KEY).cloned();
+        let shards = of(side).or_else(|| of(self.wanted)).unwrap_or_default();
+        format!("{SHARDS_KEY}={shards}")
+    }
+
+    /// Where the operator chose no maximum, any is theirs to choose.
+    fn max_bytes(&self, side: &Config) -> String {
+        let is_theirs = shard_of_name(&self.wanted.name).is_some()
+            && self.limits.events_max_bytes.is_none()
+            && self.found.max_bytes > 0;
+        match is_theirs {
+            true => String::new(),
+            false => unlimited(side.max_bytes),
+        }
+    }
+
+    /// Likewise copies: a stream is moved onto more nodes by its operator, not by a flag that was left out.
+    fn replicas(&self, side: &Config) -> String {
+        match self.limits.replicas {
+            Some(_) => side.num_replicas.to_string(),
+            None => String::new(),
+        }
+    }
+}
+
+fn unlimited(n: i64) -> String {
+    match n {
+        ..=0 => "unlimited".to_owned(),
+        _ => n.to_string(),
+    }
+}
+
+fn text(value: &dyn fmt::Debug) -> String {
+    format!("{value:?}")
+}
+
 /// Compares field by field; what the server fills in by itself counts as equal.
 pub(super) fn differences(wanted: &Config, found: &Config, limits: &Limits) -> Vec<Difference> {
-    let unlimited = |n: i64| {
-        if n <= 0 {
-            "unlimited".to_owned()
-        } else {
-            n.to_string()
-        }
+    let sides = Sides {
+        wanted,
+        found,
+        limits,
     };
-    let text = |value: &dyn fmt::Debug| format!("{value:?}");
-    let shards_of = |config: &Config| config.metadata.get(SHARDS_KEY).cloned();
-    // Where the operator chose no maximum, any is theirs to choose.
-    let any_max = shard_of_name(&wanted.name).is_some()
-        && limits.events_max_bytes.is_none()
-        && found.max_bytes > 0;
-    let max_bytes = |config: &Config| {
-        if any_max {
-            String::new()
-        } else {
-            unlimited(config.max_bytes)
-        }
-    };
-    // A stream made by hand need not say how many there are.
-    let shards = |config: &Config| {
-        shards_of(config)
-            .or_else(|| shards_of(wanted))
-            .unwrap_or_default()
-    };
-    let mut pairs: Vec<(&'static str, bool, String, String)> = Vec::new();
-    let mut compare = |field, breaks, of: &dyn Fn(&Config) -> String| {
-        let (wanted, found) = (of(wanted), of(found));
-        if wanted != found {
-            pairs.push((field, breaks, wanted, found));
-        }
-    };
-    let kept = wanted.name != QUARANTINE_STREAM;
-    compare("subjects", true, &|c| c.subjects.join(","));
-    compare("retention", true, &|c| text(&c.retention));
-    compare("storage", true, &|c| text(&c.storage));
-    compare("discard", kept, &|c| text(&c.discard));
-    compare("max_age", kept, &|c| text(&c.max_age));
-    compare("max_msgs", kept, &|c| unlimited(c.max_messages));
-    compare("max_msgs_per_subject", kept, &|c| {
-        unlimited(c.max_messages_per_subject)
-    });
-    compare("no_ack", true, &|c| c.no_ack.to_string());
-    compare("sealed", true, &|c| c.sealed.to_string());
-    compare("mirror", true, &|c| c.mirror.is_some().to_string());
-    compare("sources", true, &|c| {
-        c.sources
-            .as_ref()
-            .is_some_and(|s| !s.is_empty())
-            .to_string()
-    });
-    compare("subject_transform", true, &|c| {
-        c.subject_transform.is_some().to_string()
-    });
-    compare("metadata", true, &|c| format!("{SHARDS_KEY}={}", shards(c)));
-    compare("max_bytes", false, &max_bytes);
-    compare("max_msg_size", false, &|c| {
-        unlimited(i64::from(c.max_message_size))
-    });
-    compare("max_consumers", false, &|c| {
-        unlimited(i64::from(c.max_consumers))
-    });
-    // Likewise copies: a stream is moved onto more nodes by its operator, not by a flag that was left out.
-    compare("num_replicas", false, &|c| match limits.replicas {
-        Some(_) => c.num_replicas.to_string(),
-        None => String::new(),
-    });
-    compare("duplicate_window", false, &|c| text(&c.duplicate_window));
-    compare("deny_delete", false, &|c| c.deny_delete.to_string());
-    compare("deny_purge", false, &|c| c.deny_purge.to_string());
-    compare("allow_rollup_hdrs", false, &|c| c.allow_rollup.to_string());
-    compare("allow_direct", false, &|c| c.allow_direct.to_string());
-    let named = pairs
-        .into_iter()
-        .map(|(field, breaks, wanted_text, found)| Difference {
+    let is_kept = wanted.name != QUARANTINE_STREAM;
+    let difference = |(field, breaks, of): &Field| {
+        let (wanted_text, found_text) = (of(&sides, wanted), of(&sides, found));
+        (wanted_text != found_text).then(|| Difference {
             stream: wanted.name.clone(),
             field,
             wanted: wanted_text,
-            found,
-            breaks,
-        });
-    named.collect()
+            found: found_text,
+            breaks: match breaks {
+                Breaks::Always => true,
+                Breaks::Kept => is_kept,
+                Breaks::Never => false,
+            },
+        })
+    };
+    FIELDS.iter().filter_map(difference).collect()
 }
 
 #[cfg(test)]

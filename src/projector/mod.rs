@@ -6,6 +6,7 @@
 mod check;
 pub mod checkpoints;
 pub mod figures;
+pub mod folder;
 pub mod rebuild;
 pub mod reports;
 mod sealer;
@@ -15,7 +16,7 @@ mod tests;
 mod worker;
 
 pub use check::same_stream;
-pub use worker::Until;
+pub use worker::{BatchLimits, Until};
 
 use std::sync::Arc;
 use std::time::Duration;

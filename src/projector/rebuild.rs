@@ -16,7 +16,8 @@ use async_nats::jetstream;
 use tokio_util::sync::CancellationToken;
 
 use super::ProjectorError;
-use super::worker::{BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES, Folder, Gathered, Until};
+use super::folder::Folder;
+use super::worker::{BatchLimits, Gathered, Until};
 use crate::log::reader::ShardReader;
 use crate::log::streams::info_of;
 use crate::store::Shard;
@@ -92,9 +93,9 @@ impl Seen {
 }
 
 /// A generation that is being folded.
-pub struct Rebuild {
+pub struct Rebuild<'c> {
     number: u16,
-    folder: Folder,
+    folder: Folder<'c>,
     client: Client,
     /// Read to its end before the stream is.
     earlier: Option<Box<dyn Earlier>>,
@@ -108,7 +109,7 @@ pub struct Rebuild {
     runtime: tokio::runtime::Handle,
 }
 
-impl Rebuild {
+impl<'c> Rebuild<'c> {
     /// Begins with the generation `shard` at the next message of its stream, which was created at
     /// `stream_created_ns`. Must be called within a Tokio runtime; it then belongs to a thread of its own.
     ///
@@ -121,10 +122,19 @@ impl Rebuild {
         until: Until,
         stop: CancellationToken,
     ) -> Result<Self, ProjectorError> {
-        let number = shard.number();
         let folder = Folder::open(Arc::clone(shard), stream_created_ns)?;
-        let runtime = tokio::runtime::Handle::current();
-        Ok(Self {
+        Ok(Self::of(shard.number(), folder, client, until, stop))
+    }
+
+    /// Goes on with a fold, under the same conditions.
+    pub fn of(
+        number: u16,
+        folder: Folder<'c>,
+        client: &Client,
+        until: Until,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
             number,
             folder,
             client: client.clone(),
@@ -135,8 +145,17 @@ impl Rebuild {
             seen: Seen::default(),
             until,
             stop,
-            runtime,
-        })
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// The same, with batches within other limits than the live fold's: the larger one is, the fewer of its rows are
+    /// written again with the next one, and the more memory it takes.
+    pub fn in_batches_of(self, limits: BatchLimits) -> Self {
+        Self {
+            gathered: Gathered::within(limits),
+            ..self
+        }
     }
 
     /// Reads that first, and then the stream from after the last of its messages.
@@ -150,8 +169,8 @@ impl Rebuild {
     }
 
     /// What it has read.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    pub fn into_seen(self) -> Seen {
+        self.seen
     }
 
     /// Folds until `last`, a sequence that the stream holds, is folded. After each batch `told` hears how far it
@@ -219,7 +238,7 @@ impl Rebuild {
                 if self.stop.is_cancelled() {
                     return Ok(Some(Ended::Stopped));
                 }
-                let (batch, later) = rest.split_at(batch_of(rest));
+                let (batch, later) = rest.split_at(self.gathered.limits().batch_of(rest));
                 self.apply(batch, told)?;
                 rest = later;
             }
@@ -318,14 +337,4 @@ impl Rebuild {
             quiet: QUIET_MAX,
         }
     }
-}
-
-/// How many of the first messages make a batch.
-fn batch_of(entries: &[Entry]) -> usize {
-    let mut events = 0;
-    let full = entries.iter().take(BATCH_MAX_MESSAGES).position(|entry| {
-        events += entry.events();
-        events >= BATCH_MAX_EVENTS
-    });
-    full.map_or(entries.len().min(BATCH_MAX_MESSAGES), |at| at + 1)
 }

@@ -6,23 +6,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adtally_projections::family::Reads;
-use adtally_projections::fold::{Content, Entry, Fold, Folded};
-use adtally_projections::ids;
+use adtally_projections::fold::{Content, Entry};
 use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
 use async_nats::jetstream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::sealer::{Portion, Sealer};
+use super::folder::Folder;
 use super::{Progress, ProjectorError, check, reports, telemetry};
 use crate::fail_points::{Point, pass};
 use crate::log::LogError;
 use crate::log::reader::{LogMessage, ReaderProgress, ShardReader};
 use crate::store::Shard;
 
-/// Messages that one batch takes at most.
+/// Messages that one batch takes at most, as the live fold cuts them.
 pub const BATCH_MAX_MESSAGES: usize = 1_024;
 /// Events that one batch takes at most, give or take a message.
 pub const BATCH_MAX_EVENTS: usize = 131_072;
@@ -37,112 +35,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const SHORTER_FOR: Duration = Duration::from_secs(15);
 /// How often gaps are counted.
 const GAPS_EVERY: Duration = Duration::from_secs(10);
-
-/// Where the time of a batch went, decoding apart.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// Reading the state.
-    pub read: Duration,
-    /// Folding proper.
-    pub compute: Duration,
-    /// Writing the batch.
-    pub write: Duration,
-}
-
-/// The fold of a shard and the state that it writes.
-#[derive(Debug)]
-pub struct Folder {
-    shard: Arc<Shard>,
-    fold: Fold,
-    sealer: Sealer,
-    log_day: i32,
-}
-
-impl Folder {
-    /// Goes on where the state is.
-    pub fn open(shard: Arc<Shard>, stream_created_ns: i64) -> Result<Self, ProjectorError> {
-        let fold = shard.open_fold(stream_created_ns)?;
-        Ok(Self {
-            sealer: Sealer::open(Arc::clone(&shard))?,
-            shard,
-            fold,
-            log_day: i32::MIN,
-        })
-    }
-
-    /// How far it is.
-    pub fn sequence(&self) -> u64 {
-        self.fold.position().sequence
-    }
-
-    /// Folds a batch and writes it. After an error it must be opened again.
-    pub fn apply(&mut self, entries: &[Entry]) -> Result<Folded, ProjectorError> {
-        self.apply_timed(entries).map(|(folded, _)| folded)
-    }
-
-    /// The same, and where the time went.
-    pub fn apply_timed(&mut self, entries: &[Entry]) -> Result<(Folded, Times), ProjectorError> {
-        let shard = &self.shard;
-        let mut times = Times::default();
-        let began = Instant::now();
-        let read = |reads: &Reads| {
-            let began = Instant::now();
-            let values = shard.read(reads);
-            times.read += began.elapsed();
-            values
-        };
-        let folded = self.fold.fold(entries, read);
-        let folded = folded.map_err(|source| ProjectorError::Fold {
-            shard: shard.number(),
-            source,
-        })?;
-        times.compute = began.elapsed() - times.read;
-        pass(Point::FoldBuilt);
-        let began = Instant::now();
-        shard.write(&folded.changes)?;
-        times.write = began.elapsed();
-        pass(Point::FoldWritten);
-        let log_time_ms = self.fold.position().log_time_ms;
-        self.sealer.opened(&folded.opened, log_time_ms);
-        let day = ids::log_day(log_time_ms);
-        if day != self.log_day {
-            self.log_day = day;
-            shard.drop_expired_ids(log_time_ms)?;
-        }
-        Ok((folded, times))
-    }
-
-    /// Whether something is to be sealed, or cells to be deleted, at the log time of the state.
-    pub fn is_sealing_due(&self) -> bool {
-        let position = self.fold.position();
-        position.sequence > 0 && self.sealer.is_due(position.log_time_ms)
-    }
-
-    /// Seals a portion of what is due. After an error it must be opened again.
-    pub fn seal(&mut self) -> Result<Portion, ProjectorError> {
-        let portion = self.sealer.portion(self.fold.position().log_time_ms)?;
-        portion
-            .done
-            .iter()
-            .for_each(|section| self.fold.forget_section(section));
-        Ok(portion)
-    }
-
-    /// How many sections of spans are due and not sealed.
-    pub fn spans_behind(&self) -> usize {
-        self.sealer.behind(self.fold.position().log_time_ms)
-    }
-
-    /// How far it is, for others to see.
-    pub fn progress(&self) -> Progress {
-        let position = self.fold.position();
-        Progress {
-            verified: true,
-            sequence: position.sequence,
-            log_time_ms: position.log_time_ms,
-        }
-    }
-}
 
 /// Where a fold of the log ends; by default nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +59,48 @@ impl Until {
     }
 }
 
+/// What a batch takes at most, give or take a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Events in them.
+    pub events: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            messages: BATCH_MAX_MESSAGES,
+            events: BATCH_MAX_EVENTS,
+            bytes: BATCH_MAX_BYTES,
+        }
+    }
+}
+
+impl BatchLimits {
+    /// So many times as much.
+    pub fn times(self, many: usize) -> Self {
+        Self {
+            messages: self.messages * many,
+            events: self.events * many,
+            bytes: self.bytes * many,
+        }
+    }
+
+    /// How many of the first messages make a batch.
+    pub fn batch_of(&self, entries: &[Entry]) -> usize {
+        let mut events = 0;
+        let full = entries.iter().take(self.messages).position(|entry| {
+            events += entry.events();
+            events >= self.events
+        });
+        full.map_or(entries.len().min(self.messages), |at| at + 1)
+    }
+}
+
 /// Messages gathered for a batch.
 #[derive(Default)]
 pub struct Gathered {
@@ -174,9 +108,23 @@ pub struct Gathered {
     pub entries: Vec<Entry>,
     bytes: usize,
     events: usize,
+    limits: BatchLimits,
 }
 
 impl Gathered {
+    /// Nothing yet, and no more than that.
+    pub fn within(limits: BatchLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// What a batch takes at most.
+    pub fn limits(&self) -> BatchLimits {
+        self.limits
+    }
+
     /// Takes everything that waits behind `first`, within the limits of a batch. Answers whether a message past
     /// `until` has come, which is not taken, nor anything after it.
     pub fn gather(&mut self, first: LogMessage, reader: &mut ShardReader, until: &Until) -> bool {
@@ -245,9 +193,9 @@ impl Gathered {
     }
 
     fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_MAX_MESSAGES
-            || self.bytes >= BATCH_MAX_BYTES
-            || self.events >= BATCH_MAX_EVENTS
+        self.entries.len() >= self.limits.messages
+            || self.bytes >= self.limits.bytes
+            || self.events >= self.limits.events
     }
 
     /// Empties it for the next batch.

@@ -1,4 +1,7 @@
-//! One replay at work: a thread for each shard.
+//! One replay at work: as many shards at a time as there are processors, a thread each.
+//!
+//! Limits: for each shard at work a reader's queue and a batch; all batches together hold at most [`BATCHES`] times what
+//! one of the live fold does, about 300 bytes an event, unless there are more processors than that.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::time::Instant;
 use adtally_streams::names::events_stream;
 use async_nats::Client;
 use async_nats::jetstream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +19,14 @@ use super::source::Source;
 use super::{ReplayError, ShardStatus, State, Status};
 use crate::archive;
 use crate::log::streams::info_of;
-use crate::projector::ProjectorHandle;
 use crate::projector::rebuild::{Ended, Rebuild};
+use crate::projector::{BatchLimits, ProjectorHandle};
 use crate::store::{self, Building, Memory};
 
+/// How many times the live fold's batch is held in the batches of all shards at work.
+const BATCHES: usize = 8;
+/// How many times the live fold's batch one is at most: a larger one saves little more.
+const BATCH_TIMES: usize = 4;
 /// How far from the end of a stream that still grows a generation may be put into use: the projector folds on.
 const NEAR_MESSAGES: u64 = 64;
 
@@ -145,18 +152,24 @@ impl Job {
 
     async fn run(self, generation: String, sources: Vec<Source>, status: watch::Sender<Status>) {
         let (job, status) = (Arc::new(self), Arc::new(status));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = processors.min(sources.len()).max(1);
+        let limits = BatchLimits::default().times((BATCHES / at_once).clamp(1, BATCH_TIMES));
+        let permits = Arc::new(Semaphore::new(at_once));
         let threads = sources.into_iter().enumerate().map(|(index, source)| {
             let (job, generation) = (Arc::clone(&job), generation.clone());
-            let tell = Tell {
-                status: Arc::clone(&status),
-                index,
-                began: Instant::now(),
-            };
+            let (status, permits) = (Arc::clone(&status), Arc::clone(&permits));
             let shard = source.shard;
             let stop = job.stop.clone();
-            let thread = tokio::task::spawn_blocking(move || job.one(source, &generation, &tell));
             async move {
-                let done = thread.await;
+                let _permit = permits.acquire_owned().await;
+                let tell = Tell {
+                    status,
+                    index,
+                    began: Instant::now(),
+                };
+                let work = move || job.one(source, &generation, limits, &tell);
+                let done = tokio::task::spawn_blocking(work).await;
                 let done = done.unwrap_or(Err(ReplayError::Panicked { shard }));
                 if done.is_err() {
                     // The others would go on for a result that is no whole one.
@@ -182,7 +195,16 @@ impl Job {
     }
 
     /// Replays one shard. Blocks.
-    fn one(&self, source: Source, generation: &str, tell: &Tell) -> Result<(), ReplayError> {
+    fn one(
+        &self,
+        source: Source,
+        generation: &str,
+        limits: BatchLimits,
+        tell: &Tell,
+    ) -> Result<(), ReplayError> {
+        if self.stop.is_cancelled() {
+            return Err(ReplayError::Interrupted);
+        }
         let from = source.from.as_ref();
         let building = match &self.place {
             Place::Stopped(memory) => {
@@ -193,7 +215,7 @@ impl Job {
                 shards.build_beside(source.shard, generation, from)?
             }
         };
-        let built = self.build(&source, &building, tell);
+        let built = self.build(&source, &building, limits, tell);
         match &built {
             Ok(state) => {
                 tell.state(*state);
@@ -210,6 +232,7 @@ impl Job {
         &self,
         source: &Source,
         building: &Building,
+        limits: BatchLimits,
         tell: &Tell,
     ) -> Result<State, ReplayError> {
         let runtime = tokio::runtime::Handle::current();
@@ -221,7 +244,8 @@ impl Job {
             source.created_ns,
             until,
             self.stop.clone(),
-        )?;
+        )?
+        .in_batches_of(limits);
         let mut last = source.last;
         loop {
             match source.fold(&mut rebuild, last, &mut |sequence| tell.at(sequence))? {

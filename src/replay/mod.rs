@@ -127,7 +127,7 @@ fn begins(covered: &[(u64, i64)]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It folds.
+    /// It folds, or waits for another shard's place.
     Folding,
     /// It has ended where it was told to, and nothing uses it.
     Built,

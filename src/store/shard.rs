@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use adtally_projections::codec::Damaged;
 use adtally_projections::family::{Changes, Family, Op, Reads, Target, Values};
 use adtally_projections::fold::Fold;
 use adtally_projections::ids::{self, IdRecord};
@@ -26,6 +27,9 @@ use crate::fail_points::{Point, pass};
 
 /// Ids that are looked up in one call: so few that what RocksDB notes of each stays in a processor's cache.
 const IDS_AT_ONCE: usize = 512;
+
+/// Bytes that a change takes in a batch of RocksDB besides its key and value, about: its sort, family and lengths.
+const CHANGE_BYTES: usize = 8;
 
 pub(super) type Db = DBWithThreadMode<MultiThreaded>;
 
@@ -137,6 +141,7 @@ impl Shard {
     }
 
     /// The generation's folder.
+    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -169,12 +174,19 @@ impl Shard {
         rocks(&self.path, action)
     }
 
+    /// The error of a row that cannot be read.
+    pub fn damaged(&self, source: Damaged) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
     /// A family's handle, looked up once a batch or scan.
     pub(super) fn family(&self, name: &str) -> Result<Arc<BoundColumnFamily<'_>>, StoreError> {
-        self.db.cf_handle(name).ok_or_else(|| StoreError::Damaged {
-            path: self.path.clone(),
-            source: adtally_projections::codec::Damaged { what: "family" },
-        })
+        let missing = Damaged { what: "family" };
+        let handle = self.db.cf_handle(name);
+        handle.ok_or_else(|| self.damaged(missing))
     }
 
     /// The fold that goes on where this state is; a new state begins at the start of a stream created then.
@@ -183,10 +195,7 @@ impl Shard {
     /// [`StoreError`] when the state cannot be read.
     pub fn open_fold(&self, stream_created_ns: i64) -> Result<Fold, StoreError> {
         let values = self.read(&Fold::open_reads())?;
-        Fold::open(&values, stream_created_ns).map_err(|source| StoreError::Damaged {
-            path: self.path.clone(),
-            source,
-        })
+        Fold::open(&values, stream_created_ns).map_err(|source| self.damaged(source))
     }
 
     /// Answers a fold's reads.
@@ -238,20 +247,14 @@ impl Shard {
                     .batched_multi_get_cf(&handle, asked.iter().map(key), true);
                 for (place, row) in asked.iter().zip(found) {
                     if let Some(value) = row.map_err(self.rocks("look ids up"))? {
-                        out[*place as usize] = Some(self.id_record(&value)?);
+                        let record = IdRecord::decode(&value);
+                        out[*place as usize] = Some(record.map_err(|e| self.damaged(e))?);
                     }
                 }
             }
             left.retain(|place| out[*place as usize].is_none());
         }
         Ok(out)
-    }
-
-    fn id_record(&self, value: &[u8]) -> Result<IdRecord, StoreError> {
-        IdRecord::decode(value).map_err(|source| StoreError::Damaged {
-            path: self.path.clone(),
-            source,
-        })
     }
 
     /// Writes a fold's changes, all of them or none.
@@ -266,7 +269,8 @@ impl Shard {
             self.ensure_day(day)?;
         }
         let mut handles: Vec<(Target, Arc<BoundColumnFamily<'_>>)> = Vec::new();
-        let mut batch = WriteBatch::default();
+        let bytes = changes.bytes() + changes.len() * CHANGE_BYTES;
+        let mut batch = WriteBatch::with_capacity_bytes(bytes);
         let mut days = self.days();
         for change in changes.iter() {
             if let Target::Ids(day) = change.target {

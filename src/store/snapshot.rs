@@ -68,10 +68,7 @@ impl<'a> ShardSnapshot<'a> {
 
     /// The error of a row that cannot be decoded.
     pub fn damaged(&self, source: Damaged) -> StoreError {
-        StoreError::Damaged {
-            path: self.shard.path().to_path_buf(),
-            source,
-        }
+        self.shard.damaged(source)
     }
 
     /// A row's value.

@@ -1,18 +1,26 @@
 //! A verification at work: some shards at a time, each folded again into a generation of its own in scratch, compared
 //! and removed.
 //!
+//! Cells, which are nearly all of a state, are counted in the course of the fold and not written, see
+//! [`adtally_projections::unwritten`]: only where the two states differ is it folded a second time, for the lines in
+//! which they do.
+//!
 //! Limits: as much of RocksDB's memory as [`MEMORY`] for all of them together; for each shard that is at work a
-//! reader's queue (8 MiB), a batch (16 MiB), two fingerprints (4 MiB each) and the names of its symbols; on disk a
-//! second copy of each such shard's state, for which there must be room before it begins.
+//! reader's queue (8 MiB), a batch (16 MiB), two fingerprints (4 MiB each) and twice the names of its symbols; on disk a
+//! second copy of what such a shard's state has besides cells, for which there must be room before it begins.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use adtally_projections::compare::{Differences, Fingerprint};
+use adtally_projections::compare::{Differences, Fingerprint, Slots};
+use adtally_projections::dump::{is_of_cells, shown_horizon};
+use adtally_projections::family::Family;
+use adtally_projections::incidents::BadFrame;
 use adtally_projections::position::Position;
 use adtally_projections::spans::{Margins, Retention};
+use adtally_projections::unwritten::{Compared, Unwritten};
 use adtally_streams::event::Kind;
 use adtally_streams::names::events_stream;
 use adtally_streams::time::to_rfc3339;
@@ -27,12 +35,13 @@ use crate::frozen::FrozenShard;
 use crate::log::reader::message_at;
 use crate::log::streams::info_of;
 use crate::producers::Sums;
+use crate::projector::folder::Folder;
 use crate::projector::rebuild::{Ended, Rebuild, Seen};
 use crate::projector::reports::{self, ProducerReport};
-use crate::projector::{ProjectorError, Until};
+use crate::projector::{BatchLimits, ProjectorError, Until};
 use crate::replay::range::{From, Range, To};
 use crate::replay::source::Source;
-use crate::store::{self, Building, Limits, Memory, Shard, checkpoints};
+use crate::store::{self, Building, Limits, Memory, Shard, ShardSnapshot, checkpoints};
 
 /// RocksDB's memory for everything that a verification has open.
 pub const MEMORY: Limits = Limits {
@@ -41,8 +50,10 @@ pub const MEMORY: Limits = Limits {
     retention: Retention::ALL,
     margins: Margins::USUAL,
 };
-/// Room on the disk beyond a second copy of a shard's state: its write-ahead log and what is being compacted.
+/// Room on the disk beyond a second copy of what is written of a shard's state: what is being compacted.
 const SPARE_BYTES: u64 = 256 << 20;
+/// How many times the live fold's batch is folded at once: the more events, the more of them meet in a cell.
+const BATCH_TIMES: usize = 2;
 /// Messages that are asked for before a position whose own message is gone.
 const END_LOOKED_AT: u64 = 10_000;
 
@@ -92,6 +103,15 @@ struct Plan {
 
 struct Found {
     verdict: ShardVerdict,
+    reports: Vec<ProducerReport>,
+}
+
+/// A shard that was folded again.
+struct Again {
+    seen: Seen,
+    compared: Compared,
+    bad: Vec<BadFrame>,
+    bad_count: u64,
     reports: Vec<ProducerReport>,
 }
 
@@ -228,57 +248,37 @@ impl Job {
         memory: &Memory,
         told: &watch::Sender<Progress>,
     ) -> Result<Found, VerifyError> {
-        if self.stop.is_cancelled() {
-            return Err(VerifyError::Interrupted);
-        }
         let shard = plan.frozen.shard;
-        self.room_for(plan)?;
-        let from = plan.source.from.as_ref();
-        let name = store::new_name();
-        let building = Building::begin(&self.scratch, shard, &name, from, memory)?;
-        let found = self.fold_and_compare(plan, building.shard(), memory, told);
-        building.discard();
-        found
-    }
-
-    fn fold_and_compare(
-        &self,
-        plan: &Plan,
-        again: &Arc<Shard>,
-        memory: &Memory,
-        told: &watch::Sender<Progress>,
-    ) -> Result<Found, VerifyError> {
-        let shard = plan.frozen.shard;
-        let seen = self.fold(plan, again, told)?;
         let state = &plan.frozen.state;
         let live = Shard::open_read_only(shard, &plan.generation, state, memory)?;
-        let (mut live, mut again) = (live.snapshot()?, again.snapshot()?);
-        // Under a setting that was changed one of them may have deleted what the other one keeps.
-        let both = live.deleted()?.and(&again.deleted()?);
-        live.show_from(both);
-        again.show_from(both);
-        let prints = [Fingerprint::of(&live)?, Fingerprint::of(&again)?];
-        let slots = prints[0].differing(&prints[1]);
+        self.room_for(plan, &live)?;
+        let mut live = live.snapshot()?;
+        let first = self.fold_again(plan, &mut live, None, memory, told)?;
+        let again = first.compared.print;
+        let print = Fingerprint::of(&live)?;
+        let slots = print.differing(&again);
         let found = match slots.is_empty() {
             true => Differences::default(),
-            false => Differences::of(&slots, &slots.lines(&live)?, &slots.lines(&again)?),
+            false => self.differences(plan, &mut live, &slots, memory, told)?,
         };
-        let mut bad = reports::bad_frames(&again)?;
+        let mut bad = first.bad;
         bad.truncate(MAX_TOLD);
+        // Sums that have saturated are other ones in parts; what decides are the lines.
+        let is_equal = found.list.is_empty() && !found.more;
         let verdict = ShardVerdict {
             shard,
             generation: plan.generation.clone(),
             from_sequence: plan.source.begins_after(),
             sequence: plan.live.sequence,
             log_time: Some(to_rfc3339(plan.live.log_time_ms)),
-            messages: seen.messages,
+            messages: first.seen.messages,
             events: Kind::ALL
                 .into_iter()
-                .map(|kind| (kind.name(), seen.events[kind as usize]))
+                .map(|kind| (kind.name(), first.seen.events[kind as usize]))
                 .collect(),
-            lines: prints[0].lines,
-            live_hash: prints[0].hash(),
-            again_hash: prints[1].hash(),
+            lines: print.lines,
+            live_hash: print.hash(),
+            again_hash: if is_equal { print.hash() } else { again.hash() },
             more_differences: found.more || found.list.len() > MAX_TOLD,
             differences: found
                 .list
@@ -287,13 +287,80 @@ impl Job {
                 .map(Told::from)
                 .collect(),
             stream_ends_at: plan.ends_at,
-            missing: seen.missing,
-            missing_messages: seen.missing_messages,
+            missing: first.seen.missing,
+            missing_messages: first.seen.missing_messages,
             bad_frames: bad.into_iter().map(Bad::from).collect(),
-            bad_frames_count: reports::incident_counts(&again)?.bad_frames,
+            bad_frames_count: first.bad_count,
         };
-        let reports = reports::producers(&again)?;
-        Ok(Found { verdict, reports })
+        Ok(Found {
+            verdict,
+            reports: first.reports,
+        })
+    }
+
+    /// The lines in which the states differ, for which it is folded once more.
+    fn differences(
+        &self,
+        plan: &Plan,
+        live: &mut ShardSnapshot<'_>,
+        slots: &Slots,
+        memory: &Memory,
+        told: &watch::Sender<Progress>,
+    ) -> Result<Differences, VerifyError> {
+        let more = plan.end.saturating_sub(plan.source.begins_after());
+        told.send_modify(|p| p.of += more);
+        let second = self.fold_again(plan, live, Some(slots), memory, told)?;
+        let (live, again) = (slots.lines(live)?, second.compared.lines);
+        Ok(Differences::of(slots, &live, &again))
+    }
+
+    /// Folds into scratch and says what it comes to, with the lines of some slots where they are given. Both states are
+    /// then shown from where both of them keep cells.
+    fn fold_again(
+        &self,
+        plan: &Plan,
+        live: &mut ShardSnapshot<'_>,
+        slots: Option<&Slots>,
+        memory: &Memory,
+        told: &watch::Sender<Progress>,
+    ) -> Result<Again, VerifyError> {
+        if self.stop.is_cancelled() {
+            return Err(VerifyError::Interrupted);
+        }
+        let from = plan.source.from.as_ref();
+        let name = store::new_name();
+        let building = Building::begin(&self.scratch, plan.frozen.shard, &name, from, memory)?;
+        let again = self.fold_in(plan, live, slots, building.shard(), told);
+        building.discard();
+        again
+    }
+
+    fn fold_in(
+        &self,
+        plan: &Plan,
+        live: &mut ShardSnapshot<'_>,
+        slots: Option<&Slots>,
+        again: &Arc<Shard>,
+        told: &watch::Sender<Progress>,
+    ) -> Result<Again, VerifyError> {
+        let mut cells = {
+            let mut begun = again.snapshot()?;
+            // Under a setting that was changed one of them may have deleted what the other one keeps.
+            let both = live.deleted()?.and(&begun.deleted()?);
+            live.show_from(both);
+            let horizon = shown_horizon(live)?;
+            begun.show_from(horizon);
+            Unwritten::begin(&begun, horizon, slots)?
+        };
+        let seen = self.fold(plan, again, &mut cells, told)?;
+        let again = again.snapshot()?;
+        Ok(Again {
+            seen,
+            compared: cells.finish(&again)?,
+            bad: reports::bad_frames(&again)?,
+            bad_count: reports::incident_counts(&again)?.bad_frames,
+            reports: reports::producers(&again)?,
+        })
     }
 
     /// Folds up to the position, as far as the stream has it.
@@ -301,15 +368,18 @@ impl Job {
         &self,
         plan: &Plan,
         again: &Arc<Shard>,
+        cells: &mut Unwritten,
         told: &watch::Sender<Progress>,
     ) -> Result<Seen, VerifyError> {
         let until = Until {
             sequence: Some(plan.end),
             time_ms: None,
         };
+        let (shard, stop) = (plan.frozen.shard, self.stop.clone());
         let created_ns = plan.live.stream_created_ns;
-        let stop = self.stop.clone();
-        let mut rebuild = Rebuild::begin(again, &self.client, created_ns, until, stop)?;
+        let folder = Folder::open_unwritten(Arc::clone(again), created_ns, cells)?;
+        let rebuild = Rebuild::of(shard, folder, &self.client, until, stop);
+        let mut rebuild = rebuild.in_batches_of(BatchLimits::default().times(BATCH_TIMES));
         let counted = AtomicU64::new(plan.source.begins_after());
         let mut tell = |sequence: u64| {
             let before = counted.swap(sequence, Ordering::Relaxed);
@@ -319,14 +389,19 @@ impl Job {
             Ended::There | Ended::Until => {}
             Ended::Stopped | Ended::Purged(_) => return Err(VerifyError::Interrupted),
         }
-        let mut seen = rebuild.seen().clone();
+        let mut seen = rebuild.into_seen();
         let there = plan.live.sequence.min(plan.ends_at.unwrap_or(u64::MAX));
         seen.lacks(plan.end + 1, there);
         Ok(seen)
     }
 
-    fn room_for(&self, plan: &Plan) -> Result<(), VerifyError> {
-        let needed = bytes_of(&plan.frozen.state) + SPARE_BYTES;
+    fn room_for(&self, plan: &Plan, live: &Shard) -> Result<(), VerifyError> {
+        let is_cells = |name: &str| {
+            Family::ALL
+                .iter()
+                .any(|f| f.name() == name && is_of_cells(*f))
+        };
+        let needed = live.file_bytes(|name| !is_cells(name))? + SPARE_BYTES;
         match checkpoints::free_bytes(&self.scratch) {
             Some(free) if free < needed => Err(VerifyError::NoRoom {
                 shard: plan.frozen.shard,
@@ -376,12 +451,6 @@ fn cause(errors: Vec<VerifyError>) -> Option<VerifyError> {
         first.get_or_insert(error);
     }
     first
-}
-
-/// Bytes of a closed state's files; those that are gone meanwhile count nothing.
-fn bytes_of(state: &Path) -> u64 {
-    let files = std::fs::read_dir(state).into_iter().flatten().flatten();
-    files.filter_map(|f| Some(f.metadata().ok()?.len())).sum()
 }
 
 /// The newest checkpoint of each shard at or before `to`, as states to be checked. A copy of each is linked below

@@ -18,7 +18,8 @@ use adtally_streams::frame::decode_for_fold;
 use adtally_streams::names::events_subject;
 
 use super::ProjectorError;
-use super::worker::{BATCH_MAX_BYTES, BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES, Folder};
+use super::folder::Folder;
+use super::worker::{BATCH_MAX_BYTES, BATCH_MAX_EVENTS, BATCH_MAX_MESSAGES};
 use crate::store::{Limits, Memory, Shard, StoreError};
 
 pub use stored::Stored;
@@ -181,7 +182,7 @@ pub fn measure(folder: &Path, load: Load) -> Result<FoldFigures, ProjectorError>
 /// Folds frames as a shard's thread does under load, and notes where the time goes.
 #[derive(Debug)]
 pub struct FoldRun {
-    folder: Folder,
+    folder: Folder<'static>,
     subjects: [String; Kind::ALL.len()],
     sequence: u64,
     /// Where the time went.
