@@ -14,6 +14,7 @@ use adtally_projections::partial::{
     Dimension, Filter, Filters, Names, ShardSums, TooManyRows, device_name,
 };
 use adtally_projections::plan::{Plan, Source, default_granularity};
+use adtally_projections::ratios::Chosen;
 use adtally_projections::symbols::{Space, Symbol};
 use adtally_streams::catalogue::Catalogue;
 use adtally_streams::event::Device;
@@ -70,6 +71,8 @@ pub struct Question {
     pub granularity: Option<Granularity>,
     /// Distinct dimensions.
     pub group_by: Vec<Dimension>,
+    /// What is counted of them: nothing else is read. It says nothing about which rows there are.
+    pub metrics: Chosen,
     /// Creative variants that count; all when none is named.
     pub creatives: BTreeSet<String>,
     /// Regions that count, likewise.
@@ -102,6 +105,7 @@ impl Question {
             span,
             granularity: None,
             group_by: Vec::new(),
+            metrics: Chosen::ALL,
             creatives: BTreeSet::new(),
             regions: BTreeSet::new(),
             devices: BTreeSet::new(),
@@ -118,6 +122,8 @@ pub struct Answer {
     pub plan: Plan,
     /// Its rows.
     pub table: Table,
+    /// What was counted; the other sums of the rows mean nothing.
+    pub metrics: Chosen,
     /// The currency of its money.
     pub currency: Option<Currency>,
     /// Which state it is made of.
@@ -156,6 +162,7 @@ where
     Ok(Answer {
         plan,
         table,
+        metrics: question.metrics,
         currency,
         as_of: set.as_of()?,
         read,
@@ -257,7 +264,7 @@ fn sum_shard(
     plan: &Plan,
     others: (&Cancel, &Help<'_>),
 ) -> Result<(ShardSums, Read), QueryError> {
-    let mut sums = ShardSums::new(&question.group_by);
+    let mut sums = ShardSums::of(&question.group_by, question.metrics.fields());
     sums.table().expect(plan.slots.len());
     let filters = filters(shard, scope, question)?;
     if filters.let_nothing_through() {
@@ -329,6 +336,8 @@ pub struct Explained {
     pub shards: usize,
     /// The cuboid whose blocks were read: the smallest with all dimensions that are grouped by or filtered.
     pub cuboid: Cuboid,
+    /// What was counted: of blocks, only the columns that these need are read.
+    pub metrics: Chosen,
     /// Cells that were read, by level, of blocks and of rows.
     pub cells_read: Levels,
     /// Blocks of sealed cells that were read, by level.
@@ -378,6 +387,7 @@ impl Answer {
             campaigns: self.campaigns,
             shards: self.as_of.positions.len(),
             cuboid: self.cuboid,
+            metrics: self.metrics,
             cells_read: self.read.cells,
             blocks_read: self.read.blocks,
             blocks_cached: self.read.cached,

@@ -17,6 +17,7 @@ use adtally_projections::dump::Source as _;
 use adtally_projections::family::{Changes, Family, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::memory::Memory;
+use adtally_projections::ratios::Chosen;
 use adtally_projections::seal::seal;
 use adtally_projections::sections::OpenSection;
 use adtally_projections::spans::{Horizon, Retention};
@@ -319,6 +320,7 @@ pub(crate) fn question(subject: Subject, span: Span) -> Question {
         span,
         granularity: None,
         group_by: vec![],
+        metrics: Chosen::ALL,
         creatives: BTreeSet::new(),
         regions: BTreeSet::new(),
         devices: BTreeSet::new(),
