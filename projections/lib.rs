@@ -61,6 +61,7 @@ pub mod symbols;
 pub mod totals;
 pub mod trending;
 pub mod uniques;
+pub mod united;
 pub mod unpacked;
 pub mod verdicts;
 pub mod waiting;

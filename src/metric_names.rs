@@ -376,6 +376,16 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Bytes that a stream may hold; 0 for no limit",
     ),
     (
+        "adtally_united_blocks_hits_total",
+        Counter,
+        "Spans of which a question found the blocks of all shards added up",
+    ),
+    (
+        "adtally_united_blocks_misses_total",
+        Counter,
+        "Spans of which it did not and read the blocks of each shard, or added them up for the next one",
+    ),
+    (
         "adtally_verify_differences",
         Gauge,
         "What the last verification found, by sort: lines of the state that are not the log's, lost events, missing sequences, bad messages",

@@ -21,6 +21,7 @@ use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
 use super::id_days::{Greatest, IdDays, SORT_BYTES};
 use super::names::Names;
+use super::versions::Versions;
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -42,6 +43,7 @@ pub struct Shard {
     /// Whether what is written goes to the write-ahead log first.
     is_logged: AtomicBool,
     names: Names,
+    versions: Versions,
     db: Db,
 }
 
@@ -122,6 +124,7 @@ impl Shard {
             families: Mutex::new(()),
             is_logged: AtomicBool::new(true),
             names: Names::default(),
+            versions: Versions::begin(),
             db,
         })
     }
@@ -147,6 +150,10 @@ impl Shard {
     }
 
     /// The names that were read of it.
+    pub(super) fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
     pub(super) fn names(&self) -> &Names {
         &self.names
     }
@@ -293,9 +300,12 @@ impl Shard {
         let mut options = WriteOptions::default();
         options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(self.rocks("write a batch"))
+        let places = self.versions.writing(changes);
+        let written = self.db.write_opt(batch, &options);
+        written.map_err(self.rocks("write a batch"))?;
+        let sequence = || self.db.latest_sequence_number();
+        self.versions.written(&places, sequence);
+        Ok(())
     }
 
     fn days(&self) -> std::sync::MutexGuard<'_, IdDays> {
