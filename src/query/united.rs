@@ -78,6 +78,7 @@ pub struct UnitedBlocks {
     seen: Arc<Seen>,
     hits: metrics::Counter,
     misses: metrics::Counter,
+    bytes: metrics::Gauge,
 }
 
 impl UnitedBlocks {
@@ -90,6 +91,8 @@ impl UnitedBlocks {
         let misses = metrics::counter!("adtally_united_blocks_misses_total");
         hits.increment(0);
         misses.increment(0);
+        let bytes_in_use = metrics::gauge!("adtally_united_blocks_bytes");
+        bytes_in_use.set(0.0);
         Self {
             // One shard of it, so that the limit is that of all together.
             kept: CacheBuilder::new(bytes)
@@ -102,6 +105,7 @@ impl UnitedBlocks {
             seen: Arc::new(Seen::new()),
             hits,
             misses,
+            bytes: bytes_in_use,
         }
     }
 
@@ -303,6 +307,7 @@ fn find(
     };
     let kept = Arc::new(kept);
     blocks.kept.insert(identity, Arc::clone(&kept));
+    blocks.bytes.set(blocks.usage() as f64);
     Ok(Some(kept))
 }
 

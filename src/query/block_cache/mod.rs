@@ -160,7 +160,7 @@ impl BlockCache {
 
     fn keep(&self, identity: Identity, block: Unpacked) -> HybridCacheEntry<Identity, Kept> {
         let entry = self.kept.insert(identity, Kept(block));
-        let usage = self.kept.memory().usage() + self.united.usage();
+        let usage = self.kept.memory().usage();
         self.figures.bytes.set(usage as f64);
         entry
     }
