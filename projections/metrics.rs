@@ -195,6 +195,7 @@ impl Metrics {
     }
 
     /// The counters from the order in which they are stored.
+    #[inline]
     pub fn from_fields(f: [i64; METRICS]) -> Self {
         Self {
             impressions: f[0],
@@ -227,17 +228,20 @@ impl Metrics {
     }
 
     /// Clicks invalid under any rule.
+    #[inline]
     pub fn invalid_clicks(&self) -> i64 {
         self.general_invalid_clicks
             .saturating_add(self.sophisticated_invalid_clicks)
     }
 
     /// Valid, billed clicks.
+    #[inline]
     pub fn clicks(&self) -> i64 {
         self.gross_clicks.saturating_sub(self.invalid_clicks())
     }
 
     /// What is charged.
+    #[inline]
     pub fn cost_micros(&self) -> i64 {
         self.gross_cost_micros
             .saturating_sub(self.cost_not_charged_micros)

@@ -49,6 +49,11 @@ struct Identity {
 }
 
 impl Identity {
+    /// Bytes of memory that it takes with what is kept under it, without a block.
+    fn bytes(&self) -> usize {
+        size_of::<(Self, Kept)>() + 64 + size_of_val(&*self.versions)
+    }
+
     fn hash(&self) -> u128 {
         let mut bytes = Vec::with_capacity(64 + 24 * self.versions.len());
         bytes.extend_from_slice(self.campaign.as_str().as_bytes());
@@ -66,7 +71,8 @@ impl Identity {
 /// A united block, and what is stored of it.
 #[derive(Debug)]
 struct Kept {
-    united: United,
+    /// None where it would be too large: each shard is to be read, and it is not tried again.
+    united: Option<United>,
     blocks: u64,
     bytes: u64,
 }
@@ -74,6 +80,7 @@ struct Kept {
 /// The united blocks of one process.
 #[derive(Clone)]
 pub struct UnitedBlocks {
+    bytes_a_block: usize,
     kept: Cache<Identity, Arc<Kept>>,
     seen: Arc<Seen>,
     hits: metrics::Counter,
@@ -84,9 +91,6 @@ pub struct UnitedBlocks {
 impl UnitedBlocks {
     /// Room for so many bytes of them; past it, the least used are dropped.
     pub fn new(bytes: usize) -> Self {
-        let weigh = |identity: &Identity, kept: &Arc<Kept>| {
-            size_of::<(Identity, Kept)>() + 64 + 24 * identity.versions.len() + kept.united.bytes()
-        };
         let hits = metrics::counter!("adtally_united_blocks_hits_total");
         let misses = metrics::counter!("adtally_united_blocks_misses_total");
         hits.increment(0);
@@ -94,12 +98,12 @@ impl UnitedBlocks {
         let bytes_in_use = metrics::gauge!("adtally_united_blocks_bytes");
         bytes_in_use.set(0.0);
         Self {
+            bytes_a_block: bytes / MAX_SHARE,
             // One shard of it, so that the limit is that of all together.
             kept: CacheBuilder::new(bytes)
                 .with_shards(1)
-                .with_weighter(weigh)
-                .with_filter(move |identity: &Identity, kept: &Arc<Kept>| {
-                    weigh(identity, kept) <= bytes / MAX_SHARE
+                .with_weighter(|identity: &Identity, kept: &Arc<Kept>| {
+                    identity.bytes() + kept.united.as_ref().map_or(0, United::bytes)
                 })
                 .build(),
             seen: Arc::new(Seen::new()),
@@ -233,7 +237,8 @@ impl Reader<'_> {
             let own = self
                 .numbering
                 .number(Dimension::CampaignId, &number(campaign.0));
-            let Some(block) = kept.united.numbered(own, &mut self.numbering) else {
+            let united = kept.united.as_ref();
+            let Some(block) = united.and_then(|u| u.numbered(own, &mut self.numbering)) else {
                 continue;
             };
             let added = self
@@ -296,23 +301,25 @@ fn find(
     let kept: Option<CacheEntry<_, Arc<Kept>>> = blocks.kept.get(&identity);
     if let Some(kept) = kept {
         blocks.hits.increment(1);
-        return Ok(Some(Arc::clone(kept.value())));
+        let kept = Arc::clone(kept.value());
+        return Ok(kept.united.is_some().then_some(kept));
     }
     blocks.misses.increment(1);
     if !blocks.seen.again(identity.hash()) {
         return Ok(None);
     }
-    let Some(kept) = unite(set, numbers, cuboid, span)? else {
+    let Some(mut kept) = unite(set, numbers, cuboid, span)? else {
         return Ok(None);
     };
+    let has_room = |united: &United| identity.bytes() + united.bytes() <= blocks.bytes_a_block;
+    kept.united = kept.united.filter(has_room);
     let kept = Arc::new(kept);
     blocks.kept.insert(identity, Arc::clone(&kept));
     blocks.bytes.set(blocks.usage() as f64);
-    Ok(Some(kept))
+    Ok(kept.united.is_some().then_some(kept))
 }
 
-/// Makes the united block of a span; none where a block of it cannot be read, which whoever reads it will say, or where
-/// there is too much.
+/// Makes the united block of a span; none where a block of it cannot be read, which whoever reads it will say.
 fn unite(
     set: &SnapshotSet<'_>,
     numbers: &Numbers,
@@ -354,8 +361,8 @@ fn unite(
             return Ok(None);
         }
     }
-    Ok(uniting.finish().map(|united| Kept {
-        united,
+    Ok(Some(Kept {
+        united: uniting.finish(),
         blocks,
         bytes,
     }))

@@ -19,7 +19,7 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
-use super::id_days::{Greatest, IdDays, SORT_BYTES};
+use super::id_days::{Greatest, IdDays, greatest_ids};
 use super::names::Names;
 use super::versions::Versions;
 use super::{Memory, ShardSnapshot, StoreError};
@@ -149,11 +149,12 @@ impl Shard {
         self.memory.usage()
     }
 
-    /// The names that were read of it.
+    /// When blocks of its spans changed last.
     pub(super) fn versions(&self) -> &Versions {
         &self.versions
     }
 
+    /// The names that were read of it.
     pub(super) fn names(&self) -> &Names {
         &self.names
     }
@@ -458,29 +459,6 @@ impl Shard {
             )
             .map_err(self.rocks("flush"))
     }
-}
-
-/// The greatest key of each sort in a family of ids.
-fn greatest_ids(db: &Db, family: &str) -> Result<Greatest, rocksdb::Error> {
-    let mut greatest = Greatest::default();
-    let Some(handle) = db.cf_handle(family) else {
-        return Ok(greatest);
-    };
-    let mut rows = db.raw_iterator_cf(&handle);
-    rows.seek_to_last();
-    while let Some(key) = rows.key() {
-        match key.split_first_chunk::<SORT_BYTES>() {
-            Some((sort, [_, ..])) => {
-                let sort = *sort;
-                greatest.take(key);
-                rows.seek_for_prev(sort);
-            }
-            // No id is as short as that.
-            _ => rows.prev(),
-        }
-    }
-    rows.status()?;
-    Ok(greatest)
 }
 
 fn target_name(target: Target) -> String {

@@ -110,27 +110,40 @@ fn place(campaign: Symbol, span: Span) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
     use adtally_projections::cuboid::Cuboid;
     use adtally_projections::spans::Place as At;
 
     use super::*;
+    use crate::store::{Limits, Memory, Shard};
 
     const SPAN: Span = Span {
         grain: Grain::Hour,
         number: 19_000,
     };
 
-    fn batch() -> Changes {
-        let mut changes = Changes::default();
-        let first = At { at: 0, offset_s: 0 };
-        let key = BlockKey {
+    fn key() -> BlockKey {
+        BlockKey {
             campaign: 7,
             cuboid: Cuboid::Region,
             span: SPAN,
-            first,
+            first: At { at: 0, offset_s: 0 },
             part: 0,
-        };
-        changes.put(Grain::Hour.blocks(), |k| key.encode(k), |_| ());
+        }
+    }
+
+    fn batch(value: u32) -> Changes {
+        let mut changes = Changes::default();
+        let value = value.to_be_bytes();
+        changes.put(
+            Grain::Hour.blocks(),
+            |k| key().encode(k),
+            |v| v.extend_from_slice(&value),
+        );
         changes
     }
 
@@ -139,12 +152,12 @@ mod tests {
         let versions = Versions::begin();
         let of = |sequence| versions.of(7, SPAN, sequence).map(|v| v.sequence);
         assert_eq!(of(0), Some(0));
-        let places = versions.writing(&batch());
+        let places = versions.writing(&batch(0));
         assert_eq!((places.len(), of(0), of(100)), (1, None, None));
         versions.written(&places, || 12);
         assert_eq!((of(11), of(12), of(13)), (None, Some(12), Some(12)));
         // A batch that failed.
-        versions.writing(&batch());
+        versions.writing(&batch(0));
         assert_eq!(of(100), None);
         // Other grains and spans are others, and so is every other opening.
         let day = Span {
@@ -154,5 +167,42 @@ mod tests {
         assert_eq!(versions.of(7, day, 0).map(|v| v.sequence), Some(0));
         let later = Versions::begin();
         assert_ne!(later.of(7, day, 0), versions.of(7, day, 0));
+    }
+
+    #[test]
+    fn one_version_is_one_content_while_another_thread_writes() {
+        const WRITES: u32 = 10_000;
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Memory::start(folder.path(), Limits::default()).unwrap();
+        let shard = Shard::open(0, "g", &folder.path().join("g"), &memory).unwrap();
+        let mut stands = Vec::new();
+        key().encode(&mut stands);
+        let told: Mutex<HashMap<Version, Option<Vec<u8>>>> = Mutex::default();
+        let is_over = AtomicBool::new(false);
+        let read = || {
+            while !is_over.load(Ordering::Relaxed) {
+                let snapshot = shard.snapshot().unwrap();
+                let Some(version) = snapshot.version(7, SPAN) else {
+                    continue;
+                };
+                let value = snapshot.get(Grain::Hour.blocks(), &stands).unwrap();
+                let mut told = told.lock().unwrap();
+                assert_eq!(*told.entry(version).or_insert_with(|| value.clone()), value);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(read);
+            scope.spawn(read);
+            for n in 0..WRITES {
+                shard.write(&batch(n)).unwrap();
+                if n % 64 == 0 {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let last = shard.snapshot().unwrap();
+        assert!(last.version(7, SPAN).is_some());
+        assert!(told.lock().unwrap().len() > 20);
     }
 }
