@@ -1,8 +1,8 @@
 //! Summing blocks: columns to the rows of an answer, without an allocation a cell.
 //!
 //! Invariant: what is added is what the same cells as rows would add. A dimension's dictionary is filtered and
-//! numbered once a block; what the filters keep out is left out before anything else is looked at; then each metric's
-//! column is passed once. Where cells are rows already, or few of them would be added up, they are appended to the
+//! numbered once a block; what the filters keep out is left out before anything else is looked at; then the column of
+//! each wanted counter is passed once. Where cells are rows already, or few of them would be added up, they are appended to the
 //! table as they are, and add up where shards meet; else each adds to the row of its bucket and group.
 
 use std::ops::Range;
@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::block::{BlockError, Values};
 use crate::buckets::BucketKey;
 use crate::cells::Bucket;
-use crate::metrics::METRICS;
+use crate::metrics::Fields;
 use crate::narrow::{Narrow, Numbers};
 use crate::partial::{Dimension, Filter, Filters, PartialError, ShardSums};
 use crate::read_block::ReadBlock;
@@ -93,7 +93,8 @@ impl BlockSums {
         let cells = self.choose(block, filters)?;
         if cells.len() > 0 {
             self.find_groups(block, &cells, sums.group_by())?;
-            self.append(block, &cells, sums.table())?;
+            let fields = sums.fields();
+            self.append(block, &cells, fields, sums.table())?;
         }
         if let Cells::Some(chosen) = cells {
             self.chosen = chosen;
@@ -247,6 +248,7 @@ impl BlockSums {
         &mut self,
         block: &impl ReadBlock,
         cells: &Cells,
+        fields: Fields,
         table: &mut SumTable,
     ) -> Result<(), PartialError> {
         self.numbers.clear();
@@ -261,7 +263,7 @@ impl BlockSums {
             (false, 1) => self.one_a_run(table),
             (false, _) => self.one_a_group(table),
         }
-        for field in 0..METRICS {
+        for field in fields.places() {
             let Some(values) = block.metric(field, &mut self.scratch)? else {
                 continue;
             };

@@ -11,6 +11,7 @@ use crate::block::{Block, BlockKey};
 use crate::block_writer::{Columns, write};
 use crate::cells::Grain;
 use crate::cuboid::Cuboid;
+use crate::metrics::METRICS;
 use crate::spans::{Place, Span};
 use crate::unpacked::Unpacked;
 
@@ -120,10 +121,10 @@ type Rows = BTreeMap<(i64, Group), [i128; METRICS]>;
 fn rows(
     block: &impl ReadBlock,
     filters: &Filters,
-    by: &[Dimension],
+    (by, fields): (&[Dimension], Fields),
     place: &dyn Fn(i64) -> Option<i64>,
 ) -> (u64, Rows) {
-    let mut sums = ShardSums::new(by);
+    let mut sums = ShardSums::of(by, fields);
     let mut placed = |at| match at {
         Bucket::Minute(minute) => place(minute).map(bucket),
         _ => None,
@@ -162,6 +163,7 @@ proptest! {
         minutes in prop_oneof![Just(1i64), Just(7), Just(60)],
         from in 0i64..60,
         skipped in proptest::option::of(0i64..60),
+        fields in proptest::sample::subsequence((0..METRICS).collect::<Vec<_>>(), 0..=METRICS),
     ) {
         // Saturation depends on the order of sums; everything below it must be exact.
         let is_tame = |sums: &[i64; METRICS]| sums.iter().all(|n| n.unsigned_abs() < 1 << 62);
@@ -195,15 +197,22 @@ proptest! {
         let block = Block::parse(Grain::Minute, &key, &value).unwrap();
         let counted = cells.keys().filter(|(minute, _)| is_asked(i64::from(*minute))).count();
         let have = [
-            rows(&block, &filters, &by, &place),
-            rows(&Unpacked::of(&block).unwrap(), &filters, &by, &place),
-            rows(&again(&block), &filters, &by, &place),
+            rows(&block, &filters, (&by, Fields::ALL), &place),
+            rows(&Unpacked::of(&block).unwrap(), &filters, (&by, Fields::ALL), &place),
+            rows(&again(&block), &filters, (&by, Fields::ALL), &place),
         ];
+        let some = rows(&block, &filters, (&by, Fields::of(&fields)), &place);
         let cut = |n: i128| n.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
         let want: Rows = want.into_iter().map(|(k, sums)| (k, sums.map(cut))).collect();
         for (read, have) in have {
             prop_assert_eq!(read as usize, counted);
             prop_assert_eq!(have, want.clone());
         }
+        // The same rows of fewer counters.
+        let wanted = |sums: [i128; METRICS]| {
+            std::array::from_fn(|field| if fields.contains(&field) { sums[field] } else { 0 })
+        };
+        let want: Rows = want.into_iter().map(|(k, sums)| (k, wanted(sums))).collect();
+        prop_assert_eq!(some, (counted as u64, want));
     }
 }

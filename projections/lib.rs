@@ -64,6 +64,7 @@ pub mod symbols;
 pub mod totals;
 pub mod trending;
 pub mod uniques;
+pub mod united;
 pub mod unpacked;
 pub mod unwritten;
 pub mod verdicts;

@@ -21,13 +21,18 @@ const MAX_KEPT: usize = 4 * MAX_ROWS;
 
 /// The names that one dimension has in a table, numbered as they come.
 #[derive(Clone, Debug, Default)]
-struct Interner {
+pub(crate) struct Interner {
     numbers: FxHashMap<Arc<str>, u32>,
     names: Vec<Arc<str>>,
 }
 
 impl Interner {
-    fn number(&mut self, name: &Arc<str>) -> u32 {
+    /// The names, in the order of their numbers.
+    pub(crate) fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    pub(crate) fn number(&mut self, name: &Arc<str>) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }

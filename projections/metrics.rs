@@ -42,6 +42,28 @@ pub fn add_sums(fields: &mut [i64], bytes: &[u8]) -> Result<(), Damaged> {
     r.end()
 }
 
+/// The same of the wanted fields only.
+///
+/// # Errors
+/// As of [`add_sums`].
+pub fn add_wanted_sums(
+    fields: &mut [i64; METRICS],
+    wanted: Fields,
+    bytes: &[u8],
+) -> Result<(), Damaged> {
+    let mut r = Reader::new(bytes, "sum");
+    let mut mask = r.varint()?;
+    while mask != 0 {
+        let i = mask.trailing_zeros() as usize;
+        let n = r.signed()?;
+        if wanted.has(i) {
+            fields[i] = fields[i].saturating_add(n);
+        }
+        mask &= mask - 1;
+    }
+    r.end()
+}
+
 /// The merge of RocksDB's operands: the stored sum of all of them; none when one is damaged, which RocksDB then
 /// reports as corruption instead of counting something else.
 pub fn merge_sums<'a>(
@@ -65,6 +87,41 @@ pub(crate) fn encode_used(fields: &[i64; MAX_FIELDS], out: &mut Vec<u8>) {
 
 /// How many counters a cell has.
 pub const METRICS: usize = 10;
+
+/// Which of the counters somebody wants, by their places in [`Metrics::fields`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fields(u64);
+
+impl Fields {
+    /// Every counter.
+    pub const ALL: Fields = Fields((1 << METRICS) - 1);
+
+    /// The counters of those places, each below [`METRICS`].
+    pub const fn of(places: &[usize]) -> Self {
+        let (mut mask, mut at) = (0, 0);
+        while at < places.len() {
+            assert!(places[at] < METRICS);
+            mask |= 1 << places[at];
+            at += 1;
+        }
+        Self(mask)
+    }
+
+    /// These and those.
+    pub fn and(self, others: Fields) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// Whether a counter is wanted.
+    pub fn has(self, place: usize) -> bool {
+        place < METRICS && self.0 & (1 << place) != 0
+    }
+
+    /// The places, ascending.
+    pub fn places(self) -> impl Iterator<Item = usize> {
+        (0..METRICS).filter(move |place| self.has(*place))
+    }
+}
 
 /// The counters of a cell. Money is in micros of the advertiser's currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +195,7 @@ impl Metrics {
     }
 
     /// The counters from the order in which they are stored.
+    #[inline]
     pub fn from_fields(f: [i64; METRICS]) -> Self {
         Self {
             impressions: f[0],
@@ -170,17 +228,20 @@ impl Metrics {
     }
 
     /// Clicks invalid under any rule.
+    #[inline]
     pub fn invalid_clicks(&self) -> i64 {
         self.general_invalid_clicks
             .saturating_add(self.sophisticated_invalid_clicks)
     }
 
     /// Valid, billed clicks.
+    #[inline]
     pub fn clicks(&self) -> i64 {
         self.gross_clicks.saturating_sub(self.invalid_clicks())
     }
 
     /// What is charged.
+    #[inline]
     pub fn cost_micros(&self) -> i64 {
         self.gross_cost_micros
             .saturating_sub(self.cost_not_charged_micros)
@@ -244,8 +305,26 @@ mod tests {
         }
 
         #[test]
+        fn wanted_fields_are_added_and_no_others(
+            all in proptest::collection::vec(proptest::array::uniform10(any::<i64>()), 0..5),
+            wanted in proptest::collection::vec(0..METRICS, 0..METRICS),
+        ) {
+            let (mut whole, mut some) = ([0; METRICS], [0; METRICS]);
+            for fields in &all {
+                add_sums(&mut whole, &stored(fields)).unwrap();
+                add_wanted_sums(&mut some, Fields::of(&wanted), &stored(fields)).unwrap();
+            }
+            for place in 0..METRICS {
+                let want = if wanted.contains(&place) { whole[place] } else { 0 };
+                prop_assert_eq!(some[place], want);
+            }
+            prop_assert!(Fields::of(&wanted).places().all(|place| wanted.contains(&place)));
+        }
+
+        #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = Metrics::decode(&bytes);
+            let _ = add_wanted_sums(&mut [0; METRICS], Fields::of(&[1]), &bytes);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::buckets::BucketKey;
 use crate::cells::CellKey;
 use crate::codec::Damaged;
 
-use crate::metrics::add_sums;
+use crate::metrics::{Fields, add_wanted_sums};
 use crate::sums::{Group, SumTable};
 use crate::symbols::{Space, Symbol};
 
@@ -165,14 +165,21 @@ impl Filters {
 #[derive(Debug)]
 pub struct ShardSums {
     group_by: Vec<Dimension>,
+    fields: Fields,
     table: SumTable,
 }
 
 impl ShardSums {
-    /// Nothing yet, grouped by distinct dimensions.
+    /// Nothing yet, grouped by distinct dimensions, of all counters.
     pub fn new(group_by: &[Dimension]) -> Self {
+        Self::of(group_by, Fields::ALL)
+    }
+
+    /// The same of these counters: the others are not read and stay zero. Which rows there are does not depend on it.
+    pub fn of(group_by: &[Dimension], fields: Fields) -> Self {
         Self {
             group_by: group_by.to_vec(),
+            fields,
             table: SumTable::default(),
         }
     }
@@ -180,6 +187,11 @@ impl ShardSums {
     /// What it is grouped by.
     pub fn group_by(&self) -> &[Dimension] {
         &self.group_by
+    }
+
+    /// Which counters are summed.
+    pub fn fields(&self) -> Fields {
+        self.fields
     }
 
     /// The table of the sums, for whoever adds many cells at once.
@@ -203,7 +215,7 @@ impl ShardSums {
             *place = dimension.of(cell);
         }
         let (bucket, group) = (self.table.bucket(bucket), self.table.group(group));
-        add_sums(self.table.row(bucket, group)?, value)?;
+        add_wanted_sums(self.table.row(bucket, group)?, self.fields, value)?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::bounds::print;
 use crate::merged::{Row, Table};
-use crate::ratios::{Figure, Figures};
+use crate::ratios::{Chosen, Figure, Metric};
 
 /// Bytes of groups' names that are kept as they are printed; those of more are printed row by row.
 const MAX_NAMES: usize = 4 << 20;
@@ -45,6 +45,7 @@ impl Format {
 pub struct Printer {
     format: Format,
     zone: Tz,
+    metrics: Vec<Metric>,
     /// The slot that was printed last, and its time as a row begins with it.
     slot: Option<u32>,
     time: Vec<u8>,
@@ -55,11 +56,12 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Prints rows of a table with so many groups, with the times of a clock.
-    pub fn new(format: Format, zone: Tz, groups: usize) -> Self {
+    /// Prints those metrics of the rows of a table with so many groups, with the times of a clock.
+    pub fn new(format: Format, zone: Tz, metrics: Chosen, groups: usize) -> Self {
         Self {
             format,
             zone,
+            metrics: metrics.metrics().collect(),
             slot: None,
             time: Vec::new(),
             groups: vec![(0, 0); groups],
@@ -80,10 +82,11 @@ impl Printer {
         }
         out.extend_from_slice(&self.time);
         self.group(table, row.group, out);
-        let figures = Figures::of(&row.metrics);
+        let metrics = self.metrics.iter();
+        let figures = metrics.map(|metric| (*metric, metric.of(&row.metrics)));
         match self.format {
             Format::Csv => {
-                for figure in figures.values() {
+                for (_, figure) in figures {
                     out.push(b',');
                     match figure {
                         Figure::Whole(Some(n)) => {
@@ -94,7 +97,7 @@ impl Printer {
                 }
             }
             Format::Json | Format::Ndjson => {
-                self.line.json(&figures);
+                self.line.json(figures);
                 out.extend_from_slice(&self.line.bytes[..self.line.len]);
             }
         }
@@ -155,8 +158,35 @@ fn json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a text or number always has a JSON form");
 }
 
-/// Bytes of a row's figures at most: 340 of names, 13 whole numbers of 20, two ratios of 25.
+/// Bytes of a row's figures at most: 340 of names, 13 whole numbers of 20, two ratios of 25, and [`KEY_BYTES`] more.
 const LINE_BYTES: usize = 1_024;
+/// Bytes that are copied of every name, however long it is: as many as the longest takes.
+const KEY_BYTES: usize = 40;
+
+/// How a metric's name stands in JSON, with a comma before and a colon behind it, and how many bytes that are.
+type Key = ([u8; KEY_BYTES], usize);
+
+const KEYS: [Key; Metric::ALL.len()] = {
+    let mut keys = [([0; KEY_BYTES], 0); Metric::ALL.len()];
+    let mut at = 0;
+    while at < keys.len() {
+        keys[at] = key(Metric::NAMES[at]);
+        at += 1;
+    }
+    keys
+};
+
+const fn key(name: &str) -> Key {
+    let name = name.as_bytes();
+    let (mut key, mut at) = ([0; KEY_BYTES], 0);
+    (key[0], key[1]) = (b',', b'"');
+    while at < name.len() {
+        key[2 + at] = name[at];
+        at += 1;
+    }
+    (key[2 + at], key[3 + at]) = (b'"', b':');
+    (key, 4 + at)
+}
 
 /// The figures of a row as JSON. They are put together in one place of fixed length, because that takes a third of the
 /// time of appending them one by one.
@@ -167,33 +197,18 @@ struct Line {
 }
 
 impl Line {
-    fn json(&mut self, f: &Figures) {
+    fn json(&mut self, figures: impl Iterator<Item = (Metric, Figure)>) {
         self.len = 0;
-        self.whole(b",\"impressions\":", f.impressions);
-        self.whole(b",\"invalid_impressions\":", f.invalid_impressions);
-        self.whole(b",\"clicks\":", f.clicks);
-        self.whole(b",\"gross_clicks\":", f.gross_clicks);
-        self.whole(b",\"invalid_clicks\":", f.invalid_clicks);
-        self.whole(b",\"general_invalid_clicks\":", f.general_invalid_clicks);
-        self.whole(
-            b",\"sophisticated_invalid_clicks\":",
-            f.sophisticated_invalid_clicks,
-        );
-        self.ratio(b",\"invalid_click_rate\":", f.invalid_click_rate);
-        self.ratio(b",\"ctr\":", f.ctr);
-        self.whole(b",\"cost_micros\":", f.cost_micros);
-        self.maybe(b",\"average_cpc_micros\":", f.average_cpc_micros);
-        self.maybe(b",\"average_cpm_micros\":", f.average_cpm_micros);
-        self.maybe(b",\"conversions\":", f.conversions);
-        self.maybe(
-            b",\"conversions_value_micros\":",
-            f.conversions_value_micros,
-        );
-        self.maybe(
-            b",\"cost_per_conversion_micros\":",
-            f.cost_per_conversion_micros,
-        );
-        self.whole(b",\"late_events\":", f.late_events);
+        for (metric, figure) in figures {
+            let (key, len) = &KEYS[metric as usize];
+            self.bytes[self.len..self.len + KEY_BYTES].copy_from_slice(key);
+            self.len += len;
+            match figure {
+                Figure::Whole(Some(n)) => self.whole(n),
+                Figure::Ratio(Some(n)) => self.ratio(n),
+                Figure::Whole(None) | Figure::Ratio(None) => self.put(b"null"),
+            }
+        }
         self.put(b"}");
     }
 
@@ -204,8 +219,7 @@ impl Line {
     }
 
     #[inline]
-    fn whole<const N: usize>(&mut self, name: &[u8; N], n: i64) {
-        self.put(name);
+    fn whole(&mut self, n: i64) {
         if (0..10).contains(&n) {
             self.bytes[self.len] = b'0' + n as u8;
             self.len += 1;
@@ -218,38 +232,21 @@ impl Line {
     }
 
     #[inline]
-    fn maybe<const N: usize>(&mut self, name: &[u8; N], n: Option<i64>) {
-        match n {
-            Some(n) => self.whole(name, n),
-            None => {
-                self.put(name);
-                self.put(b"null");
-            }
-        }
-    }
-
-    #[inline]
-    fn ratio<const N: usize>(&mut self, name: &[u8; N], n: Option<f64>) {
-        self.put(name);
-        match n {
-            None => self.put(b"null"),
-            Some(n) => {
-                let mut rest = &mut self.bytes[self.len..];
-                let before = rest.len();
-                serde_json::to_writer(&mut rest, &n).expect("there is room for every number");
-                let written = before - rest.len();
-                self.len += written;
-            }
-        }
+    fn ratio(&mut self, n: f64) {
+        let mut rest = &mut self.bytes[self.len..];
+        let before = rest.len();
+        serde_json::to_writer(&mut rest, &n).expect("there is room for every number");
+        let written = before - rest.len();
+        self.len += written;
     }
 }
 
 /// The line that says what the columns of comma-separated values are.
-pub fn csv_head(table: &Table) -> Vec<u8> {
+pub fn csv_head(table: &Table, metrics: Chosen) -> Vec<u8> {
     let group = table.group_by.iter().map(|d| d.name());
     let names: Vec<&str> = std::iter::once("time")
         .chain(group)
-        .chain(Figures::NAMES)
+        .chain(metrics.metrics().map(Metric::name))
         .collect();
     let mut out = names.join(",").into_bytes();
     out.push(b'\n');
@@ -278,37 +275,33 @@ mod tests {
 
     #[test]
     fn the_longest_figures_have_room_and_every_name_is_there() {
-        let figures = Figures {
-            impressions: i64::MIN,
-            invalid_impressions: i64::MIN,
-            clicks: i64::MIN,
-            gross_clicks: i64::MAX,
-            invalid_clicks: i64::MIN,
-            general_invalid_clicks: i64::MIN,
-            sophisticated_invalid_clicks: i64::MIN,
-            invalid_click_rate: Some(-f64::MIN_POSITIVE / 3.0),
-            ctr: Some(-1.234_567_890_123_456_7e-300),
-            cost_micros: i64::MIN,
-            average_cpc_micros: Some(i64::MIN),
-            average_cpm_micros: Some(i64::MIN),
-            conversions: Some(i64::MIN),
-            conversions_value_micros: Some(-10),
-            cost_per_conversion_micros: Some(0),
-            late_events: 9,
+        let longest = |metric: Metric| match metric {
+            Metric::InvalidClickRate => Figure::Ratio(Some(-f64::MIN_POSITIVE / 3.0)),
+            Metric::Ctr => Figure::Ratio(Some(-1.234_567_890_123_456_7e-300)),
+            Metric::GrossClicks => Figure::Whole(Some(i64::MAX)),
+            Metric::ConversionsValueMicros => Figure::Whole(Some(-10)),
+            Metric::LateEvents => Figure::Whole(Some(9)),
+            _ => Figure::Whole(Some(i64::MIN)),
+        };
+        let figures = || {
+            Metric::ALL
+                .map(|metric| (metric, longest(metric)))
+                .into_iter()
         };
         let mut line = Line {
             bytes: [0; LINE_BYTES],
             len: 0,
         };
-        line.json(&figures);
+        line.json(figures());
         let text = std::str::from_utf8(&line.bytes[..line.len]).unwrap();
         let read: serde_json::Value = serde_json::from_str(&format!("{{{}", &text[1..])).unwrap();
-        for (name, figure) in Figures::NAMES.iter().zip(figures.values()) {
+        for (metric, figure) in figures() {
+            let name = metric.name();
             // A reader of texts may round the last digit of a ratio.
             let printed = format!("\"{name}\":{}", serde_json::to_string(&figure).unwrap());
             assert!(text.contains(&printed) && !read[name].is_null(), "{name}");
         }
-        let names: Vec<usize> = Figures::NAMES
+        let names: Vec<usize> = Metric::NAMES
             .iter()
             .map(|name| text.find(&format!("\"{name}\":")).unwrap())
             .collect();

@@ -3,9 +3,9 @@
 //! Invariant: a ratio over zero is null and never 0 or infinite; money stays an integer of micros, rounded half
 //! up once, computed in 128 bits so that no sum of clicks overflows it.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Fields, Metrics};
 
 /// One figure, as an answer writes it; an absent ratio is null, and empty in a table of text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -27,45 +27,66 @@ impl std::fmt::Display for Figure {
     }
 }
 
-/// What an answer says of one row, or of all of them. Money is in micros of the advertiser's currency.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figures {
+/// What an answer says of a row, or of all of them. Money is in micros of the advertiser's currency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Metric {
     /// Valid impressions.
-    pub impressions: i64,
+    Impressions,
     /// Impressions that the border judged invalid.
-    pub invalid_impressions: i64,
+    InvalidImpressions,
     /// Valid, billed clicks.
-    pub clicks: i64,
+    Clicks,
     /// All clicks.
-    pub gross_clicks: i64,
+    GrossClicks,
     /// Clicks that are not billed.
-    pub invalid_clicks: i64,
+    InvalidClicks,
     /// Those of them that a rule of the class general found.
-    pub general_invalid_clicks: i64,
+    GeneralInvalidClicks,
     /// Those of them that a rule of the class sophisticated found.
-    pub sophisticated_invalid_clicks: i64,
+    SophisticatedInvalidClicks,
     /// invalid_clicks / gross_clicks.
-    pub invalid_click_rate: Option<f64>,
+    InvalidClickRate,
     /// clicks / impressions.
-    pub ctr: Option<f64>,
+    Ctr,
     /// What is charged.
-    pub cost_micros: i64,
+    CostMicros,
     /// cost_micros / clicks.
-    pub average_cpc_micros: Option<i64>,
+    AverageCpcMicros,
     /// cost_micros * 1000 / impressions.
-    pub average_cpm_micros: Option<i64>,
+    AverageCpmMicros,
     /// Credited conversions; null, as no attribution runs.
-    pub conversions: Option<i64>,
+    Conversions,
     /// Their value; null likewise.
-    pub conversions_value_micros: Option<i64>,
+    ConversionsValueMicros,
     /// cost_micros / conversions; null likewise.
-    pub cost_per_conversion_micros: Option<i64>,
+    CostPerConversionMicros,
     /// Events that arrived more than five minutes after their time.
-    pub late_events: i64,
+    LateEvents,
 }
 
-impl Figures {
-    /// The names, in the order in which an answer has them.
+impl Metric {
+    /// Every metric, in the order in which an answer has them.
+    pub const ALL: [Metric; 16] = [
+        Metric::Impressions,
+        Metric::InvalidImpressions,
+        Metric::Clicks,
+        Metric::GrossClicks,
+        Metric::InvalidClicks,
+        Metric::GeneralInvalidClicks,
+        Metric::SophisticatedInvalidClicks,
+        Metric::InvalidClickRate,
+        Metric::Ctr,
+        Metric::CostMicros,
+        Metric::AverageCpcMicros,
+        Metric::AverageCpmMicros,
+        Metric::Conversions,
+        Metric::ConversionsValueMicros,
+        Metric::CostPerConversionMicros,
+        Metric::LateEvents,
+    ];
+
+    /// The contract's names, in the same order.
     pub const NAMES: [&'static str; 16] = [
         "impressions",
         "invalid_impressions",
@@ -85,50 +106,105 @@ impl Figures {
         "late_events",
     ];
 
-    /// The figures in the order of their names.
-    pub fn values(&self) -> [Figure; 16] {
-        let whole = |n: i64| Figure::Whole(Some(n));
-        [
-            whole(self.impressions),
-            whole(self.invalid_impressions),
-            whole(self.clicks),
-            whole(self.gross_clicks),
-            whole(self.invalid_clicks),
-            whole(self.general_invalid_clicks),
-            whole(self.sophisticated_invalid_clicks),
-            Figure::Ratio(self.invalid_click_rate),
-            Figure::Ratio(self.ctr),
-            whole(self.cost_micros),
-            Figure::Whole(self.average_cpc_micros),
-            Figure::Whole(self.average_cpm_micros),
-            Figure::Whole(self.conversions),
-            Figure::Whole(self.conversions_value_micros),
-            Figure::Whole(self.cost_per_conversion_micros),
-            whole(self.late_events),
-        ]
+    /// The contract's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 
-    /// The figures of some sums.
-    pub fn of(m: &Metrics) -> Self {
-        let (clicks, cost) = (m.clicks(), m.cost_micros());
-        Self {
-            impressions: m.impressions,
-            invalid_impressions: m.invalid_impressions,
-            clicks,
-            gross_clicks: m.gross_clicks,
-            invalid_clicks: m.invalid_clicks(),
-            general_invalid_clicks: m.general_invalid_clicks,
-            sophisticated_invalid_clicks: m.sophisticated_invalid_clicks,
-            invalid_click_rate: ratio(m.invalid_clicks(), m.gross_clicks),
-            ctr: ratio(clicks, m.impressions),
-            cost_micros: cost,
-            average_cpc_micros: average(i128::from(cost), clicks),
-            average_cpm_micros: average(i128::from(cost) * 1_000, m.impressions),
-            conversions: None,
-            conversions_value_micros: None,
-            cost_per_conversion_micros: None,
-            late_events: m.late_events,
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// The counters that it is made of, by their places in [`Metrics::fields`].
+    pub const fn fields(self) -> Fields {
+        match self {
+            Metric::Impressions => Fields::of(&[0]),
+            Metric::InvalidImpressions => Fields::of(&[1]),
+            Metric::Clicks | Metric::InvalidClickRate => Fields::of(&[2, 3, 4]),
+            Metric::GrossClicks => Fields::of(&[2]),
+            Metric::InvalidClicks => Fields::of(&[3, 4]),
+            Metric::GeneralInvalidClicks => Fields::of(&[3]),
+            Metric::SophisticatedInvalidClicks => Fields::of(&[4]),
+            Metric::Ctr => Fields::of(&[0, 2, 3, 4]),
+            Metric::CostMicros => Fields::of(&[5, 6]),
+            Metric::AverageCpcMicros => Fields::of(&[2, 3, 4, 5, 6]),
+            Metric::AverageCpmMicros => Fields::of(&[0, 5, 6]),
+            Metric::Conversions => Fields::of(&[7]),
+            Metric::ConversionsValueMicros => Fields::of(&[8]),
+            Metric::CostPerConversionMicros => Fields::of(&[5, 6, 7]),
+            Metric::LateEvents => Fields::of(&[9]),
         }
+    }
+
+    /// Its figure of some sums.
+    #[inline]
+    pub fn of(self, m: &Metrics) -> Figure {
+        let whole = |n: i64| Figure::Whole(Some(n));
+        match self {
+            Metric::Impressions => whole(m.impressions),
+            Metric::InvalidImpressions => whole(m.invalid_impressions),
+            Metric::Clicks => whole(m.clicks()),
+            Metric::GrossClicks => whole(m.gross_clicks),
+            Metric::InvalidClicks => whole(m.invalid_clicks()),
+            Metric::GeneralInvalidClicks => whole(m.general_invalid_clicks),
+            Metric::SophisticatedInvalidClicks => whole(m.sophisticated_invalid_clicks),
+            Metric::InvalidClickRate => Figure::Ratio(ratio(m.invalid_clicks(), m.gross_clicks)),
+            Metric::Ctr => Figure::Ratio(ratio(m.clicks(), m.impressions)),
+            Metric::CostMicros => whole(m.cost_micros()),
+            Metric::AverageCpcMicros => {
+                Figure::Whole(average(i128::from(m.cost_micros()), m.clicks()))
+            }
+            Metric::AverageCpmMicros => {
+                let thousand = i128::from(m.cost_micros()) * 1_000;
+                Figure::Whole(average(thousand, m.impressions))
+            }
+            Metric::Conversions
+            | Metric::ConversionsValueMicros
+            | Metric::CostPerConversionMicros => Figure::Whole(None),
+            Metric::LateEvents => whole(m.late_events),
+        }
+    }
+}
+
+/// The metrics that an answer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen(u16);
+
+impl Chosen {
+    /// Every metric.
+    pub const ALL: Chosen = Chosen(u16::MAX);
+
+    /// Whether a metric is among them.
+    pub fn has(self, metric: Metric) -> bool {
+        self.0 & (1 << metric as u8) != 0
+    }
+
+    /// They, in the order in which an answer has them.
+    pub fn metrics(self) -> impl Iterator<Item = Metric> {
+        Metric::ALL
+            .into_iter()
+            .filter(move |metric| self.has(*metric))
+    }
+
+    /// The counters that they are made of.
+    pub fn fields(self) -> Fields {
+        let fields = self.metrics().map(Metric::fields);
+        fields.fold(Fields::of(&[]), Fields::and)
+    }
+}
+
+impl FromIterator<Metric> for Chosen {
+    fn from_iter<T: IntoIterator<Item = Metric>>(metrics: T) -> Self {
+        let metrics = metrics.into_iter();
+        Self(metrics.fold(0, |mask, metric| mask | (1 << metric as u8)))
+    }
+}
+
+/// As their names.
+impl Serialize for Chosen {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.metrics().map(Metric::name))
     }
 }
 
@@ -188,10 +264,9 @@ pub fn pacing(
 mod tests {
     use super::*;
 
-    #[test]
-    fn figures_follow_the_contracts_formulas() {
+    fn some() -> Metrics {
         // 1,000 impressions, 25 clicks of which 4 + 1 are invalid; 20 valid clicks at 0.35 are 7 units.
-        let f = Figures::of(&Metrics {
+        Metrics {
             impressions: 1_000,
             invalid_impressions: 3,
             gross_clicks: 25,
@@ -202,42 +277,79 @@ mod tests {
             conversions: 0,
             conversions_value_micros: 0,
             late_events: 2,
-        });
-        assert_eq!((f.clicks, f.gross_clicks, f.invalid_clicks), (20, 25, 5));
-        assert_eq!((f.ctr, f.invalid_click_rate), (Some(0.02), Some(0.2)));
-        assert_eq!(
-            (f.cost_micros, f.average_cpc_micros, f.average_cpm_micros),
-            (7_000_000, Some(350_000), Some(7_000_000))
-        );
-        assert_eq!((f.conversions, f.cost_per_conversion_micros), (None, None));
+        }
+    }
+
+    #[test]
+    fn figures_follow_the_contracts_formulas() {
+        let table = [
+            ("impressions", "1000"),
+            ("invalid_impressions", "3"),
+            ("clicks", "20"),
+            ("gross_clicks", "25"),
+            ("invalid_clicks", "5"),
+            ("general_invalid_clicks", "4"),
+            ("sophisticated_invalid_clicks", "1"),
+            ("invalid_click_rate", "0.2"),
+            ("ctr", "0.02"),
+            ("cost_micros", "7000000"),
+            ("average_cpc_micros", "350000"),
+            ("average_cpm_micros", "7000000"),
+            ("conversions", ""),
+            ("conversions_value_micros", ""),
+            ("cost_per_conversion_micros", ""),
+            ("late_events", "2"),
+        ];
+        assert_eq!(table.map(|(name, _)| name), Metric::NAMES);
+        for ((name, want), metric) in table.into_iter().zip(Metric::ALL) {
+            assert_eq!(Metric::from_name(name), Some(metric));
+            assert_eq!(metric.of(&some()).to_string(), want, "{name}");
+        }
     }
 
     #[test]
     fn a_ratio_over_zero_is_null() {
-        let f = Figures::of(&Metrics {
+        let none = Metrics {
             gross_cost_micros: 5,
             ..Metrics::default()
-        });
-        assert_eq!(
-            (
-                f.ctr,
-                f.invalid_click_rate,
-                f.average_cpc_micros,
-                f.average_cpm_micros
-            ),
-            (None, None, None, None)
-        );
-        let null = |name: &str| {
-            let at = Figures::NAMES.iter().position(|n| *n == name).unwrap();
-            serde_json::to_value(f.values()[at]).unwrap().is_null()
         };
-        assert!(
-            null("ctr")
-                && null("average_cpc_micros")
-                && null("conversions")
-                && !null("cost_micros")
-        );
-        assert_eq!(f.values()[9].to_string(), "5");
+        let null = |metric: Metric| serde_json::to_value(metric.of(&none)).unwrap().is_null();
+        for metric in [
+            Metric::Ctr,
+            Metric::InvalidClickRate,
+            Metric::AverageCpcMicros,
+            Metric::AverageCpmMicros,
+            Metric::Conversions,
+        ] {
+            assert!(null(metric), "{metric:?}");
+        }
+        assert!(!null(Metric::CostMicros));
+        assert_eq!(Metric::CostMicros.of(&none).to_string(), "5");
+    }
+
+    #[test]
+    fn a_metric_needs_no_other_counters_than_it_says() {
+        let all = some().fields();
+        for metric in Metric::ALL {
+            let own = Metrics::from_fields(std::array::from_fn(|place| {
+                let is_own = metric.fields().has(place);
+                if is_own { all[place] } else { 0 }
+            }));
+            assert_eq!(metric.of(&own), metric.of(&some()), "{metric:?}");
+        }
+    }
+
+    #[test]
+    fn chosen_metrics_are_in_the_answers_order() {
+        let chosen: Chosen = [Metric::Ctr, Metric::Impressions, Metric::Ctr]
+            .into_iter()
+            .collect();
+        let metrics: Vec<Metric> = chosen.metrics().collect();
+        assert_eq!(metrics, [Metric::Impressions, Metric::Ctr]);
+        let places: Vec<usize> = chosen.fields().places().collect();
+        assert_eq!(places, [0, 2, 3, 4]);
+        assert_eq!(Chosen::ALL, Metric::ALL.into_iter().collect());
+        assert_eq!(Chosen::ALL.fields(), Fields::ALL);
     }
 
     #[test]

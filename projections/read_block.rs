@@ -19,7 +19,7 @@ pub trait ReadBlock {
     /// How many cells it has, at least 1.
     fn cells(&self) -> usize;
 
-    /// A dimension: its symbols, ascending, and for each cell the place of its own among them.
+    /// A dimension: its symbols, none of them twice, and for each cell the place of its own among them.
     ///
     /// # Errors
     /// [`BlockError`] when it is damaged, or the cuboid has not got the dimension.

@@ -57,6 +57,7 @@ impl Columns {
     }
 
     /// The sums of a row.
+    #[inline]
     pub fn sums(&self, row: usize) -> [i64; METRICS] {
         std::array::from_fn(|field| self.fields[field].get(row).copied().unwrap_or(0))
     }

@@ -57,7 +57,7 @@ const METRICS: &[(&str, Sort, &str)] = &[
     (
         "adtally_block_cache_bytes",
         Gauge,
-        "Memory of unpacked blocks of sealed cells that are kept for further questions",
+        "Memory of unpacked blocks of sealed cells, each of one shard, that are kept for further questions",
     ),
     (
         "adtally_block_cache_capacity_bytes",
@@ -374,6 +374,21 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "adtally_stream_max_bytes",
         Gauge,
         "Bytes that a stream may hold; 0 for no limit",
+    ),
+    (
+        "adtally_united_blocks_bytes",
+        Gauge,
+        "Memory of blocks of all shards added up that are kept for further questions",
+    ),
+    (
+        "adtally_united_blocks_hits_total",
+        Counter,
+        "Spans of which a question found the blocks of all shards added up",
+    ),
+    (
+        "adtally_united_blocks_misses_total",
+        Counter,
+        "Spans of which it did not and read the blocks of each shard, or added them up for the next one",
     ),
     (
         "adtally_verify_differences",

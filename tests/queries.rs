@@ -218,6 +218,7 @@ fn ranges_are_widened_filled_and_printed_as_asked() {
         [1, 0, 1]
     );
     assert!(server.json(&format!("{base}&explain=true"))["plan"].is_object());
+    chosen_metrics_are_those_of_the_whole_answer(&server, base, &filled);
     // Two currencies, or two clocks, in one question.
     assert_eq!(
         ask(
@@ -227,6 +228,39 @@ fn ranges_are_widened_filled_and_printed_as_asked() {
         .status,
         400
     );
+}
+
+/// `whole` is the answer to `base` with all metrics.
+fn chosen_metrics_are_those_of_the_whole_answer(server: &Server, base: &str, whole: &Value) {
+    const CHOSEN: [&str; 3] = ["clicks", "ctr", "cost_micros"];
+    let cut = |row: &Value| {
+        let mut row = row.as_object().unwrap().clone();
+        row.retain(|name, _| name == "time" || CHOSEN.contains(&name.as_str()));
+        Value::Object(row)
+    };
+    let rows: Vec<Value> = whole["rows"].as_array().unwrap().iter().map(cut).collect();
+    let base = format!("{base}&metrics=cost_micros,clicks&metrics=ctr,clicks");
+    let some = server.json(&format!("{base}&explain=true"));
+    assert_eq!(some["rows"], Value::Array(rows.clone()));
+    assert_eq!(some["totals"], cut(&whole["totals"]));
+    assert_eq!(some["plan"]["metrics"], json!(CHOSEN));
+    let lines = ask(server, &format!("{base}&format=ndjson")).text();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines, rows);
+    let csv = ask(server, &format!("{base}&format=csv")).text();
+    assert_eq!(csv.lines().next(), Some("time,clicks,ctr,cost_micros"));
+    assert_eq!(csv.lines().nth(2), Some("2026-06-01T11:00:00Z,0,,0"));
+    let unknown = ask(server, &base.replace("ctr,clicks", "click"));
+    let problem = unknown.problem();
+    assert_eq!(
+        (unknown.status, problem["parameter"].as_str()),
+        (400, Some("metrics"))
+    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("did you mean `clicks`?"), "{detail}");
 }
 
 #[test]

@@ -45,6 +45,12 @@ impl Params {
             .map(|(_, value)| value.as_str())
     }
 
+    /// All values of a parameter whose values may be lists with commas too; those that are empty are left out.
+    pub fn listed<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let values = self.all(name).flat_map(|list| list.split(','));
+        values.map(str::trim).filter(|value| !value.is_empty())
+    }
+
     /// The value of a parameter that may be there once.
     pub fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, Problem> {
         let mut values = self.all(name);
@@ -121,28 +127,32 @@ pub fn id(name: &str, text: &str) -> Result<Id, Problem> {
 
 /// A value that is not one of those that the parameter has.
 pub fn not_one_of(name: &str, value: &str, names: &[&str]) -> Problem {
+    let hint =
+        nearest(value, names).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
     let value = quote(value);
     Problem::bad_parameter(
         name,
         format!(
-            "`{name}` is one of {}, and this is `{value}`",
+            "`{name}` is one of {}, and this is `{value}`{hint}",
             names.join(", ")
         ),
     )
 }
 
+/// The known name that a text is likely to be meant for.
+fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
+    let short: String = text.chars().take(64).collect();
+    let edits = |k: &&'k str| (strsim::damerau_levenshtein(&short, k), *k);
+    let (edits, near) = known.iter().map(edits).min()?;
+    // A name of which nothing is left is no name that was meant.
+    (edits <= MAX_EDITS && edits < short.chars().count()).then_some(near)
+}
+
 fn unknown(name: &str, known: &[&str]) -> Problem {
-    let short: String = name.chars().take(64).collect();
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(&short, k), *k))
-        .min();
-    let hint = match near {
+    let hint = match nearest(name, known) {
         _ if known.is_empty() => "; there are none here".to_owned(),
-        Some((edits, near)) if edits <= MAX_EDITS && edits < short.chars().count() => {
-            format!("; did you mean `{near}`?")
-        }
-        _ => format!("; known are {}", known.join(", ")),
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => format!("; known are {}", known.join(", ")),
     };
     Problem::bad_parameter(
         name,

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adtally_projections::merged::Table;
+use adtally_projections::metrics::Metrics;
 pub use adtally_projections::printed::Format;
 use adtally_projections::printed::{Printer, csv_head};
-use adtally_projections::ratios::Figures;
+use adtally_projections::ratios::{Chosen, Metric};
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
@@ -38,12 +39,15 @@ fn media_type(format: Format) -> &'static str {
     }
 }
 
-/// Writes the figures into a map that has other entries too.
-pub fn serialize_figures<M: SerializeMap>(figures: &Figures, map: &mut M) -> Result<(), M::Error> {
-    for (name, figure) in Figures::NAMES.iter().zip(figures.values()) {
-        map.serialize_entry(name, &figure)?;
-    }
-    Ok(())
+/// Writes the figures of some sums into a map that may have other entries too.
+pub fn serialize_figures<M: SerializeMap>(
+    chosen: Chosen,
+    sums: &Metrics,
+    map: &mut M,
+) -> Result<(), M::Error> {
+    chosen
+        .metrics()
+        .try_for_each(|metric: Metric| map.serialize_entry(metric.name(), &metric.of(sums)))
 }
 
 /// A whole answer: what stands before and after the rows of JSON, and the rows.
@@ -52,6 +56,8 @@ pub struct Rendered {
     pub format: Format,
     /// The rows.
     pub table: Table,
+    /// What is said of each.
+    pub metrics: Chosen,
     /// Room for them, where they are many.
     pub share: Option<Share>,
     /// The clock on which times are printed.
@@ -144,11 +150,16 @@ impl Pieces {
                 answer.before.push(b'[');
                 ready.push_back(Bytes::from(std::mem::take(&mut answer.before)));
             }
-            Format::Csv => ready.push_back(Bytes::from(csv_head(&answer.table))),
+            Format::Csv => ready.push_back(Bytes::from(csv_head(&answer.table, answer.metrics))),
             Format::Ndjson => {}
         }
         Self {
-            printer: Printer::new(answer.format, answer.zone, answer.table.groups()),
+            printer: Printer::new(
+                answer.format,
+                answer.zone,
+                answer.metrics,
+                answer.table.groups(),
+            ),
             answer,
             next: 0,
             ready,

@@ -55,9 +55,14 @@ fn table(group_by: &[Dimension], rows: &[(i64, u32, u32, Metrics)], names: &[&st
 }
 
 fn body(format: Format, table: Table) -> String {
+    body_of(format, table, Chosen::ALL)
+}
+
+fn body_of(format: Format, table: Table, metrics: Chosen) -> String {
     let pieces = Pieces::new(Rendered {
         format,
         table,
+        metrics,
         share: None,
         zone: Tz::Europe__Paris,
         before: b"{\"rows\":".to_vec(),
@@ -95,6 +100,30 @@ fn a_row_of_each_format_is_the_contracts() {
         1970-01-01T01:00:00+01:00,\"a \"\"b\"\"\",\"a \"\"b\"\"\",0,0,0,0,0,0,0,,,0,,,,,,0\n\
         1970-01-02T01:00:00+01:00,\"a \"\"b\"\"\",DE,400,0,20,25,5,5,0,0.2,0.05,5000000,250000,12500000,,,,7\n";
     assert_eq!(of(Format::Csv), csv);
+}
+
+#[test]
+fn chosen_metrics_are_printed_and_no_others() {
+    let of = |format, chosen: &[Metric]| {
+        let rows = [(1, 0, 1, some()), (0, 0, 0, Metrics::default())];
+        let table = table(&BY, &rows, &["a", "DE"]);
+        body_of(format, table, chosen.iter().copied().collect())
+    };
+    let three = [Metric::CostMicros, Metric::Ctr, Metric::Clicks];
+    let none = r#"{"time":"1970-01-01T01:00:00+01:00","ad_id":"a","region":"a","clicks":0,"ctr":null,"cost_micros":0}"#;
+    let some = r#"{"time":"1970-01-02T01:00:00+01:00","ad_id":"a","region":"DE","clicks":20,"ctr":0.05,"cost_micros":5000000}"#;
+    assert_eq!(
+        of(Format::Json, &three),
+        format!("{{\"rows\":[{none},{some}]}}")
+    );
+    assert_eq!(of(Format::Ndjson, &three), format!("{none}\n{some}\n"));
+    assert_eq!(
+        of(Format::Csv, &three),
+        "time,ad_id,region,clicks,ctr,cost_micros\n\
+        1970-01-01T01:00:00+01:00,a,a,0,,0\n1970-01-02T01:00:00+01:00,a,DE,20,0.05,5000000\n"
+    );
+    let one = of(Format::Csv, &[Metric::Conversions]);
+    assert!(one.ends_with("DE,\n"), "{one}");
 }
 
 #[test]

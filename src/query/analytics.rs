@@ -14,6 +14,7 @@ use adtally_projections::partial::{
     Dimension, Filter, Filters, Names, ShardSums, TooManyRows, device_name,
 };
 use adtally_projections::plan::{Plan, Source, default_granularity};
+use adtally_projections::ratios::Chosen;
 use adtally_projections::symbols::{Space, Symbol};
 use adtally_streams::catalogue::Catalogue;
 use adtally_streams::event::Device;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use super::read::{Levels, Read, Reader};
 use super::scope::{Scope, ShardScope, Subject};
 use super::shard::{AsOf, Help, Shard, SnapshotSet, threads};
+use super::united::{self, Done};
 use super::{Cancel, QueryError};
 
 /// How long before `end` a range begins that names no start, in milliseconds.
@@ -70,6 +72,8 @@ pub struct Question {
     pub granularity: Option<Granularity>,
     /// Distinct dimensions.
     pub group_by: Vec<Dimension>,
+    /// What is counted of them: nothing else is read. It says nothing about which rows there are.
+    pub metrics: Chosen,
     /// Creative variants that count; all when none is named.
     pub creatives: BTreeSet<String>,
     /// Regions that count, likewise.
@@ -84,7 +88,7 @@ pub struct Question {
 
 impl Question {
     /// The smallest cuboid with everything that is grouped by and filtered.
-    fn cuboid(&self) -> Cuboid {
+    pub(super) fn cuboid(&self) -> Cuboid {
         let filtered = [
             (Dimension::AdId, !self.subject.ads.is_empty()),
             (Dimension::Creative, !self.creatives.is_empty()),
@@ -102,6 +106,7 @@ impl Question {
             span,
             granularity: None,
             group_by: Vec::new(),
+            metrics: Chosen::ALL,
             creatives: BTreeSet::new(),
             regions: BTreeSet::new(),
             devices: BTreeSet::new(),
@@ -118,6 +123,8 @@ pub struct Answer {
     pub plan: Plan,
     /// Its rows.
     pub table: Table,
+    /// What was counted; the other sums of the rows mean nothing.
+    pub metrics: Chosen,
     /// The currency of its money.
     pub currency: Option<Currency>,
     /// Which state it is made of.
@@ -156,6 +163,7 @@ where
     Ok(Answer {
         plan,
         table,
+        metrics: question.metrics,
         currency,
         as_of: set.as_of()?,
         read,
@@ -174,21 +182,27 @@ pub(super) fn count(
     set: &SnapshotSet<'_>,
     cancel: &Cancel,
 ) -> Result<(Table, Read), QueryError> {
-    let merged = std::sync::Mutex::new((Merged::new(&question.group_by), Read::default()));
-    let by_number: FxHashMap<u16, &ShardScope> = set
-        .shards
-        .iter()
-        .map(|s| s.number)
-        .zip(&scope.shards)
-        .collect();
+    let mut merged = (Merged::new(&question.group_by), Read::default());
+    let mut done = Vec::new();
+    if let Some(united) = united::read(question, scope, plan, set, cancel)? {
+        let (sums, names) = united.sums;
+        merged.0.add(sums, &names)?;
+        merged.1.add(&united.read);
+        done = united.done;
+    }
+    let merged = std::sync::Mutex::new(merged);
+    let done = done.iter().map(Some).chain(std::iter::repeat(None));
+    let of_shard = scope.shards.iter().zip(done);
+    let by_number: FxHashMap<u16, (&ShardScope, Option<&Done>)> =
+        set.shards.iter().map(|s| s.number).zip(of_shard).collect();
     set.each(|shard, help| {
-        let scope = by_number[&shard.number];
+        let (scope, done) = by_number[&shard.number];
         if scope.campaigns.is_empty() {
             return Ok(());
         }
         let (sums, names, read) = match shard.rows.elsewhere() {
             Some(there) => there.sums(scope, question, plan)?,
-            None => part(shard, scope, question, plan, (cancel, help))?,
+            None => part(shard, scope, question, plan, done, (cancel, help))?,
         };
         let mut merged = merged
             .lock()
@@ -237,15 +251,16 @@ fn finished(merged: Merged, plan: &Plan, fill: bool) -> Result<Table, QueryError
     Ok(finish.table(parts)?)
 }
 
-/// A shard's part of an answer: its sums, and the names of their numbers. `others` are whoever waits and whoever helps.
+/// A shard's part of an answer: its sums, and the names of their numbers. What is `done` is no part of it. `others` are whoever waits and whoever helps.
 pub(super) fn part(
     shard: &Shard<'_>,
     scope: &ShardScope,
     question: &Question,
     plan: &Plan,
+    done: Option<&Done>,
     others: (&Cancel, &Help<'_>),
 ) -> Result<(ShardSums, Names, Read), QueryError> {
-    let (sums, read) = sum_shard(shard, scope, question, plan, others)?;
+    let (sums, read) = sum_shard(shard, scope, question, plan, done, others)?;
     let names = names(shard, &sums)?;
     Ok((sums, names, read))
 }
@@ -255,9 +270,10 @@ fn sum_shard(
     scope: &ShardScope,
     question: &Question,
     plan: &Plan,
+    done: Option<&Done>,
     others: (&Cancel, &Help<'_>),
 ) -> Result<(ShardSums, Read), QueryError> {
-    let mut sums = ShardSums::new(&question.group_by);
+    let mut sums = ShardSums::of(&question.group_by, question.metrics.fields());
     sums.table().expect(plan.slots.len());
     let filters = filters(shard, scope, question)?;
     if filters.let_nothing_through() {
@@ -268,7 +284,7 @@ fn sum_shard(
         .dimensions()
         .chain(question.group_by.iter().copied());
     let cuboid = Cuboid::covering(wanted);
-    let mut reader = Reader::new(shard, plan, &filters, cuboid, sums, others);
+    let mut reader = Reader::new(shard, plan, &filters, (cuboid, done), sums, others);
     for campaign in &scope.campaigns {
         reader.campaign(*campaign)?;
     }
@@ -299,7 +315,7 @@ fn filters(
     })
 }
 
-fn names(shard: &Shard<'_>, sums: &ShardSums) -> Result<Names, QueryError> {
+pub(super) fn names(shard: &Shard<'_>, sums: &ShardSums) -> Result<Names, QueryError> {
     let name = |dimension: Dimension, symbol: Symbol| -> Result<Arc<str>, QueryError> {
         match dimension.space() {
             Some(space) => shard.name(space, symbol),
@@ -329,12 +345,16 @@ pub struct Explained {
     pub shards: usize,
     /// The cuboid whose blocks were read: the smallest with all dimensions that are grouped by or filtered.
     pub cuboid: Cuboid,
+    /// What was counted: of blocks, only the columns that these need are read.
+    pub metrics: Chosen,
     /// Cells that were read, by level, of blocks and of rows.
     pub cells_read: Levels,
     /// Blocks of sealed cells that were read, by level.
     pub blocks_read: Levels,
     /// Those of them that the cache had unpacked already, by level.
     pub blocks_cached: Levels,
+    /// Blocks of several shards together that were read in place of as many of these, by level.
+    pub blocks_united: Levels,
     /// Rows of cells that are not sealed and were read, by level.
     pub rows_read: Levels,
     /// Bytes of these blocks and rows, as they are stored.
@@ -378,9 +398,11 @@ impl Answer {
             campaigns: self.campaigns,
             shards: self.as_of.positions.len(),
             cuboid: self.cuboid,
+            metrics: self.metrics,
             cells_read: self.read.cells,
             blocks_read: self.read.blocks,
             blocks_cached: self.read.cached,
+            blocks_united: self.read.united,
             rows_read: self.read.rows,
             bytes_read: self.read.bytes,
             ranges: Ranges {

@@ -17,6 +17,7 @@ pub mod stored;
 pub mod top;
 pub mod trending;
 pub mod uniques;
+pub mod united;
 pub mod unread;
 
 use std::sync::Arc;

@@ -21,6 +21,7 @@ use adtally_projections::symbols::{Space, Symbol};
 use serde::{Deserialize, Serialize};
 
 use super::shard::{Help, Shard};
+use super::united::Done;
 use super::{Cancel, QueryError};
 
 /// After how many cells a scan looks whether anybody still waits for it.
@@ -38,7 +39,8 @@ pub struct Levels {
 }
 
 impl Levels {
-    fn of(&mut self, grain: Grain) -> &mut u64 {
+    /// The number of a grain.
+    pub fn of(&mut self, grain: Grain) -> &mut u64 {
         match grain {
             Grain::Day => &mut self.day,
             Grain::Hour => &mut self.hour,
@@ -63,6 +65,9 @@ pub struct Read {
     /// Those of them that were not unpacked, because the cache had them. Not told by an older process.
     #[serde(default)]
     pub cached: Levels,
+    /// Blocks of several shards together that were read in place of theirs, which are counted above as well.
+    #[serde(default)]
+    pub united: Levels,
     /// Rows of cells that are not sealed.
     pub rows: Levels,
     /// Bytes of both, as they are stored.
@@ -75,20 +80,24 @@ impl Read {
         self.cells.add(&other.cells);
         self.blocks.add(&other.blocks);
         self.cached.add(&other.cached);
+        self.united.add(&other.united);
         self.rows.add(&other.rows);
         self.bytes += other.bytes;
     }
 }
 
 /// What a bucket of a cell belongs to; none when it is not asked for.
-type PlaceBucket<'f> = &'f mut dyn FnMut(Bucket) -> Option<BucketKey>;
+pub type PlaceBucket<'f> = &'f mut dyn FnMut(Bucket) -> Option<BucketKey>;
 
 /// A stretch of one grain's cells: bucket numbers as [`cells::range`] takes them, and the spans that hold them.
-struct Stretch {
-    grain: Grain,
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch {
+    /// Of which cells.
+    pub grain: Grain,
     from: i64,
     to: i64,
-    spans: (i32, i32),
+    /// The first and the last of the spans.
+    pub spans: (i32, i32),
 }
 
 impl Stretch {
@@ -120,6 +129,80 @@ impl Stretch {
     }
 }
 
+/// Calls `each` with every stretch of days, hours and minutes that a plan reads, and with where their buckets go.
+pub fn each_stretch(
+    plan: &Plan,
+    each: &mut dyn FnMut(&Stretch, PlaceBucket<'_>) -> Result<(), QueryError>,
+) -> Result<(), QueryError> {
+    if !plan.days.is_empty() {
+        each(&Stretch::of_days(&plan.days), &mut |bucket| match bucket {
+            Bucket::Day(day) if plan.days.contains(&i64::from(day)) => {
+                Some(plan.place_day(i64::from(day)))
+            }
+            _ => None,
+        })?;
+    }
+    for hours in &plan.hours {
+        let (from, to, offset_s) = (hours.from_ms / 1_000, hours.to_ms / 1_000, hours.offset_s);
+        let hour = |start_s| Bucket::Hour { start_s, offset_s };
+        let stretch = Stretch {
+            grain: Grain::Hour,
+            from,
+            to,
+            spans: (span_of(hour(from)), span_of(hour(to - 1))),
+        };
+        each(&stretch, &mut |bucket| match bucket {
+            Bucket::Hour { start_s, offset_s } => {
+                let is_asked = offset_s == hours.offset_s && (from..to).contains(&start_s);
+                is_asked.then(|| plan.place_hour(start_s * 1_000, offset_s))
+            }
+            _ => None,
+        })?;
+    }
+    let mut hint = 0;
+    for minutes in &plan.minutes {
+        let (from, to) = (minutes.start / 60_000, minutes.end / 60_000);
+        let minute = |n| span_of(Bucket::Minute(n));
+        let stretch = Stretch {
+            grain: Grain::Minute,
+            from,
+            to,
+            spans: (minute(from), minute(to - 1)),
+        };
+        each(&stretch, &mut |bucket| match bucket {
+            Bucket::Minute(minute) if (from..to).contains(&minute) => {
+                plan.place_minute(minute * 60_000, &mut hint)
+            }
+            _ => None,
+        })?;
+    }
+    Ok(())
+}
+
+/// The spans of a stretch that are not done, as few ranges as they are.
+fn left(
+    done: Option<&Done>,
+    campaign: Symbol,
+    cuboid: Cuboid,
+    stretch: &Stretch,
+) -> Vec<(i32, i32)> {
+    let (grain, (first, last)) = (stretch.grain, stretch.spans);
+    let Some(done) = done.filter(|done| !done.is_empty()) else {
+        return vec![stretch.spans];
+    };
+    let mut out: Vec<(i32, i32)> = Vec::new();
+    for number in first..=last {
+        if done.contains(&(campaign, cuboid, Span { grain, number })) {
+            continue;
+        }
+        match out.last_mut() {
+            Some((_, end)) if *end + 1 == number => *end = number,
+            _ => out.push((number, number)),
+        }
+    }
+    out
+}
+
 fn span_of(bucket: Bucket) -> i32 {
     Span::of(bucket).number
 }
@@ -130,6 +213,7 @@ pub struct Reader<'a> {
     plan: &'a Plan,
     filters: &'a Filters,
     cuboid: Cuboid,
+    done: Option<&'a Done>,
     cancel: &'a Cancel,
     help: &'a Help<'a>,
     sums: ShardSums,
@@ -138,12 +222,12 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Nothing read yet.
+    /// Nothing read yet. What is `done` is not read of the plan's days, hours and minutes.
     pub fn new(
         shard: &'a Shard<'a>,
         plan: &'a Plan,
         filters: &'a Filters,
-        cuboid: Cuboid,
+        (cuboid, done): (Cuboid, Option<&'a Done>),
         sums: ShardSums,
         (cancel, help): (&'a Cancel, &'a Help<'a>),
     ) -> Self {
@@ -152,6 +236,7 @@ impl<'a> Reader<'a> {
             plan,
             filters,
             cuboid,
+            done,
             cancel,
             help,
             sums,
@@ -167,88 +252,37 @@ impl<'a> Reader<'a> {
 
     /// Adds a campaign's cells of the plan.
     pub fn campaign(&mut self, campaign: Symbol) -> Result<(), QueryError> {
-        self.days(campaign)?;
-        self.hours(campaign)?;
+        let plan = self.plan;
+        let done = self.done;
+        each_stretch(plan, &mut |stretch, place| {
+            self.stretch(campaign, stretch, done, place)
+        })?;
         self.whole_hours(campaign)?;
-        self.minutes(campaign)?;
         self.gone(campaign)
-    }
-
-    fn days(&mut self, campaign: Symbol) -> Result<(), QueryError> {
-        let plan = self.plan;
-        if plan.days.is_empty() {
-            return Ok(());
-        }
-        let stretch = Stretch::of_days(&plan.days);
-        self.stretch(campaign, &stretch, &mut |bucket| match bucket {
-            Bucket::Day(day) if plan.days.contains(&i64::from(day)) => {
-                Some(plan.place_day(i64::from(day)))
-            }
-            _ => None,
-        })
-    }
-
-    fn hours(&mut self, campaign: Symbol) -> Result<(), QueryError> {
-        let plan = self.plan;
-        for hours in &plan.hours {
-            let (from, to, offset_s) = (hours.from_ms / 1_000, hours.to_ms / 1_000, hours.offset_s);
-            let hour = |start_s| Bucket::Hour { start_s, offset_s };
-            let stretch = Stretch {
-                grain: Grain::Hour,
-                from,
-                to,
-                spans: (span_of(hour(from)), span_of(hour(to - 1))),
-            };
-            self.stretch(campaign, &stretch, &mut |bucket| match bucket {
-                Bucket::Hour { start_s, offset_s } => {
-                    let is_asked = offset_s == hours.offset_s && (from..to).contains(&start_s);
-                    is_asked.then(|| plan.place_hour(start_s * 1_000, offset_s))
-                }
-                _ => None,
-            })?;
-        }
-        Ok(())
     }
 
     fn whole_hours(&mut self, campaign: Symbol) -> Result<(), QueryError> {
         let plan = self.plan;
         for hours in &plan.whole_hours {
             let mut failed = None;
-            self.stretch(campaign, &Stretch::of_any_clock(hours), &mut |bucket| {
-                let Bucket::Hour { start_s, .. } = bucket else {
-                    return None;
-                };
-                let placed = plan.place_whole_hour(hours, start_s.saturating_mul(1_000));
-                placed.unwrap_or_else(|error| {
-                    failed = Some(error);
-                    None
-                })
-            })?;
+            self.stretch(
+                campaign,
+                &Stretch::of_any_clock(hours),
+                None,
+                &mut |bucket| {
+                    let Bucket::Hour { start_s, .. } = bucket else {
+                        return None;
+                    };
+                    let placed = plan.place_whole_hour(hours, start_s.saturating_mul(1_000));
+                    placed.unwrap_or_else(|error| {
+                        failed = Some(error);
+                        None
+                    })
+                },
+            )?;
             if let Some(error) = failed {
                 return Err(error.into());
             }
-        }
-        Ok(())
-    }
-
-    fn minutes(&mut self, campaign: Symbol) -> Result<(), QueryError> {
-        let plan = self.plan;
-        let mut hint = 0;
-        for minutes in &plan.minutes {
-            let (from, to) = (minutes.start / 60_000, minutes.end / 60_000);
-            let minute = |n| span_of(Bucket::Minute(n));
-            let stretch = Stretch {
-                grain: Grain::Minute,
-                from,
-                to,
-                spans: (minute(from), minute(to - 1)),
-            };
-            self.stretch(campaign, &stretch, &mut |bucket| match bucket {
-                Bucket::Minute(minute) if (from..to).contains(&minute) => {
-                    plan.place_minute(minute * 60_000, &mut hint)
-                }
-                _ => None,
-            })?;
         }
         Ok(())
     }
@@ -263,7 +297,7 @@ impl<'a> Reader<'a> {
                 Grain::Hour | Grain::Minute => Stretch::of_any_clock(part),
             };
             let own = std::mem::replace(&mut self.sums, ShardSums::new(&[]));
-            let told = self.stretch(campaign, &stretch, &mut |bucket| {
+            let told = self.stretch(campaign, &stretch, None, &mut |bucket| {
                 let is_within = match bucket {
                     Bucket::Day(day) => days.contains(&i64::from(day)),
                     Bucket::Hour { start_s, .. } => {
@@ -287,6 +321,7 @@ impl<'a> Reader<'a> {
         &mut self,
         campaign: Symbol,
         stretch: &Stretch,
+        done: Option<&Done>,
         place: PlaceBucket<'_>,
     ) -> Result<(), QueryError> {
         if stretch.from >= stretch.to {
@@ -295,8 +330,13 @@ impl<'a> Reader<'a> {
         for run in self.open_runs(campaign, stretch)? {
             self.rows(campaign, run, stretch, place)?;
         }
-        self.sealed(campaign, stretch, self.cuboid, place)?;
-        self.sealed(campaign, stretch, Cuboid::Few, place)
+        for cuboid in [self.cuboid, Cuboid::Few] {
+            for spans in left(done, campaign, cuboid, stretch) {
+                let left = Stretch { spans, ..*stretch };
+                self.sealed(campaign, &left, cuboid, place)?;
+            }
+        }
+        Ok(())
     }
 
     /// The sections of a stretch that have rows.

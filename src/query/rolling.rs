@@ -6,6 +6,7 @@ use std::ops::Deref;
 use adtally_projections::bounds::Bound;
 use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
+use adtally_projections::ratios::Metric;
 use adtally_projections::rolling::Windows;
 use adtally_streams::catalogue::Catalogue;
 use chrono_tz::Tz;
@@ -20,7 +21,7 @@ use super::{Cancel, QueryError};
 pub struct Answer {
     /// The clock on which their ends are printed.
     pub zone: Tz,
-    /// Each window's end and what it holds, ascending.
+    /// Each window's end and the impressions and clicks that it holds, ascending.
     pub rows: Vec<(i64, Metrics)>,
     /// Which state it is made of.
     pub as_of: AsOf,
@@ -45,6 +46,7 @@ where
     let question = Question {
         granularity: Some(Granularity::Minute),
         time_zone,
+        metrics: [Metric::Impressions, Metric::Clicks].into_iter().collect(),
         ..Question::of(
             subject,
             Span {

@@ -84,6 +84,8 @@ pub struct Scope {
     campaigns: BTreeMap<Id, Matched>,
     /// In the order of the shards.
     pub shards: Vec<ShardScope>,
+    /// By shard the campaigns that its numbers are of.
+    counted: Vec<Vec<Id>>,
 }
 
 impl Scope {
@@ -123,27 +125,46 @@ impl Scope {
             ));
         }
         let mut shards = Vec::with_capacity(set.shards.len());
+        let mut by_shard = Vec::with_capacity(set.shards.len());
         let ids: Vec<&Id> = campaigns.keys().collect();
         let found = set.each(|shard, help| match shard.rows.elsewhere() {
             Some(there) => there.numbers(&subject.ads, &ids),
             None => numbers(shard, &subject.ads, &ids, cancel, help),
         })?;
         for (shard, counted) in found {
-            for (id, fact) in counted {
-                if let Some(matched) = campaigns.get_mut(&id) {
+            for (id, fact) in &counted {
+                if let Some(matched) = campaigns.get_mut(id) {
                     matched.counted = true;
                     matched.zoned |= fact.zoned;
                     matched.unzoned |= fact.unzoned;
                 }
             }
+            by_shard.push(counted.into_iter().map(|(id, _)| id).collect());
             shards.push(shard);
         }
-        Ok(Self { campaigns, shards })
+        Ok(Self {
+            campaigns,
+            shards,
+            counted: by_shard,
+        })
     }
 
     /// How many campaigns match.
     pub fn len(&self) -> usize {
         self.campaigns.len()
+    }
+
+    /// Each campaign that was counted, with its numbers by shard; none where the shard has not counted it.
+    pub fn numbers(&self) -> impl Iterator<Item = (&Id, Vec<Option<Symbol>>)> {
+        let number = |id: &Id, shard: &ShardScope, counted: &[Id]| {
+            let at = counted.iter().position(|counted| counted == id)?;
+            shard.campaigns.get(at).copied()
+        };
+        self.campaigns.keys().map(move |id| {
+            let shards = self.shards.iter().zip(&self.counted);
+            let numbers = shards.map(|(shard, counted)| number(id, shard, counted));
+            (id, numbers.collect())
+        })
     }
 
     /// The clock of the answer, and which cells stand on it. `asked` is the question's own `time_zone`.

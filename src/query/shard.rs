@@ -18,7 +18,7 @@ use adtally_projections::family::Family;
 use adtally_projections::partial::{Names, ShardSums};
 use adtally_projections::plan::Plan;
 use adtally_projections::position::{POSITION_KEY, Position};
-use adtally_projections::spans::{DELETED_KEY, Horizon, Retention};
+use adtally_projections::spans::{DELETED_KEY, Horizon, Retention, Span};
 use adtally_projections::symbols::{self, Space, Symbol};
 use adtally_streams::id::Id;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -28,6 +28,8 @@ use super::analytics::Question;
 use super::block_cache::Found;
 use super::read::Read;
 use super::scope::{Numbers, ShardScope};
+use super::united::UnitedBlocks;
+use crate::store::Version;
 
 /// The most threads that work for one question.
 pub const MAX_THREADS: usize = 8;
@@ -78,6 +80,11 @@ pub trait ShardRead: Send + Sync {
         None
     }
 
+    /// What the blocks of a campaign's span are known by; none where that cannot be said.
+    fn version(&self, _campaign: Symbol, _span: Span) -> Option<Version> {
+        None
+    }
+
     /// Whoever answers in this shard's place; none where its rows are here.
     fn elsewhere(&self) -> Option<&dyn Elsewhere> {
         None
@@ -121,6 +128,8 @@ pub struct SnapshotSet<'a> {
     pub generation: String,
     /// The shards.
     pub shards: Vec<Shard<'a>>,
+    /// What is kept of blocks of several of them together, where anything is.
+    pub united: Option<UnitedBlocks>,
 }
 
 /// Where snapshots come from.

@@ -10,13 +10,13 @@ use adtally_projections::block::BlockError;
 use adtally_projections::cells::Grain;
 use adtally_projections::dump;
 use adtally_projections::family::Family;
-use adtally_projections::spans::Retention;
+use adtally_projections::spans::{Retention, Span};
 use adtally_projections::symbols::{Space, Symbol};
 
 use super::QueryError;
 use super::block_cache::{BlockCache, Found, ShardBlocks};
 use super::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
-use crate::store::{ShardSnapshot, Shards, StoreError};
+use crate::store::{ShardSnapshot, Shards, StoreError, Version};
 
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
@@ -74,6 +74,10 @@ impl ShardRead for StoredRows<'_> {
         dump::Source::retention(&self.snapshot)
     }
 
+    fn version(&self, campaign: Symbol, span: Span) -> Option<Version> {
+        self.snapshot.version(campaign, span)
+    }
+
     fn unpacked(
         &self,
         grain: Grain,
@@ -115,6 +119,7 @@ impl Snapshots for Stored {
         work(&SnapshotSet {
             generation: set.generation(),
             shards,
+            united: self.cache.as_ref().map(|cache| cache.united().clone()),
         });
         Ok(())
     }

@@ -6,6 +6,7 @@ mod asked;
 mod derived;
 mod sealed;
 mod uniques;
+mod united;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -17,6 +18,7 @@ use adtally_projections::dump::Source as _;
 use adtally_projections::family::{Changes, Family, Reads, Target};
 use adtally_projections::fold::{Entry, Fold};
 use adtally_projections::memory::Memory;
+use adtally_projections::ratios::Chosen;
 use adtally_projections::seal::seal;
 use adtally_projections::sections::OpenSection;
 use adtally_projections::spans::{Horizon, Retention};
@@ -228,6 +230,40 @@ pub(crate) fn folded(
     )
 }
 
+/// What a shard's stream has of events: impressions first, 50 a message.
+pub(super) fn entries(
+    events: &[Plain],
+    catalogue: &Catalogue,
+    through_ms: i64,
+    number: u16,
+) -> Vec<Entry> {
+    let stamp = |(n, plain)| stamped(n, plain, catalogue);
+    let events: Vec<Event> = events.iter().enumerate().map(stamp).collect();
+    let mut out = Vec::new();
+    for kind in [Kind::Impression, Kind::Click] {
+        let is_mine =
+            |e: &&Event| e.kind() == kind && shard_of(e.key(), e.id.as_str(), 1, SHARDS) == number;
+        let mine: Vec<Event> = events.iter().filter(is_mine).cloned().collect();
+        for (at, chunk) in mine.chunks(50).enumerate() {
+            let header = Header {
+                kind,
+                producer: id("collector-1"),
+                epoch: Epoch(7),
+                first: at as u64 * 50,
+                count: chunk.len() as u32,
+                watermark: Watermark {
+                    through_ms,
+                    ..Watermark::default()
+                },
+            };
+            let (sequence, frame) = (out.len() as u64 + 1, encode(&header, chunk));
+            let subject = events_subject(number, kind);
+            out.push(Entry::decode(sequence, 1_000, &subject, &frame));
+        }
+    }
+    out
+}
+
 /// The same, with `after` called after each batch of a shard, with its number and sequence.
 pub(super) fn states(
     events: &[Plain],
@@ -235,41 +271,15 @@ pub(super) fn states(
     through_ms: i64,
     after: impl Fn(&mut Memory, &mut Fold, u16, u64),
 ) -> SnapshotSet<'static> {
-    let stamp = |(n, plain)| stamped(n, plain, catalogue);
-    let events: Vec<Event> = events.iter().enumerate().map(stamp).collect();
     let shards = (0..SHARDS).map(|number| {
         let mut state = Memory::default();
         let mut fold = Fold::open(&state.read(&Fold::open_reads()), 1).unwrap();
-        let mut sequence = 0;
-        for kind in [Kind::Impression, Kind::Click] {
-            let is_mine = |e: &&Event| {
-                e.kind() == kind && shard_of(e.key(), e.id.as_str(), 1, SHARDS) == number
-            };
-            let mine: Vec<Event> = events.iter().filter(is_mine).cloned().collect();
-            for (at, chunk) in mine.chunks(50).enumerate() {
-                sequence += 1;
-                let header = Header {
-                    kind,
-                    producer: id("collector-1"),
-                    epoch: Epoch(7),
-                    first: at as u64 * 50,
-                    count: chunk.len() as u32,
-                    watermark: Watermark {
-                        through_ms,
-                        ..Watermark::default()
-                    },
-                };
-                let entry = Entry::decode(
-                    sequence,
-                    1_000,
-                    &events_subject(number, kind),
-                    &encode(&header, chunk),
-                );
-                let read = |reads: &Reads| Ok::<_, std::convert::Infallible>(state.read(reads));
-                let folded = fold.fold(&[entry], read).unwrap();
-                state.write(&folded.changes);
-                after(&mut state, &mut fold, number, sequence);
-            }
+        for entry in entries(events, catalogue, through_ms, number) {
+            let sequence = entry.sequence;
+            let read = |reads: &Reads| Ok::<_, std::convert::Infallible>(state.read(reads));
+            let folded = fold.fold(&[entry], read).unwrap();
+            state.write(&folded.changes);
+            after(&mut state, &mut fold, number, sequence);
         }
         Shard {
             number,
@@ -279,6 +289,7 @@ pub(super) fn states(
     SnapshotSet {
         generation: "g-1".to_owned(),
         shards: shards.collect(),
+        united: None,
     }
 }
 
@@ -319,6 +330,7 @@ pub(crate) fn question(subject: Subject, span: Span) -> Question {
         span,
         granularity: None,
         group_by: vec![],
+        metrics: Chosen::ALL,
         creatives: BTreeSet::new(),
         regions: BTreeSet::new(),
         devices: BTreeSet::new(),

@@ -11,6 +11,7 @@ use adtally_projections::buckets::{DAY_MS, Granularity, HOUR_MS, MINUTE_MS, hour
 use adtally_projections::merged::{Row, Table};
 use adtally_projections::partial::Dimension;
 use adtally_projections::plan::Plan;
+use adtally_projections::ratios::Metric;
 use adtally_projections::symbols::Space;
 use adtally_projections::trending::{
     Counted, FIRST_EVENT_WITHIN_DAYS, MIN_CLICKS, PAST_HOURS, Trend, trends,
@@ -63,6 +64,7 @@ where
     };
     let question = Question {
         group_by: vec![Dimension::AdId, Dimension::CampaignId],
+        metrics: [Metric::Impressions, Metric::Clicks].into_iter().collect(),
         ..Question::of(subject, span)
     };
     let horizon = set.horizon()?;

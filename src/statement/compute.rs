@@ -101,6 +101,7 @@ pub fn at_state(
     let set = SnapshotSet {
         generation: String::new(),
         shards,
+        united: None,
     };
     compute(&set, ground, asked, cancel)
 }

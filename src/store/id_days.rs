@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use super::shard::Db;
+
 /// Bytes that a key begins with which say its sort: the event's kind and the form of its id.
-pub(super) const SORT_BYTES: usize = 2;
+const SORT_BYTES: usize = 2;
 
 /// The greatest key of each sort that a day may hold.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,29 @@ fn is_one_sort(a: &[u8], b: &[u8]) -> bool {
 
 /// By log day.
 pub(super) type IdDays = BTreeMap<i32, Greatest>;
+
+/// The greatest key of each sort in a family of ids.
+pub(super) fn greatest_ids(db: &Db, family: &str) -> Result<Greatest, rocksdb::Error> {
+    let mut greatest = Greatest::default();
+    let Some(handle) = db.cf_handle(family) else {
+        return Ok(greatest);
+    };
+    let mut rows = db.raw_iterator_cf(&handle);
+    rows.seek_to_last();
+    while let Some(key) = rows.key() {
+        match key.split_first_chunk::<SORT_BYTES>() {
+            Some((sort, [_, ..])) => {
+                let sort = *sort;
+                greatest.take(key);
+                rows.seek_for_prev(sort);
+            }
+            // No id is as short as that.
+            _ => rows.prev(),
+        }
+    }
+    rows.status()?;
+    Ok(greatest)
+}
 
 #[cfg(test)]
 mod tests {

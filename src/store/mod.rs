@@ -14,6 +14,7 @@ mod shards;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 pub use building::{Building, Installing};
 pub use checkpoints::{Checkpoint, Record, Retention};
@@ -22,6 +23,7 @@ pub use options::{Limits, Memory};
 pub use shard::Shard;
 pub use shards::Shards;
 pub use snapshot::ShardSnapshot;
+pub use versions::Version;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,9 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
-use super::id_days::{Greatest, IdDays, SORT_BYTES};
+use super::id_days::{Greatest, IdDays, greatest_ids};
 use super::names::Names;
+use super::versions::Versions;
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
 
@@ -46,6 +47,7 @@ pub struct Shard {
     /// Whether what is written goes to the write-ahead log first.
     is_logged: AtomicBool,
     names: Names,
+    versions: Versions,
     db: Db,
 }
 
@@ -126,6 +128,7 @@ impl Shard {
             families: Mutex::new(()),
             is_logged: AtomicBool::new(true),
             names: Names::default(),
+            versions: Versions::begin(),
             db,
         })
     }
@@ -149,6 +152,11 @@ impl Shard {
     /// Bytes of blocks in memory and of writes that are not in files, of all shards that were opened with this one.
     pub fn memory(&self) -> (usize, usize) {
         self.memory.usage()
+    }
+
+    /// When blocks of its spans changed last.
+    pub(super) fn versions(&self) -> &Versions {
+        &self.versions
     }
 
     /// The names that were read of it.
@@ -297,9 +305,12 @@ impl Shard {
         let mut options = WriteOptions::default();
         options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(self.rocks("write a batch"))
+        let places = self.versions.writing(changes);
+        let written = self.db.write_opt(batch, &options);
+        written.map_err(self.rocks("write a batch"))?;
+        let sequence = || self.db.latest_sequence_number();
+        self.versions.written(&places, sequence);
+        Ok(())
     }
 
     fn days(&self) -> std::sync::MutexGuard<'_, IdDays> {
@@ -452,29 +463,6 @@ impl Shard {
             )
             .map_err(self.rocks("flush"))
     }
-}
-
-/// The greatest key of each sort in a family of ids.
-fn greatest_ids(db: &Db, family: &str) -> Result<Greatest, rocksdb::Error> {
-    let mut greatest = Greatest::default();
-    let Some(handle) = db.cf_handle(family) else {
-        return Ok(greatest);
-    };
-    let mut rows = db.raw_iterator_cf(&handle);
-    rows.seek_to_last();
-    while let Some(key) = rows.key() {
-        match key.split_first_chunk::<SORT_BYTES>() {
-            Some((sort, [_, ..])) => {
-                let sort = *sort;
-                greatest.take(key);
-                rows.seek_for_prev(sort);
-            }
-            // No id is as short as that.
-            _ => rows.prev(),
-        }
-    }
-    rows.status()?;
-    Ok(greatest)
 }
 
 fn target_name(target: Target) -> String {

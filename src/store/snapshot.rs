@@ -11,26 +11,31 @@ use adtally_projections::family::Family;
 use adtally_projections::ids;
 use adtally_projections::position::{POSITION_KEY, Position};
 use adtally_projections::seal::{EachRow, Rows};
-use adtally_projections::spans::{DELETED_KEY, Horizon, Retention};
+use adtally_projections::spans::{DELETED_KEY, Horizon, Retention, Span};
 use adtally_projections::symbols::{self, Space, Symbol};
 use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 
 use super::StoreError;
 use super::names::Names;
 use super::shard::{Db, Shard};
+use super::versions::Version;
 
 /// One instant of a shard.
 pub struct ShardSnapshot<'a> {
     shard: &'a Shard,
     snapshot: SnapshotWithThreadMode<'a, Db>,
+    /// RocksDB's number before it was taken.
+    sequence: u64,
     position: Option<Position>,
     shown_from: Horizon,
 }
 
 impl<'a> ShardSnapshot<'a> {
     pub(super) fn of(shard: &'a Shard) -> Result<Self, StoreError> {
+        let sequence = shard.db().latest_sequence_number();
         let mut snapshot = Self {
             shard,
+            sequence,
             snapshot: shard.db().snapshot(),
             position: None,
             shown_from: Horizon::default(),
@@ -44,6 +49,11 @@ impl<'a> ShardSnapshot<'a> {
     /// The names that were read of the shard's generation.
     pub fn names(&self) -> &'a Names {
         self.shard.names()
+    }
+
+    /// What the blocks of a campaign's span are known by; none where that cannot be said at the moment.
+    pub fn version(&self, campaign: Symbol, span: Span) -> Option<Version> {
+        self.shard.versions().of(campaign, span, self.sequence)
     }
 
     /// The position; none before the first message.

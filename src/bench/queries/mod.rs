@@ -146,10 +146,11 @@ async fn measure(
     out.flush()?;
     settle(&api, first + rest).await?;
     let loaded = began.elapsed();
-    let mut ours = Vec::new();
+    let (mut ours, mut of_all) = (Vec::new(), Vec::new());
     for question in questions::questions(end_s) {
         telemetry::say(&format!("{} ...", question.name));
         ours.push(ask(&api, &question).await?);
+        of_all.push(ask(&api, &question.with_all_metrics()).await?);
     }
     let mut figures = vec![Figure {
         name: "queries: a year loaded, counted and sealed".to_owned(),
@@ -158,6 +159,7 @@ async fn measure(
         ratio: None,
     }];
     figures.extend(growth(&before, &ours));
+    figures.extend(all_metrics(&ours, &of_all)?);
     figures.extend(over_http::run(&api, address, end_s, time).await?);
     Ok((figures, ours))
 }
@@ -192,6 +194,25 @@ async fn without_cache(config: &Config, end_s: i64, ours: &[Asked]) -> anyhow::R
     let figures = asked.await;
     runner.stop().await;
     figures
+}
+
+/// What the same questions cost when they are about all of adtally's metrics and not about the three that the others have.
+fn all_metrics(ours: &[Asked], of_all: &[Asked]) -> anyhow::Result<Vec<Figure>> {
+    let both = ours.iter().zip(of_all);
+    both.map(|(three, all)| {
+        anyhow::ensure!(
+            three.digest == all.digest,
+            "{} is answered otherwise with all metrics",
+            three.name
+        );
+        Ok(Figure {
+            name: format!("queries: {}, all sixteen metrics", three.name),
+            value: format!("p50 {:.2} ms", all.p50_ms),
+            yardstick: format!("p50 {:.2} ms of three", three.p50_ms),
+            ratio: Some(all.p50_ms / three.p50_ms),
+        })
+    })
+    .collect()
 }
 
 /// What a year costs beside a month, and what a hundred times the campaigns cost a small one.

@@ -1,11 +1,12 @@
-//! The first five questions by HTTP, from many clients, while events are folded: what a dashboard's users wait.
+//! The first five questions by HTTP, from many clients, while events are folded: what a dashboard's users wait. The two
+//! that are large are asked for all metrics too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::posting::Posting;
 use super::super::{Figure, ms, percentile};
-use super::questions::{MONTH, Question, questions};
+use super::questions::{HOURS, MONTH, Question, YEAR, questions};
 use crate::api_client::Api;
 use crate::telemetry;
 
@@ -15,6 +16,9 @@ const CLIENTS: usize = 50;
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Events a second meanwhile.
 const EVENTS_PER_S: f64 = 10_000.0;
+
+/// The questions with large answers.
+const LARGE: [&str; 2] = [HOURS, YEAR];
 
 /// Measures each of the five by itself for `time`.
 pub async fn run(
@@ -27,17 +31,25 @@ pub async fn run(
     let mut figures = Vec::new();
     let asked = questions(end_s);
     let five = asked.iter().filter(|question| question.name != MONTH);
-    for question in five.take(5) {
+    let mut five: Vec<Question> = five.take(5).cloned().collect();
+    let large = asked
+        .iter()
+        .filter(|question| LARGE.contains(&question.name));
+    five.extend(large.map(Question::with_all_metrics));
+    for question in &five {
+        let what = match question.all_metrics {
+            true => format!("{}, all sixteen metrics,", question.name),
+            false => question.name.to_owned(),
+        };
         telemetry::say(&format!(
-            "{} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ...",
-            question.name
+            "{what} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ..."
         ));
         let load = posting.post(address, Some(EVENTS_PER_S), time);
         let (load, waited) = tokio::join!(load, clients(api, question, time));
         let (load, (mut waited, bytes)) = (load?, waited?);
         waited.sort_unstable();
         figures.push(Figure {
-            name: format!("queries: {} by HTTP, {CLIENTS} clients", question.name),
+            name: format!("queries: {what} by HTTP, {CLIENTS} clients"),
             value: format!(
                 "p50 {:.1} ms, p99 {:.1} ms, {} answers of {:.0} kB",
                 ms(percentile(&waited, 0.5)),

@@ -9,8 +9,11 @@ use sha2::{Digest, Sha256};
 use super::load::{LARGE, SMALL, tail_campaign};
 
 const DAY_S: i64 = 86_400;
-/// Two questions that differ in how much time they are about.
+/// What the yardsticks' cells have, and so what all are asked for.
+const METRICS: [&str; 3] = ["impressions", "clicks", "cost_micros"];
+/// Two questions that differ in how much time they are about, and another large one.
 pub const YEAR: &str = "1 y by day by region and device";
+pub const HOURS: &str = "30 d by hour by region";
 pub const MONTH: &str = "30 d by day by region and device";
 
 /// A question.
@@ -32,6 +35,9 @@ pub struct Question {
     pub device: Option<&'static str>,
     /// How often it is asked.
     pub runs: usize,
+    /// Whether adtally is to say all its metrics, and not only those that the others have too.
+    #[serde(skip)]
+    pub all_metrics: bool,
 }
 
 /// The questions about a year that ends at `end_s`.
@@ -45,6 +51,7 @@ pub fn questions(end_s: i64) -> Vec<Question> {
         group_by,
         device: None,
         runs,
+        all_metrics: false,
     };
     let of_ios = |question: Question| Question {
         device: Some("ios"),
@@ -52,7 +59,7 @@ pub fn questions(end_s: i64) -> Vec<Question> {
     };
     vec![
         ask("24 h by hour by device", "hour", 1, &["device"], 200),
-        ask("30 d by hour by region", "hour", 30, &["region"], 100),
+        ask(HOURS, "hour", 30, &["region"], 100),
         ask(YEAR, "day", 365, &["region", "device"], 50),
         ask(MONTH, "day", 30, &["region", "device"], 100),
         ask("1 d by minute", "minute", 1, &[], 100),
@@ -86,10 +93,19 @@ pub fn small(end_s: i64) -> Question {
         group_by: &["region"],
         device: None,
         runs: 200,
+        all_metrics: false,
     }
 }
 
 impl Question {
+    /// The same of all metrics.
+    pub fn with_all_metrics(&self) -> Self {
+        Self {
+            all_metrics: true,
+            ..self.clone()
+        }
+    }
+
     /// The path of the API that asks it, with the plan, by which the answer says how long it took.
     pub fn path(&self) -> String {
         let at = |s| {
@@ -104,6 +120,9 @@ impl Question {
             at(self.start_s),
             at(self.end_s)
         );
+        if !self.all_metrics {
+            path.push_str(&format!("&metrics={}", METRICS.join(",")));
+        }
         if !self.group_by.is_empty() {
             path.push_str(&format!("&group_by={}", self.group_by.join(",")));
         }
@@ -127,7 +146,7 @@ impl Question {
                     .map(|name| row[name].as_str().unwrap_or_default());
                 let mut fields: Vec<String> = vec![time.to_string()];
                 fields.extend(group.map(str::to_owned));
-                for metric in ["impressions", "clicks", "cost_micros"] {
+                for metric in METRICS {
                     fields.push(
                         row[metric]
                             .as_i64()

@@ -1,8 +1,9 @@
 //! `GET /api/v1/analytics`: counts by time and dimensions.
 
 use adtally_projections::buckets::Granularity;
+use adtally_projections::metrics::Metrics;
 use adtally_projections::partial::Dimension;
-use adtally_projections::ratios::Figures;
+use adtally_projections::ratios::{Chosen, Metric};
 use adtally_streams::event::Device;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
@@ -22,7 +23,7 @@ use crate::query::scope::Subject;
 use crate::query::shard::{AsOf, SnapshotSet};
 use crate::query::unread::Share;
 
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "campaign_id",
     "ad_id",
     "advertiser_id",
@@ -30,6 +31,7 @@ const KNOWN: [&str; 14] = [
     "end",
     "granularity",
     "group_by",
+    "metrics",
     "region",
     "device",
     "creative",
@@ -55,6 +57,7 @@ const MAX_FILTER_VALUES: usize = 1_000;
         ("end" = Option<String>, Query, description = "The instant after the last one, likewise. Now when absent"),
         ("granularity" = Option<String>, Query, description = "minute, hour, day or total. When absent: minute up to 6 hours, hour up to 7 days, day up to 9,998 days, else total"),
         ("group_by" = Option<Vec<String>>, Query, description = "Any of campaign_id, ad_id, creative, region, device: separated by commas, repeated, or both. Rows are sorted by time and then in this order"),
+        ("metrics" = Option<Vec<String>>, Query, description = "Answer with these metrics only, in the order in which all of them stand: separated by commas, repeated, or both. All when absent. Nothing else is read, so an answer with few is quicker; its rows are the same"),
         ("region" = Option<Vec<String>>, Query, description = "Count these regions only"),
         ("device" = Option<Vec<String>>, Query, description = "Count these device classes only: ios, android, mobile, tablet, desktop, tv, other"),
         ("creative" = Option<Vec<String>>, Query, description = "Count these creative variants only"),
@@ -115,6 +118,7 @@ fn question(params: &Params) -> Result<Question, Problem> {
         span: span(params)?,
         granularity: params.choice("granularity", &granularities, Granularity::from_name)?,
         group_by: group_by(params)?,
+        metrics: metrics(params)?,
         creatives: params.all("creative").map(str::to_owned).collect(),
         regions: params.all("region").map(region).collect(),
         devices: params.all("device").map(device).collect::<Result<_, _>>()?,
@@ -161,15 +165,20 @@ fn device(text: &str) -> Result<Device, Problem> {
     known.ok_or_else(|| not_one_of("device", text, &names))
 }
 
+fn metrics(params: &Params) -> Result<Chosen, Problem> {
+    let metric =
+        |name| Metric::from_name(name).ok_or_else(|| not_one_of("metrics", name, &Metric::NAMES));
+    let mut named = params.listed("metrics").map(metric).peekable();
+    match named.peek() {
+        None => Ok(Chosen::ALL),
+        Some(_) => named.collect(),
+    }
+}
+
 fn group_by(params: &Params) -> Result<Vec<Dimension>, Problem> {
     let names = Dimension::ALL.map(Dimension::name);
     let mut out = Vec::new();
-    for name in params
-        .all("group_by")
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .filter(|n| !n.is_empty())
-    {
+    for name in params.listed("group_by") {
         let dimension =
             Dimension::from_name(name).ok_or_else(|| not_one_of("group_by", name, &names))?;
         if !out.contains(&dimension) {
@@ -194,7 +203,7 @@ struct Head<'a> {
 #[derive(Serialize)]
 struct Tail<'a> {
     #[serde(serialize_with = "totals")]
-    totals: Figures,
+    totals: (Chosen, Metrics),
     as_of: &'a AsOf,
     complete_through: Option<String>,
     judged_through: Option<String>,
@@ -202,9 +211,9 @@ struct Tail<'a> {
     plan: Option<Explained>,
 }
 
-fn totals<S: Serializer>(figures: &Figures, s: S) -> Result<S::Ok, S::Error> {
-    let mut map = s.serialize_map(Some(Figures::NAMES.len()))?;
-    serialize_figures(figures, &mut map)?;
+fn totals<S: Serializer>((chosen, sums): &(Chosen, Metrics), s: S) -> Result<S::Ok, S::Error> {
+    let mut map = s.serialize_map(None)?;
+    serialize_figures(*chosen, sums, &mut map)?;
     map.end()
 }
 
@@ -220,7 +229,7 @@ fn rendered(answer: Answer, share: Option<Share>, format: Format, explain: bool)
         group_by: &answer.table.group_by,
     };
     let tail = Tail {
-        totals: Figures::of(&answer.table.totals),
+        totals: (answer.metrics, answer.table.totals),
         as_of: &answer.as_of,
         complete_through: answer.as_of.complete_through_ms.map(utc),
         judged_through: None,
@@ -239,6 +248,7 @@ fn rendered(answer: Answer, share: Option<Share>, format: Format, explain: bool)
     Rendered {
         format,
         table: answer.table,
+        metrics: answer.metrics,
         share,
         zone,
         before,
@@ -285,11 +295,42 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_chosen_in_any_order_and_all_when_none_is() {
+        let names = |query: &str| {
+            let chosen = asked(&format!("campaign_id=a{query}")).unwrap().metrics;
+            chosen.metrics().map(Metric::name).collect::<Vec<_>>()
+        };
+        let table: [(&str, &[&str]); 6] = [
+            ("", &Metric::NAMES),
+            ("&metrics=", &Metric::NAMES),
+            ("&metrics=,&metrics=%20", &Metric::NAMES),
+            ("&metrics=ctr", &["ctr"]),
+            ("&metrics=ctr,clicks", &["clicks", "ctr"]),
+            (
+                "&metrics=late_events,%20clicks,clicks&metrics=impressions&metrics=clicks",
+                &["impressions", "clicks", "late_events"],
+            ),
+        ];
+        for (query, want) in table {
+            assert_eq!(names(query), want, "{query}");
+        }
+        let detail = |query: &str| asked(query).unwrap_err().detail().to_owned();
+        let near = detail("campaign_id=a&metrics=clicks,imprssions");
+        assert!(near.contains("did you mean `impressions`?"), "{near}");
+        let far = detail("campaign_id=a&metrics=weather");
+        assert!(
+            far.contains("late_events") && !far.contains("mean"),
+            "{far}"
+        );
+    }
+
+    #[test]
     fn every_complaint_names_its_parameter() {
         for (query, parameter) in [
             ("", "campaign_id"),
             ("campaign_id=a&granularity=second", "granularity"),
             ("campaign_id=a&group_by=colour", "group_by"),
+            ("campaign_id=a&metrics=clicks,clikcs", "metrics"),
             ("campaign_id=a&time_zone=Mars/Olympus", "time_zone"),
             ("campaign_id=a&fill=maybe", "fill"),
             ("campaign_id=a&device=fridge", "device"),

@@ -3,7 +3,7 @@
 use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
 use adtally_projections::partial::Dimension;
-use adtally_projections::ratios::Figures;
+use adtally_projections::ratios::Chosen;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use serde::ser::SerializeMap;
@@ -33,7 +33,7 @@ impl Serialize for TopRow {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let mut map = s.serialize_map(None)?;
         map.serialize_entry("ad_id", &self.ad_id)?;
-        serialize_figures(&Figures::of(&self.metrics), &mut map)?;
+        serialize_figures(Chosen::ALL, &self.metrics, &mut map)?;
         map.end()
     }
 }

@@ -23,11 +23,14 @@ use foyer::{HybridCache, HybridCacheBuilder, HybridCacheEntry};
 
 use self::disk::Disk;
 pub use self::identity::Identity;
-use self::seen::Seen;
+pub use self::seen::Seen;
 pub use self::told::Told;
+use super::united::UnitedBlocks;
 
 /// Stored bytes below which a block is not looked for: unpacking so little takes no longer.
 pub const MIN_STORED_BYTES: usize = 1_024;
+/// The part of the memory that blocks of several shards together have.
+const UNITED_SHARE: usize = 4;
 /// No block takes more than this part of the memory.
 const MAX_SHARE: usize = 8;
 /// How long a stop waits for what is on its way to the disk.
@@ -65,6 +68,7 @@ impl Found {
 pub struct BlockCache {
     kept: HybridCache<Identity, Kept>,
     disk: Option<Arc<Disk>>,
+    united: UnitedBlocks,
     seen: Arc<Seen>,
     figures: Arc<Figures>,
 }
@@ -103,13 +107,15 @@ impl BlockCache {
         if room.memory_bytes == 0 {
             return None;
         }
+        let united_bytes = room.memory_bytes / UNITED_SHARE;
+        let memory_bytes = room.memory_bytes - united_bytes;
         let on_disk = match room.disk_bytes {
             0 => None,
-            bytes => on_disk(room.memory_bytes, bytes, folder).await,
+            bytes => on_disk(memory_bytes, bytes, folder).await,
         };
         let (kept, disk) = match on_disk {
             Some(kept) => (kept, Some(Arc::new(Disk::here()))),
-            None => match in_memory(room.memory_bytes).storage().build().await {
+            None => match in_memory(memory_bytes).storage().build().await {
                 Ok(kept) => (kept, None),
                 Err(error) => {
                     told::failed("open", &error.to_string());
@@ -121,9 +127,15 @@ impl BlockCache {
         Some(Self {
             kept,
             disk,
+            united: UnitedBlocks::new(united_bytes),
             seen: Arc::new(Seen::new()),
             figures,
         })
+    }
+
+    /// What is kept of blocks of several shards together.
+    pub fn united(&self) -> &UnitedBlocks {
+        &self.united
     }
 
     /// The block under that identity, where it is kept. Blocks: not for asynchronous threads.

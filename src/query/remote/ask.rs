@@ -129,6 +129,7 @@ impl Snapshots for Remote {
         work(&SnapshotSet {
             generation,
             shards: shards.collect(),
+            united: None,
         });
         Ok(())
     }

@@ -246,6 +246,7 @@ impl Session<'_> {
                     &scope,
                     &question,
                     &plan,
+                    None,
                     (self.cancel, &Help::none()),
                 )?;
                 let mut bytes = Vec::new();

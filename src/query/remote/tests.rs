@@ -11,6 +11,7 @@ use adtally_projections::cells::Grain;
 use adtally_projections::family::Family;
 use adtally_projections::merged::{Row, Table};
 use adtally_projections::partial::Dimension;
+use adtally_projections::ratios::Metric;
 use adtally_projections::rolling::Windows;
 use async_nats::Client;
 use futures_util::{FutureExt, StreamExt};
@@ -105,6 +106,10 @@ fn all(set: &SnapshotSet<'_>) -> Vec<String> {
                 ..question(both(), range)
             };
             out.push(table(&q));
+            out.push(table(&Question {
+                metrics: [Metric::Ctr, Metric::LateEvents].into_iter().collect(),
+                ..q
+            }));
         }
     }
     out.push(table(&question(

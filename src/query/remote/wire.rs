@@ -9,6 +9,7 @@ use adtally_projections::buckets::Granularity;
 use adtally_projections::family::Family;
 use adtally_projections::partial::Dimension;
 use adtally_projections::plan::{Plan, Source};
+use adtally_projections::ratios::{Chosen, Metric};
 use adtally_projections::spans::{Horizon, Retention};
 use adtally_projections::symbols::Symbol;
 use adtally_streams::event::Device;
@@ -118,6 +119,10 @@ pub enum Ask {
 pub struct SumsAsked {
     scope: ShardScope,
     group_by: Vec<Dimension>,
+    /// Names of the metrics that are wanted; all where an older process names none. One that does not know them sums
+    /// all, of which the asker takes what it wants.
+    #[serde(default)]
+    metrics: Vec<String>,
     creatives: BTreeSet<String>,
     regions: BTreeSet<String>,
     devices: Vec<u8>,
@@ -135,6 +140,11 @@ impl SumsAsked {
         Self {
             scope: scope.clone(),
             group_by: question.group_by.clone(),
+            metrics: question
+                .metrics
+                .metrics()
+                .map(|metric| metric.name().to_owned())
+                .collect(),
             creatives: question.creatives.clone(),
             regions: question.regions.clone(),
             devices: question
@@ -170,6 +180,7 @@ impl SumsAsked {
         };
         let question = Question {
             group_by: self.group_by,
+            metrics: metrics(&self.metrics),
             creatives: self.creatives,
             regions: self.regions,
             devices: devices
@@ -178,6 +189,15 @@ impl SumsAsked {
             ..Question::of(Subject::default(), span)
         };
         Ok((self.scope, question, plan))
+    }
+}
+
+/// The metrics of those names; all for none, and for one that this process does not know.
+fn metrics(names: &[String]) -> Chosen {
+    let known = names.iter().map(|name| Metric::from_name(name));
+    match known.collect::<Option<Chosen>>() {
+        Some(chosen) if !names.is_empty() => chosen,
+        _ => Chosen::ALL,
     }
 }
 
@@ -384,6 +404,37 @@ mod tests {
         };
         let gone = later.read().map(|(_, _, plan)| plan.gone.len());
         assert_ne!(gone, Ok(0));
+    }
+
+    #[test]
+    fn metrics_that_are_not_said_or_not_known_are_all() {
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            metrics(&names)
+        };
+        let clicks = Chosen::from_iter([Metric::Clicks]);
+        assert_eq!(of(&["clicks"]), clicks);
+        assert_eq!(of(&[]), Chosen::ALL);
+        assert_eq!(of(&["clicks", "of_a_later_version"]), Chosen::ALL);
+        // As a process asks that knows of no metrics, and as one reads it that knows of none.
+        let plan = Plan::new(0, MINUTE_MS, Granularity::Minute, Tz::UTC, Source::Civil).unwrap();
+        let span = Span {
+            start: None,
+            end: None,
+            now_ms: 0,
+        };
+        let question = Question {
+            metrics: clicks,
+            ..Question::of(Subject::default(), span)
+        };
+        let asked = encode(&SumsAsked::of(&ShardScope::default(), &question, &plan));
+        let mut map: std::collections::BTreeMap<String, serde_json::Value> =
+            decode(&asked).unwrap();
+        let (_, read, _) = decode::<SumsAsked>(&asked).unwrap().read().unwrap();
+        assert_eq!(read.metrics, clicks);
+        assert!(map.remove("metrics").is_some());
+        let (_, read, _) = decode::<SumsAsked>(&encode(&map)).unwrap().read().unwrap();
+        assert_eq!(read.metrics, Chosen::ALL);
     }
 
     #[test]

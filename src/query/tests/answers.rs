@@ -6,6 +6,7 @@ use adtally_projections::bounds::print;
 use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
 use adtally_projections::partial::Dimension;
+use adtally_projections::ratios::{Chosen, Figure, Metric};
 use chrono::{Datelike, NaiveDate, Offset, TimeZone, Timelike};
 use chrono_tz::Tz;
 use proptest::prelude::*;
@@ -201,6 +202,61 @@ proptest! {
         want.values().for_each(|m| total.add(m));
         prop_assert_eq!(sums(&answer), want);
         prop_assert_eq!(answer.table.totals, total);
+    }
+}
+
+/// A row: its slot, its group's names, and its figures.
+type Said = (u32, Vec<String>, Vec<Figure>);
+
+/// What an answer says of its rows and of all of them, by those metrics.
+fn said(answer: &Answer, chosen: Chosen) -> (Vec<Said>, Vec<Figure>) {
+    let of = |sums: &Metrics| chosen.metrics().map(|metric| metric.of(sums)).collect();
+    let row = |row: adtally_projections::merged::Row| {
+        let group = answer.table.group(&row);
+        let group = group.map(|(_, name)| name.to_owned()).collect();
+        (row.slot, group, of(&row.metrics))
+    };
+    (
+        answer.table.rows().map(row).collect(),
+        of(&answer.table.totals),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_choice_of_metrics_says_of_the_same_rows_what_all_of_them_say(
+        events in events(&["spring", "autumn"]),
+        granularity in proptest::sample::select(&Granularity::ALL[..]),
+        group_by in proptest::sample::subsequence(Dimension::ALL.to_vec(), 0..=5).prop_shuffle(),
+        zone in proptest::option::of(proptest::sample::select(&[Tz::Asia__Kolkata, Tz::Australia__Lord_Howe][..])),
+        regions in some(vec!["DE".to_owned(), "US-CA".to_owned()]),
+        fill in any::<bool>(),
+        chosen in proptest::sample::subsequence(Metric::ALL.to_vec(), 1..=16),
+        from in -30 * 3_600_000i64..20 * 3_600_000,
+        length in 1i64..60 * 3_600_000,
+    ) {
+        let catalogue = catalogue();
+        let set = folded(&events, &catalogue, 0);
+        let start = ms(AROUND[0]) + from;
+        let all = Question {
+            granularity: Some(granularity),
+            group_by,
+            regions,
+            fill,
+            time_zone: zone,
+            span: Span { start: Some(Bound::Instant(start)), end: Some(Bound::Instant(start + length)), now_ms: 0 },
+            ..question(named("campaign_id", &["spring", "autumn"]), span("2024-01-01", "2024-01-02"))
+        };
+        let chosen: Chosen = chosen.into_iter().collect();
+        let some = ask(&Question { metrics: chosen, ..all.clone() }, &set, &catalogue).unwrap();
+        let all = ask(&all, &set, &catalogue).unwrap();
+        prop_assert_eq!(said(&some, chosen), said(&all, chosen));
+        prop_assert_eq!(some.read, all.read);
+        // What nobody wants was not summed.
+        let is_left_out = |m: &Metrics| (0..).zip(m.fields()).all(|(at, n)| n == 0 || chosen.fields().has(at));
+        prop_assert!(is_left_out(&some.table.totals) && some.table.rows().all(|row| is_left_out(&row.metrics)));
     }
 }
 
