@@ -45,6 +45,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Turns of the archiver that failed; the events stay in their stream, and it is tried again",
     ),
     (
+        "adtally_archive_purge_held",
+        Gauge,
+        "Whether a projector that is days behind keeps the shard's stream from being purged (1)",
+    ),
+    (
         "adtally_archive_purged_sequence",
         Gauge,
         "Sequence up to which this process has purged a stream, by shard",
