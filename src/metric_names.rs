@@ -195,6 +195,11 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Events in readable frames that the fold refused; `adtally events bad` shows the frames",
     ),
     (
+        "adtally_flush_waits_total",
+        Counter,
+        "Batches of the fold that waited for flushes, since unflushed writes were a quarter over store.write_buffers",
+    ),
+    (
         "adtally_frames_bad_total",
         Counter,
         "Messages of the log that could not be applied; `adtally events bad` shows them",

@@ -3,6 +3,7 @@
 //! Invariant: blocks and unflushed writes of all shards together stay within [`Limits`], whatever their number.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use adtally_projections::family::{Family, Merge};
 use adtally_projections::ids;
@@ -21,7 +22,7 @@ pub struct Limits {
     /// take what writes leave of theirs.
     pub block_cache_bytes: usize,
     /// Bytes of writes that are not yet in files; near it the largest are flushed. While flushes wait for a processor,
-    /// writes are more for a moment, and blocks make room for them.
+    /// writes are more, and blocks make room for them, up to a quarter more: then who writes waits for the flushes.
     pub write_buffer_bytes: usize,
     /// How long cells are kept, by log time.
     pub retention: Retention,
@@ -52,6 +53,9 @@ pub const GLANCE: Limits = Limits {
 const MAX_WAL_BYTES: u64 = 128 << 20;
 /// RocksDB threads that flush, of all shards.
 const FLUSH_THREADS: i32 = 1;
+/// How long a batch waits for flushes at most, and how often it looks.
+const FLUSHED_WITHIN: Duration = Duration::from_secs(1);
+const FLUSH_PAUSE: Duration = Duration::from_millis(1);
 /// RocksDB threads that compact, of all shards.
 const COMPACTION_THREADS: i32 = 2;
 /// Files that a shard keeps open; more are opened and closed as needed.
@@ -73,6 +77,8 @@ const ID_RUNS: i32 = 8;
 pub struct Memory {
     cache: Cache,
     writes: WriteBufferManager,
+    /// Bytes of unflushed writes from which on a writer waits.
+    most_unflushed: usize,
     env: Env,
     retention: Retention,
     margins: Margins,
@@ -104,6 +110,7 @@ impl Memory {
         Ok(Self {
             cache,
             writes,
+            most_unflushed: limits.write_buffer_bytes / 4 * 5,
             env,
             retention: limits.retention,
             margins: limits.margins,
@@ -136,6 +143,20 @@ impl Memory {
     pub fn usage(&self) -> (usize, usize) {
         let writes = self.writes.get_usage();
         (self.cache.get_usage().saturating_sub(writes), writes)
+    }
+
+    /// Waits until flushes have caught up, or for [`FLUSHED_WITHIN`]: a thread that flushes has one share of a
+    /// processor among all that fold, and what they write would pile up in memory. RocksDB's own stall would wait for
+    /// ever where a shard at rest holds the memory, since only who writes has something flushed.
+    pub(super) fn wait_for_flushes(&self) {
+        if self.writes.get_usage() <= self.most_unflushed {
+            return;
+        }
+        let began = Instant::now();
+        while self.writes.get_usage() > self.most_unflushed && began.elapsed() < FLUSHED_WITHIN {
+            std::thread::sleep(FLUSH_PAUSE);
+        }
+        metrics::counter!("adtally_flush_waits_total").increment(1);
     }
 
     /// Options of a shard's database.
@@ -265,4 +286,46 @@ fn merge_cells(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> O
 
 fn merge_sketches(_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
     Merge::Sketches.apply(existing, operands.iter())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use adtally_projections::family::Changes;
+
+    use super::*;
+    use crate::store::Shard;
+
+    /// One change of that many bytes.
+    fn of(bytes: usize) -> Changes {
+        let mut changes = Changes::default();
+        changes.put(
+            Family::Directory,
+            |k| k.extend_from_slice(&bytes.to_be_bytes()),
+            |v| v.extend(std::iter::repeat_n(7, bytes)),
+        );
+        changes
+    }
+
+    /// What a shard at rest has not flushed nobody flushes: another one waits for it, and not for ever.
+    #[test]
+    fn a_writer_waits_for_flushes_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            write_buffer_bytes: 4 << 20,
+            ..Limits::default()
+        };
+        let memory = Memory::new(limits).unwrap();
+        let open = |n: u16| Shard::open(n, "g", &dir.path().join(n.to_string()), &memory).unwrap();
+        let (resting, writing) = (open(0), open(1));
+        resting.write(&of(6 << 20)).unwrap();
+        assert!(memory.usage().1 > memory.most_unflushed);
+        let began = Instant::now();
+        writing.write(&of(1)).unwrap();
+        assert!(began.elapsed() >= FLUSHED_WITHIN);
+        resting.flush().unwrap();
+        let began = Instant::now();
+        writing.write(&of(2)).unwrap();
+        assert!(began.elapsed() < FLUSHED_WITHIN);
+    }
 }

@@ -273,6 +273,7 @@ impl Shard {
         if changes.is_empty() {
             return Ok(());
         }
+        self.memory.wait_for_flushes();
         for day in changes.id_days() {
             self.ensure_day(day)?;
         }
