@@ -89,6 +89,16 @@ fn every_metric_says_what_it_is_and_is_named_by_convention() {
     wait_totals(&server, "spring", &[("clicks", 1)]);
     let (status, page) = crate::support::get(&format!("{}/metrics", server.url));
     assert_eq!(status, 200);
+    // What nothing has happened to is zero, and not absent: an alert sees no increase in what begins with its first.
+    for alert in [
+        "http_panics",
+        "stream_losses",
+        "clock_steps",
+        "nats_restarts",
+    ] {
+        let zero = format!("adtally_{alert}_total 0");
+        assert!(page.lines().any(|line| line == zero), "{zero}");
+    }
     let helped: Vec<&str> = page
         .lines()
         .filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next())

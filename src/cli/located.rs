@@ -38,6 +38,7 @@ pub async fn located(config: &Config, role: Role) -> anyhow::Result<Config> {
 }
 
 /// A process that has the role.
+#[derive(Debug)]
 struct Keeper {
     folder: PathBuf,
     process: u32,
@@ -88,5 +89,40 @@ fn the_one(keepers: &[Keeper], role: Role, default: &Path) -> anyhow::Result<Pat
             role.name(),
             list(&mut here.into_iter())
         ),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data_dir::DataDir;
+
+    #[test]
+    fn only_one_folder_of_this_machine_is_taken() {
+        let (one, another) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let _held = [one.path(), another.path()].map(|path| DataDir::take(path).unwrap());
+        let keeper = |folder: &Path, process| Keeper {
+            folder: folder.into(),
+            process,
+        };
+        let own = std::process::id();
+        let found = |keepers: &[Keeper]| {
+            the_one(keepers, Role::Projector, Path::new("none")).map_err(|e| e.to_string())
+        };
+        // A folder of the same name that another process holds is another machine's.
+        let elsewhere = || keeper(another.path(), own + 1);
+        assert_eq!(
+            found(&[keeper(one.path(), own), elsewhere()]).unwrap(),
+            one.path()
+        );
+        assert!(
+            found(&[elsewhere()])
+                .unwrap_err()
+                .contains("another machine")
+        );
+        assert!(found(&[]).unwrap_err().contains("no `adtally serve`"));
+        let both = [keeper(one.path(), own), keeper(another.path(), own)];
+        assert!(found(&both).unwrap_err().contains("several processes"));
     }
 }

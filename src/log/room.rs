@@ -32,10 +32,9 @@ struct Missing {
 
 impl Missing {
     fn of(configs: &[Config]) -> Self {
-        let is_events = |config: &&Config| shard_of_name(&config.name).is_some();
         let others = configs.iter().filter(|config| !is_events(config));
         Self {
-            events: configs.iter().filter(is_events).count() as i64,
+            events: configs.iter().filter(|config| is_events(config)).count() as i64,
             others_bytes: others.fold(0, |sum, c| sum.saturating_add(c.max_bytes.max(0))),
         }
     }
@@ -63,15 +62,12 @@ impl Missing {
 
 impl Maker<'_> {
     /// Makes the first EVENTS stream of those that are `missing` with the room of all of them, and gives it its share;
-    /// the share is the maximum that the others are to have. None where no EVENTS stream is missing.
+    /// what it was made as has the maximum that the others are to have.
     pub(super) async fn make_room(
         &self,
+        first: &Config,
         missing: &[Config],
-    ) -> Result<Option<(Config, i64)>, StreamsError> {
-        let is_events = |config: &&Config| shard_of_name(&config.name).is_some();
-        let Some(first) = missing.iter().find(is_events) else {
-            return Ok(None);
-        };
+    ) -> Result<Config, StreamsError> {
         let all = Missing::of(missing);
         let mut share = first.max_bytes;
         let mut asked = all.bytes(share);
@@ -89,7 +85,8 @@ impl Maker<'_> {
                         made.max_bytes = share;
                         self.give(&made).await?;
                     }
-                    return Ok(Some((made, share)));
+                    made.max_bytes = share;
+                    return Ok(made);
                 }
                 // What may be had together is not told where one may not have that much: its share alone, then.
                 Err(StreamsError::TooLarge { .. }) if asked > share => asked = share,
@@ -117,7 +114,7 @@ impl Maker<'_> {
     /// was interrupted before he gave it its share.
     pub(super) async fn give_back(&self, found: &[Info], max_bytes: i64) -> Result<(), LogError> {
         let is_unused = |info: &&Info| {
-            shard_of_name(&info.config.name).is_some()
+            is_events(&info.config)
                 && info.state.last_sequence == 0
                 && info.config.max_bytes > max_bytes
         };
@@ -164,6 +161,11 @@ impl Maker<'_> {
             }
         }
     }
+}
+
+/// Whether it is the definition of an EVENTS stream.
+pub(super) fn is_events(config: &Config) -> bool {
+    shard_of_name(&config.name).is_some()
 }
 
 fn halved(share: i64) -> i64 {

@@ -18,6 +18,7 @@ use super::definitions::{SHARDS_KEY, shard_of_name};
 use super::making::Maker;
 use super::quorum::has_majority;
 use super::refusals::Refusals;
+use super::room::is_events;
 
 pub use super::compare::Difference;
 pub use super::definitions::{Limits, definitions};
@@ -349,7 +350,7 @@ pub async fn ensure_heeding(
     };
     let mut wanted = definitions(shards, &copies);
     if limits.events_max_bytes.is_none() {
-        ensured.created = fit(&maker, &mut wanted).await?;
+        ensured.created.extend(fit(&maker, &mut wanted).await?);
     }
     let has_room = !ensured.created.is_empty();
     for config in wanted {
@@ -386,7 +387,7 @@ pub async fn ensure_heeding(
 
 /// Finds room for the EVENTS streams that are missing, and puts their share of it into what is `wanted`. The first of
 /// them is made by that; its name, where there is one.
-async fn fit(maker: &Maker<'_>, wanted: &mut [Config]) -> Result<Vec<String>, StreamsError> {
+async fn fit(maker: &Maker<'_>, wanted: &mut [Config]) -> Result<Option<String>, StreamsError> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for config in wanted.iter() {
         match info_or_none(maker.jetstream, &config.name).await? {
@@ -394,19 +395,15 @@ async fn fit(maker: &Maker<'_>, wanted: &mut [Config]) -> Result<Vec<String>, St
             None => missing.push(config.clone()),
         }
     }
-    let is_events = |config: &&mut Config| shard_of_name(&config.name).is_some();
-    let events = missing.iter().find(|c| shard_of_name(&c.name).is_some());
-    let Some(max_bytes) = events.map(|config| config.max_bytes) else {
-        return Ok(Vec::new());
+    let Some(first) = missing.iter().find(|config| is_events(config)) else {
+        return Ok(None);
     };
-    maker.give_back(&found, max_bytes).await?;
-    let Some((first, share)) = maker.make_room(&missing).await? else {
-        return Ok(Vec::new());
-    };
-    for config in wanted.iter_mut().filter(is_events) {
-        config.max_bytes = share;
+    maker.give_back(&found, first.max_bytes).await?;
+    let made = maker.make_room(first, &missing).await?;
+    for config in wanted.iter_mut().filter(|config| is_events(config)) {
+        config.max_bytes = made.max_bytes;
     }
-    Ok(vec![first.name])
+    Ok(Some(made.name))
 }
 
 /// What differs between the definitions and what runs, missing streams too. Changes nothing. Without `shards`, the
