@@ -111,6 +111,32 @@ fn a_stream_that_can_never_fit_ends_the_start_at_once() {
     }
 }
 
+/// A broker whose account may have streams of that many bytes each, and as many as it likes.
+fn broker_of_streams(max_bytes: u64) -> Broker {
+    let account = format!(
+        "accounts {{ ADS: {{ jetstream: {{ disk_max_stream_bytes: {max_bytes} }}, users: [{{ user: ads, password: ads }}] }} }}\n\
+         no_auth_user: ads\n"
+    );
+    Broker::of(1, &account)
+}
+
+#[test]
+fn an_account_that_limits_single_streams_gives_every_shard_the_same() {
+    // 4 GiB halved until it is within 1.5 GB.
+    let broker = broker_of_streams(1_500_000_000);
+    let server = Server::start(serve_on(&broker));
+    assert_eq!(maxima(&broker), [1_i64 << 30; 8]);
+    drop(server);
+
+    // What has a size of its own is not made smaller behind the operator's back.
+    let broker = broker_of_streams(512 << 20);
+    let mut server = Server::spawn(serve_on(&broker));
+    let ended = wait_for("the end", || server.ended());
+    assert_eq!(ended.code(), Some(3), "{}", server.log());
+    let says = "may not have a maximum of 1073741824 bytes";
+    assert!(server.log().contains(says), "{}", server.log());
+}
+
 #[test]
 fn another_number_of_shards_is_refused() {
     let folder = Folder::new();
