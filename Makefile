@@ -19,7 +19,7 @@ adtally := "$(CARGO_TARGET_DIR)/debug/adtally"
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  ARGS=... is handed on by demo, bench, test-cluster, exact, kills, faults and cluster-faults."
+	@echo "  ARGS=... is handed on by demo, bench, growth, fuzz, test-cluster, exact, kills, faults and cluster-faults."
 	@echo "  CARGO_TARGET_DIR=... and ADTALLY_CACHE=... say where the artifacts and the cache lie."
 
 setup: ## brings nats-server, libclang and a quickly built RocksDB into the cache folder
@@ -34,7 +34,7 @@ setup-bench:
 # Said before the wait, not after it; cargo's own bar counts the crates.
 first-build:
 	@test -d "$(CARGO_TARGET_DIR)/debug/deps" || \
-		echo "first build: 300 crates, about 4 min on 2 cores (once); cargo shows how far it is" >&2
+		echo "first build: 300 crates and adtally itself, about 6 min on 2 cores (once); cargo shows how far it is" >&2
 
 build: setup first-build ## builds adtally
 	@$(env) cargo build --workspace --locked

@@ -61,6 +61,7 @@ pub mod statement;
 pub mod sums;
 pub mod sweep;
 pub mod symbols;
+pub mod table;
 pub mod totals;
 pub mod trending;
 pub mod uniques;

@@ -1,4 +1,4 @@
-//! The sums of all shards, and the table of an answer's rows that they make.
+//! The sums of all shards, put together to the table of an answer's rows.
 //!
 //! Invariant: shards meet in sums and unions of names only, so their order does not matter. A bucket's rows are added up
 //! by themselves, group by group in the order of the groups' names, so nothing is sorted row by row, and any buckets can
@@ -15,6 +15,7 @@ use crate::metrics::{METRICS, Metrics};
 use crate::partial::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
 use crate::sums::{Columns, Group, Run, add};
 use crate::symbols::Symbol;
+use crate::table::{Part, Table};
 
 /// Rows of all shards that are kept before they are added up.
 const MAX_KEPT: usize = 4 * MAX_ROWS;
@@ -270,15 +271,6 @@ pub struct Finish {
     runs: BySlot,
 }
 
-/// A part of a table's rows.
-#[derive(Clone, Debug, Default)]
-pub struct Part {
-    slots: Vec<u32>,
-    /// By row the place of its group.
-    groups: Vec<u32>,
-    rows: Columns,
-}
-
 impl Finish {
     /// How many buckets there are.
     pub fn len(&self) -> usize {
@@ -404,100 +396,5 @@ impl Finish {
             rows,
             totals: Metrics::from_fields(totals),
         })
-    }
-}
-
-impl Part {
-    /// Sorts rows of several buckets of one time by group, and then by bucket.
-    fn interleave(&mut self, from: usize) {
-        let mut order: Vec<usize> = (0..self.rows.len() - from).collect();
-        order.sort_by_key(|row| (self.groups[from + row], self.slots[from + row]));
-        for column in [&mut self.slots, &mut self.groups] {
-            let sorted: Vec<u32> = order.iter().map(|row| column[from + row]).collect();
-            column[from..].copy_from_slice(&sorted);
-        }
-        self.rows.reorder(from, &order);
-    }
-}
-
-/// One row of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Place of its bucket in [`Table::slots`].
-    pub slot: u32,
-    /// Place of its group among the table's, which are in the order of their names.
-    pub group: u32,
-    /// Its sums.
-    pub metrics: Metrics,
-}
-
-/// An answer's rows.
-#[derive(Clone, Debug)]
-pub struct Table {
-    /// What the rows are grouped by, in the order in which they are sorted.
-    pub group_by: Vec<Dimension>,
-    names: Vec<Vec<Arc<str>>>,
-    groups: Vec<Group>,
-    /// The buckets.
-    pub slots: Vec<Slot>,
-    parts: Vec<Part>,
-    /// By part the number of its first row.
-    begins: Vec<usize>,
-    rows: usize,
-    /// The sums over all rows.
-    pub totals: Metrics,
-}
-
-impl Table {
-    /// How many rows there are.
-    pub fn len(&self) -> usize {
-        self.rows
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
-    /// The rows, sorted by time and then by the group's names.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> {
-        self.some_rows(0..self.len())
-    }
-
-    /// Those of a range of them.
-    pub fn some_rows(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = Row> {
-        range.map(|row| {
-            let part = self.begins.partition_point(|begin| *begin <= row) - 1;
-            let (part, row) = (&self.parts[part], row - self.begins[part]);
-            Row {
-                slot: part.slots[row],
-                group: part.groups[row],
-                metrics: Metrics::from_fields(part.rows.sums(row)),
-            }
-        })
-    }
-
-    /// How many groups there are.
-    pub fn groups(&self) -> usize {
-        self.groups.len()
-    }
-
-    /// A row's group, in the order of `group_by`.
-    pub fn group<'a>(&'a self, row: &Row) -> impl Iterator<Item = (Dimension, &'a str)> + use<'a> {
-        self.names_of(row.group)
-    }
-
-    /// The names of a group by its place, in the order of `group_by`.
-    pub fn names_of(&self, group: u32) -> impl Iterator<Item = (Dimension, &str)> {
-        self.group_by
-            .iter()
-            .zip(&self.names)
-            .zip(self.groups[group as usize])
-            .map(|((dimension, names), n)| (*dimension, &*names[n as usize]))
-    }
-
-    /// A row's bucket.
-    pub fn slot(&self, row: &Row) -> &Slot {
-        &self.slots[row.slot as usize]
     }
 }

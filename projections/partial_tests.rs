@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::buckets::Slot;
 use crate::cells::Bucket;
-use crate::merged::{Merged, Row, Table};
+use crate::merged::Merged;
 use crate::metrics::{Metrics, encode_sums};
+use crate::table::{Row, Table};
 
 fn key(at: i64) -> BucketKey {
     BucketKey { at, offset_s: 0 }

@@ -1,14 +1,14 @@
 //! Rows of an answer as text: JSON, lines of JSON, or comma-separated values.
 //!
-//! Invariant: a row says what [`crate::merged::Table`] says of it, under the contract's names; text that a format has a
+//! Invariant: a row says what [`crate::table::Table`] says of it, under the contract's names; text that a format has a
 //! meaning for is escaped. What rows have in common, a bucket's time and a group's names, is printed once and copied.
 
 use chrono_tz::Tz;
 use serde::Serialize;
 
 use crate::bounds::print;
-use crate::merged::{Row, Table};
 use crate::ratios::{Chosen, Figure, Metric};
+use crate::table::{Row, Table};
 
 /// Bytes of groups' names that are kept as they are printed; those of more are printed row by row.
 const MAX_NAMES: usize = 4 << 20;

@@ -13,13 +13,14 @@ use crate::block_writer::{Columns, write};
 use crate::buckets::{BucketKey, Slot};
 use crate::cells::Bucket;
 use crate::cuboid::Cuboid;
-use crate::merged::{Interner, Merged, Table};
+use crate::merged::{Interner, Merged};
 use crate::metrics::METRICS;
 use crate::narrow::Numbers;
 use crate::partial::{Dimension, Names, ShardSums, TooManyRows};
 use crate::read_block::ReadBlock;
 use crate::spans::{Place, Span};
 use crate::symbols::Symbol;
+use crate::table::Table;
 use crate::unpacked::Unpacked;
 
 /// Blocks of one span that are being added up.

@@ -106,7 +106,7 @@ fn slots() -> Vec<Slot> {
 
 /// Every row by time and names.
 fn rows(table: &Table) -> Vec<(i64, Vec<String>, [i64; METRICS])> {
-    let row = |row: crate::merged::Row| {
+    let row = |row: crate::table::Row| {
         let group = table.group(&row).map(|(_, name)| name.to_owned()).collect();
         (table.slot(&row).time_ms, group, row.metrics.fields())
     };

@@ -28,6 +28,7 @@ mod intake;
 mod listen;
 mod log;
 mod metric_names;
+mod misspelt;
 mod outbox;
 mod post_events;
 mod producers;

@@ -84,11 +84,14 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
 }
 
 /// Counters that an operator is woken by, and that most processes never touch.
-const BEGIN_AT_ZERO: [&str; 7] = [
+const BEGIN_AT_ZERO: [&str; 10] = [
     "adtally_archive_failures_total",
+    "adtally_catalogue_documents_bad_total",
     "adtally_clock_steps_total",
+    "adtally_day_key_failures_total",
     "adtally_http_panics_total",
     "adtally_intake_interruptions_total",
+    "adtally_message_id_taken_total",
     "adtally_nats_restarts_total",
     "adtally_nats_servers_left_total",
     "adtally_stream_losses_total",

@@ -1,11 +1,13 @@
 //! From JSON to a checked catalogue document: every complaint names its field and says what the field should be.
 //!
-//! Unknown keys are passed over, so that an older program reads what a newer one has published.
+//! Unknown keys are passed over, so that an older program reads what a newer one has published; whoever takes a
+//! document from people tells them ([`crate::document_keys`]).
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::document_keys::{MAX_TOLD, UnknownKey, unknown_keys};
 use crate::documents::{
     Ad, Advertiser, ApiKey, CREATIVE_MAX_BYTES, Campaign, CatalogueError, DOCUMENT_MAX_BYTES,
     Document, DocumentKind, MAX_SPREAD, NAME_MAX_BYTES, Pricing, PricingModel, Scope, Status,
@@ -64,6 +66,8 @@ impl Document {
 pub struct CatalogueFile {
     /// The documents, advertisers before campaigns before ads, each in the order of the file.
     pub documents: Vec<Document>,
+    /// The first [`MAX_TOLD`] keys in them from which nothing was read.
+    pub unknown: Vec<UnknownKey>,
 }
 
 impl CatalogueFile {
@@ -93,23 +97,29 @@ impl CatalogueFile {
                 problem,
             ));
         }
-        let mut documents = Vec::new();
+        let mut file = Self::default();
         for (name, kind) in lists {
             let items = match object.get(name) {
                 None | Some(Value::Null) => continue,
                 Some(Value::Array(items)) => items,
                 Some(other) => return Err(wrong_type(name, "a list", other)),
             };
-            if documents.len() + items.len() > FILE_MAX_DOCUMENTS {
+            if file.documents.len() + items.len() > FILE_MAX_DOCUMENTS {
                 let problem = format!("one file holds at most {FILE_MAX_DOCUMENTS} documents");
                 return Err(CatalogueError::field(name, problem));
             }
             for (at, item) in items.iter().enumerate() {
-                documents
-                    .push(Document::from_value(kind, None, item).map_err(|e| placed(e, name, at))?);
+                let document = Document::from_value(kind, None, item);
+                file.documents
+                    .push(document.map_err(|e| placed(e, name, at))?);
+                if file.unknown.len() < MAX_TOLD {
+                    let unknown = unknown_keys(kind, item, &format!("{name}[{at}]."));
+                    file.unknown.extend(unknown);
+                    file.unknown.truncate(MAX_TOLD);
+                }
             }
         }
-        Ok(Self { documents })
+        Ok(file)
     }
 }
 

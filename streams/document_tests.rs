@@ -404,6 +404,15 @@ fn a_file_is_read_in_the_order_of_reference() {
             "catalog.ad.a1"
         ]
     );
+    assert_eq!(read.unknown, []);
+    let mut ad = an_ad();
+    ad["landing_ulr"] = json!("https://a.example/");
+    let read = CatalogueFile::from_json(json!({"ads": [an_ad(), ad]}).to_string().as_bytes());
+    let unknown = &read.unwrap().unknown[0];
+    assert_eq!(
+        format!("{}{}", unknown.place, unknown.key),
+        "ads[1].landing_ulr"
+    );
     assert_eq!(CatalogueFile::from_json(b"{}").unwrap().documents, []);
     assert_eq!(
         CatalogueFile::from_json(br#"{"ads":null}"#)

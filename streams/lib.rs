@@ -10,6 +10,7 @@ pub mod commit;
 pub mod delivery;
 pub mod dimensions;
 mod document_json;
+pub mod document_keys;
 pub mod documents;
 mod envelope;
 pub mod event;

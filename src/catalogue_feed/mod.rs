@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use adtally_streams::catalogue::{Applied, Catalogue};
+use adtally_streams::document_keys::{UnknownKey, unknown_keys};
+use adtally_streams::documents::parse_document_subject;
 use async_nats::jetstream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use publish::PublishError;
 
+use crate::misspelt;
 use barrier::Barrier;
 
 /// How fresh the catalogue is.
@@ -158,6 +161,9 @@ impl Inner {
             let applied = state.apply(sequence, subject, payload);
             (applied, state.revision())
         };
+        if self.is_warm() && matches!(applied, Ok(Applied::Changed(_) | Applied::Unchanged)) {
+            tell_unknown(sequence, subject, payload);
+        }
         match applied {
             Ok(Applied::Changed(document)) => {
                 tracing::debug!(
@@ -205,6 +211,22 @@ impl Inner {
     fn warm(&self) {
         self.is_warm.store(true, Ordering::Release);
     }
+}
+
+/// Says in the log which keys of a document are no fields: who publishes one has nobody else to hear it from.
+fn tell_unknown(sequence: u64, subject: &str, payload: &[u8]) {
+    for key in unknown_in(subject, payload) {
+        let key = misspelt::told(&key);
+        tracing::warn!(sequence, subject, %key, "a key of a catalogue document is no field, and nothing is read from it");
+    }
+}
+
+fn unknown_in(subject: &str, payload: &[u8]) -> Vec<UnknownKey> {
+    let document = serde_json::from_slice(payload).ok();
+    let read = parse_document_subject(subject).zip(document);
+    read.map_or_else(Vec::new, |((kind, _), document)| {
+        unknown_keys(kind, &document, "")
+    })
 }
 
 #[cfg(test)]

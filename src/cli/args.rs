@@ -276,11 +276,11 @@ pub enum Catalog {
         /// Its id
         id: String,
     },
-    /// Print all documents of a type
+    /// Print all documents; with --json and no type as a file that `apply` takes
     List {
-        /// The type
+        /// Only those of a type
         #[arg(value_enum)]
-        kind: DocumentKind,
+        kind: Option<DocumentKind>,
     },
 }
 

@@ -1,11 +1,13 @@
 //! `adtally catalog`: a file of advertisers, campaigns and ads checked as a whole and published; and what is in force.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 use adtally_streams::catalogue::CatalogueFile;
 use adtally_streams::documents::{Document, DocumentKind as Kind};
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -17,6 +19,7 @@ use super::{Exit, Usage};
 use crate::catalogue_feed::{CatalogueHandle, Freshness};
 use crate::config::Config;
 use crate::deployment::Deployment;
+use crate::misspelt;
 
 /// The largest catalogue file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -80,6 +83,10 @@ async fn apply(file: &Path, config: &Config, output: Output) -> anyhow::Result<E
     let text = read(file)?;
     let catalogue =
         CatalogueFile::from_json(&text).map_err(|e| Usage(format!("{}: {e}", file.display())))?;
+    for key in &catalogue.unknown {
+        let key = misspelt::told(key);
+        tracing::warn!(%key, "a key of the catalogue file is no field, and nothing is read from it");
+    }
     let deployment = Deployment::find(config, true).await?;
     let done = apply_to(&deployment, &catalogue, file, output).await;
     deployment.close().await;
@@ -185,33 +192,49 @@ pub async fn close(open: anyhow::Result<Open>, deployment: Deployment) -> anyhow
     result
 }
 
-/// The cells of a document's row.
-type Cells = fn(&Document) -> Vec<String>;
-
-async fn list(kind: DocumentKind, config: &Config, output: Output) -> anyhow::Result<Exit> {
+async fn list(only: Option<DocumentKind>, config: &Config, output: Output) -> anyhow::Result<Exit> {
+    let kinds = DocumentKind::value_variants().iter().copied();
+    let kinds: Vec<_> = kinds.filter(|k| only.is_none_or(|o| o == *k)).collect();
     let deployment = Deployment::find(config, false).await?;
     let open = Open::of(&deployment).await;
-    let documents = open
-        .as_ref()
-        .map(|open| documents(&open.handle, kind))
-        .unwrap_or_default();
-    close(open, deployment).await?;
-    let (header, cells): (&[&str], Cells) = match kind {
-        DocumentKind::Advertisers => (&["advertiser", "name", "currency", "time zone"], cells),
-        DocumentKind::Campaigns => (
-            &[
-                "campaign",
-                "advertiser",
-                "status",
-                "pricing",
-                "price micros",
-            ],
-            cells,
-        ),
-        DocumentKind::Ads => (&["ad", "campaign", "status", "landing url"], cells),
+    let lists: Vec<Vec<Document>> = match &open {
+        Ok(open) => kinds.iter().map(|k| documents(&open.handle, *k)).collect(),
+        Err(_) => Vec::new(),
     };
-    output.rows(header, &documents, cells)?;
+    close(open, deployment).await?;
+    if output.json && only.is_none() {
+        let file: BTreeMap<&str, Vec<Document>> =
+            kinds.into_iter().map(list_name).zip(lists).collect();
+        output.json(&file)?;
+        return Ok(Exit::Done);
+    }
+    for (kind, documents) in kinds.into_iter().zip(lists) {
+        output.rows(header(kind), &documents, cells)?;
+    }
     Ok(Exit::Done)
+}
+
+/// The name of a type's list in a catalogue file.
+fn list_name(kind: DocumentKind) -> &'static str {
+    match kind {
+        DocumentKind::Advertisers => "advertisers",
+        DocumentKind::Campaigns => "campaigns",
+        DocumentKind::Ads => "ads",
+    }
+}
+
+fn header(kind: DocumentKind) -> &'static [&'static str] {
+    match kind {
+        DocumentKind::Advertisers => &["advertiser", "name", "currency", "time zone"],
+        DocumentKind::Campaigns => &[
+            "campaign",
+            "advertiser",
+            "status",
+            "pricing",
+            "price micros",
+        ],
+        DocumentKind::Ads => &["ad", "campaign", "status", "landing url"],
+    }
 }
 
 fn documents(handle: &CatalogueHandle, kind: DocumentKind) -> Vec<Document> {

@@ -8,6 +8,7 @@ use adtally_projections::statement::Statement;
 use adtally_streams::id::Id;
 use adtally_streams::time::{parse_time_text, to_rfc3339};
 use anyhow::Context as _;
+use comfy_table::Table;
 
 use super::args::Statement as Args;
 use super::output::Output;
@@ -134,6 +135,42 @@ fn print(document: &Document, statement: &Statement, output: Output) -> anyhow::
         return output.raw(&String::from_utf8(json)?);
     }
     let s = statement;
+    let lines = lines(s);
+    let mut text = format!(
+        "{} of {} ({} to {}), {}\n{lines}\ntotal {} {}\nas of {}, complete through {}\n",
+        s.month,
+        s.advertiser_id,
+        s.start,
+        s.end,
+        s.time_zone,
+        s.totals.amount,
+        s.currency_code,
+        s.as_of,
+        s.complete_through.as_deref().unwrap_or("nothing"),
+    );
+    let positions: Vec<String> = s
+        .positions
+        .iter()
+        .map(|(name, n)| format!("{name}={n}"))
+        .collect();
+    text += &format!(
+        "positions {}\nsha256 {}\n",
+        positions.join(" "),
+        document.hash()
+    );
+    text += &match &document.closed {
+        Some(closed) => format!(
+            "closed at {} as message {} of STATEMENTS",
+            to_rfc3339(closed.at_ms),
+            closed.sequence
+        ),
+        None => "not closed".to_owned(),
+    };
+    output.line(&text)
+}
+
+/// A row for each campaign, and for each adjustment of a month that is closed.
+fn lines(s: &Statement) -> Table {
     let mut lines = table(&[
         "campaign",
         "paid by",
@@ -177,35 +214,5 @@ fn print(document: &Document, statement: &Statement, output: Output) -> anyhow::
             a.amount.clone(),
         ]);
     }
-    let mut text = format!(
-        "{} of {} ({} to {}), {}\n{lines}\ntotal {} {}\nas of {}, complete through {}\n",
-        s.month,
-        s.advertiser_id,
-        s.start,
-        s.end,
-        s.time_zone,
-        s.totals.amount,
-        s.currency_code,
-        s.as_of,
-        s.complete_through.as_deref().unwrap_or("nothing"),
-    );
-    let positions: Vec<String> = s
-        .positions
-        .iter()
-        .map(|(name, n)| format!("{name}={n}"))
-        .collect();
-    text += &format!(
-        "positions {}\nsha256 {}\n",
-        positions.join(" "),
-        document.hash()
-    );
-    text += &match &document.closed {
-        Some(closed) => format!(
-            "closed at {} as message {} of STATEMENTS",
-            to_rfc3339(closed.at_ms),
-            closed.sequence
-        ),
-        None => "not closed".to_owned(),
-    };
-    output.line(&text)
+    lines
 }

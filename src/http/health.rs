@@ -109,20 +109,7 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             "the NATS server is there, and its streams have no leader, as when a majority of the servers is away: {why}"
         ));
     }
-    for shard in &facts.shards {
-        match (&shard.stopped, shard.lag_messages) {
-            (Some(why), _) => out.push(format!("shard {} has stopped: {why}", shard.shard)),
-            (None, None) => out.push(format!(
-                "shard {} does not know yet how far it is behind",
-                shard.shard
-            )),
-            (None, Some(lag)) if lag > MAX_LAG_MESSAGES => out.push(format!(
-                "shard {} is {lag} messages behind its stream, more than {MAX_LAG_MESSAGES}",
-                shard.shard
-            )),
-            (None, Some(_)) => {}
-        }
-    }
+    out.extend(facts.shards.iter().filter_map(of_shard));
     if !facts.shards_away.is_empty() && facts.broker_connected {
         let shards: Vec<_> = facts.shards_away.iter().map(u16::to_string).collect();
         out.push(format!(
@@ -130,20 +117,50 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             shards.join(", ")
         ));
     }
-    let fills = [
-        (&facts.streams, "stream", STREAM_FULL_PERCENT),
-        (&facts.outboxes, "outbox", OUTBOX_FULL_PERCENT),
-    ];
-    for (list, what, limit) in fills {
-        for fill in list {
-            if let Some(percent) = percent(fill).filter(|p| *p >= limit) {
-                out.push(format!(
-                    "the {what} {} is {percent}% full ({} of {} bytes); not ready from {limit}% on",
-                    fill.name, fill.bytes, fill.max_bytes
-                ));
-            }
-        }
+    let full = |what, limit| move |fill| of_fill(what, limit, fill);
+    out.extend(
+        facts
+            .streams
+            .iter()
+            .filter_map(full("stream", STREAM_FULL_PERCENT)),
+    );
+    out.extend(
+        facts
+            .outboxes
+            .iter()
+            .filter_map(full("outbox", OUTBOX_FULL_PERCENT)),
+    );
+    out.extend(of_outboxes(facts));
+    out
+}
+
+/// Why a shard keeps its process from being ready.
+fn of_shard(facts: &ShardFacts) -> Option<String> {
+    let shard = facts.shard;
+    match (&facts.stopped, facts.lag_messages) {
+        (Some(why), _) => Some(format!("shard {shard} has stopped: {why}")),
+        (None, None) => Some(format!(
+            "shard {shard} does not know yet how far it is behind"
+        )),
+        (None, Some(lag)) if lag > MAX_LAG_MESSAGES => Some(format!(
+            "shard {shard} is {lag} messages behind its stream, more than {MAX_LAG_MESSAGES}"
+        )),
+        (None, Some(_)) => None,
     }
+}
+
+/// Whether something is too full, `limit` being in percent.
+fn of_fill(what: &str, limit: u64, fill: &FillFacts) -> Option<String> {
+    let percent = percent(fill).filter(|p| *p >= limit)?;
+    Some(format!(
+        "the {what} {} is {percent}% full ({} of {} bytes); not ready from {limit}% on",
+        fill.name, fill.bytes, fill.max_bytes
+    ))
+}
+
+/// Why the outboxes do, besides by their fill.
+fn of_outboxes(facts: &Facts) -> Vec<String> {
+    let mut out = Vec::new();
     for (outbox, lanes) in &facts.refused_lanes {
         out.push(format!(
             "an EVENTS stream is at its max_bytes and takes no more: {lanes} lanes of the outbox {outbox} wait"

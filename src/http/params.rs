@@ -7,11 +7,10 @@ use adtally_projections::bounds::Bound;
 use adtally_streams::id::Id;
 
 use crate::http::problem::{Problem, quote};
+use crate::misspelt::nearest;
 
 /// The most parameters of one request.
 const MAX_PARAMETERS: usize = 1_024;
-/// How far a name may be from a known one to be taken for it, in edits.
-const MAX_EDITS: usize = 3;
 
 /// The parameters of a request, all of them known by name.
 #[derive(Clone, Debug)]
@@ -137,15 +136,6 @@ pub fn not_one_of(name: &str, value: &str, names: &[&str]) -> Problem {
             names.join(", ")
         ),
     )
-}
-
-/// The known name that a text is likely to be meant for.
-fn nearest<'k>(text: &str, known: &[&'k str]) -> Option<&'k str> {
-    let short: String = text.chars().take(64).collect();
-    let edits = |k: &&'k str| (strsim::damerau_levenshtein(&short, k), *k);
-    let (edits, near) = known.iter().map(edits).min()?;
-    // A name of which nothing is left is no name that was meant.
-    (edits <= MAX_EDITS && edits < short.chars().count()).then_some(near)
 }
 
 fn unknown(name: &str, known: &[&str]) -> Problem {

@@ -6,11 +6,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use adtally_projections::merged::Table;
 use adtally_projections::metrics::Metrics;
 pub use adtally_projections::printed::Format;
 use adtally_projections::printed::{Printer, csv_head};
 use adtally_projections::ratios::{Chosen, Metric};
+use adtally_projections::table::Table;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;

@@ -9,13 +9,14 @@ use std::time::Instant;
 use adtally_projections::bounds::Bound;
 use adtally_projections::buckets::Granularity;
 use adtally_projections::cuboid::Cuboid;
-use adtally_projections::merged::{Merged, Part, Table};
+use adtally_projections::merged::Merged;
 use adtally_projections::partial::{
     Dimension, Filter, Filters, Names, ShardSums, TooManyRows, device_name,
 };
 use adtally_projections::plan::{Plan, Source, default_granularity};
 use adtally_projections::ratios::Chosen;
 use adtally_projections::symbols::{Space, Symbol};
+use adtally_projections::table::{Part, Table};
 use adtally_streams::catalogue::Catalogue;
 use adtally_streams::event::Device;
 use adtally_streams::money::Currency;

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use adtally_projections::merged::Row;
 use adtally_projections::metrics::Metrics;
+use adtally_projections::table::Row;
 use serde::{Deserialize, Serialize};
 
 use super::analytics::Answer;

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 
 use adtally_projections::buckets::{DAY_MS, Granularity, HOUR_MS, MINUTE_MS, hour_extent};
-use adtally_projections::merged::{Row, Table};
 use adtally_projections::partial::Dimension;
 use adtally_projections::plan::Plan;
 use adtally_projections::ratios::Metric;
 use adtally_projections::symbols::Space;
+use adtally_projections::table::{Row, Table};
 use adtally_projections::trending::{
     Counted, FIRST_EVENT_WITHIN_DAYS, MIN_CLICKS, PAST_HOURS, Trend, trends,
 };

@@ -1,11 +1,13 @@
 //! `/api/v1/catalog/{advertisers|campaigns|ads}[/{id}]`: reading and writing the catalogue.
 //!
-//! A PUT returns when its own revision is in force in this process; what arrives after that is counted by it. An
+//! A PUT returns when its own revision is in force in this process; what arrives after that is counted by it. Keys
+//! that are no fields are passed over, and a header of the answer names them. An
 //! advertiser's key reads its own documents; only an admin's writes.
 
 use std::collections::BinaryHeap;
 
 use adtally_streams::catalogue::{Catalogue, CatalogueError, Document, DocumentKind};
+use adtally_streams::document_keys::{MAX_TOLD, UnknownKey, unknown_keys};
 use adtally_streams::documents::DOCUMENT_MAX_BYTES;
 use adtally_streams::id::Id;
 use axum::Json;
@@ -24,6 +26,7 @@ use crate::http::auth::Access;
 use crate::http::params::Params;
 use crate::http::problem::Problem;
 use crate::http::schemas;
+use crate::misspelt;
 use crate::read_body::read_body;
 
 /// How many documents a page has when no limit is asked for.
@@ -36,6 +39,8 @@ const MAX_PUT_DOCUMENTS: usize = 10_000;
 const MAX_PUT_BYTES: usize = 8 << 20;
 /// The revision of the catalogue that an answer shows.
 const REVISION: HeaderName = HeaderName::from_static("x-adtally-catalog-revision");
+/// The keys of what was put that are no fields, and which fields they may be meant for.
+const UNKNOWN: HeaderName = HeaderName::from_static("x-adtally-unknown-fields");
 
 /// The four routes of one kind of document. Their documentation needs literal paths, hence a macro.
 macro_rules! routes_of {
@@ -66,7 +71,7 @@ macro_rules! routes_of {
                 put, path = $list_path, tag = "catalogue", operation_id = concat!("put_", $what, "s"),
                 summary = concat!("Puts several ", $what, "s in force, all or none of them checked; one object is read as a list of one."),
                 request_body = Vec<schemas::$one>,
-                responses((status = 200, description = "All are in force", body = schemas::$many), schemas::PutProblems),
+                responses((status = 200, description = "All are in force. The header X-Adtally-Unknown-Fields names keys that are no fields and were passed over", body = schemas::$many), schemas::PutProblems),
             )]
             pub async fn put_list(
                 State(state): State<AppState>,
@@ -100,8 +105,8 @@ macro_rules! routes_of {
                 params(("id" = String, Path, description = "Its id; the body may leave it out, and must agree otherwise")),
                 request_body = schemas::$one,
                 responses(
-                    (status = 200, description = "It is in force", body = schemas::$one),
-                    (status = 201, description = "It is in force, and new", body = schemas::$one),
+                    (status = 200, description = "It is in force. The header X-Adtally-Unknown-Fields names keys that are no fields and were passed over", body = schemas::$one),
+                    (status = 201, description = "The same, and it is new", body = schemas::$one),
                     schemas::PutProblems,
                 ),
             )]
@@ -286,7 +291,10 @@ async fn put_one(
         StatusCode::OK
     };
     let in_force = state.catalogue.read().completed(document);
-    Ok((status, revision(live), Json(in_force)).into_response())
+    let unknown = serde_json::from_slice(&body)
+        .map_or_else(|_| Vec::new(), |document| unknown_keys(kind, &document, ""));
+    let answer = (status, revision(live), Json(in_force)).into_response();
+    Ok(telling(answer, &unknown))
 }
 
 async fn put_list(
@@ -299,7 +307,7 @@ async fn put_list(
     let (parts, body) = request.into_parts();
     Params::read(parts.uri.query(), &[])?;
     let body = read_body(&parts.headers, body, MAX_PUT_BYTES).await?;
-    let documents = documents(kind, &body)?;
+    let (documents, unknown) = documents(kind, &body)?;
     let live = state
         .catalogue
         .publish_all(&documents)
@@ -313,10 +321,23 @@ async fn put_list(
     let mut answer = Map::new();
     answer.insert(plural(kind).to_owned(), json!(in_force));
     answer.insert("next".to_owned(), Value::Null);
-    Ok((revision(live), Json(answer)).into_response())
+    let answer = (revision(live), Json(answer)).into_response();
+    Ok(telling(answer, &unknown))
 }
 
-fn documents(kind: DocumentKind, body: &[u8]) -> Result<Vec<Document>, Problem> {
+/// The answer, with what of the request is no field.
+fn telling(mut answer: Response, unknown: &[UnknownKey]) -> Response {
+    let told: Vec<String> = unknown.iter().map(misspelt::told).collect();
+    if let Ok(value) = HeaderValue::try_from(told.join(", "))
+        && !told.is_empty()
+    {
+        answer.headers_mut().insert(UNKNOWN, value);
+    }
+    answer
+}
+
+/// The documents of a body, and the first [`MAX_TOLD`] of their keys that are no fields.
+fn documents(kind: DocumentKind, body: &[u8]) -> Result<(Vec<Document>, Vec<UnknownKey>), Problem> {
     let value: Value = serde_json::from_slice(body)
         .map_err(|e| Problem::bad_request(format!("the body is not JSON: {e}")))?;
     let items = match value {
@@ -328,7 +349,11 @@ fn documents(kind: DocumentKind, body: &[u8]) -> Result<Vec<Document>, Problem> 
             "one request puts at most {MAX_PUT_DOCUMENTS} documents"
         )));
     }
+    let mut unknown = Vec::new();
     let read = |(at, item): (usize, Value)| {
+        if unknown.len() < MAX_TOLD {
+            unknown.extend(unknown_keys(kind, &item, &format!("[{at}].")));
+        }
         Document::from_json(kind, None, item.to_string().as_bytes()).map_err(|error| {
             let parameter = error.parameter().map(|field| format!("[{at}].{field}"));
             let problem = refused(error);
@@ -338,7 +363,9 @@ fn documents(kind: DocumentKind, body: &[u8]) -> Result<Vec<Document>, Problem> 
             }
         })
     };
-    items.into_iter().enumerate().map(read).collect()
+    let documents: Result<_, _> = items.into_iter().enumerate().map(read).collect();
+    unknown.truncate(MAX_TOLD);
+    Ok((documents?, unknown))
 }
 
 fn revision(revision: u64) -> [(HeaderName, HeaderValue); 1] {

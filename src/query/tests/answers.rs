@@ -17,7 +17,7 @@ type Sums = BTreeMap<(String, Vec<String>), Metrics>;
 
 fn sums(answer: &Answer) -> Sums {
     let zone = answer.plan.zone;
-    let key = |row: &adtally_projections::merged::Row| {
+    let key = |row: &adtally_projections::table::Row| {
         let slot = answer.table.slot(row);
         let group = answer
             .table
@@ -211,7 +211,7 @@ type Said = (u32, Vec<String>, Vec<Figure>);
 /// What an answer says of its rows and of all of them, by those metrics.
 fn said(answer: &Answer, chosen: Chosen) -> (Vec<Said>, Vec<Figure>) {
     let of = |sums: &Metrics| chosen.metrics().map(|metric| metric.of(sums)).collect();
-    let row = |row: adtally_projections::merged::Row| {
+    let row = |row: adtally_projections::table::Row| {
         let group = answer.table.group(&row);
         let group = group.map(|(_, name)| name.to_owned()).collect();
         (row.slot, group, of(&row.metrics))

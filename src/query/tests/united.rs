@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use adtally_projections::buckets::Granularity;
-use adtally_projections::merged::Row;
 use adtally_projections::partial::Dimension;
 use adtally_projections::ratios::Metric;
+use adtally_projections::table::Row;
 use proptest::prelude::*;
 
 use super::*;
