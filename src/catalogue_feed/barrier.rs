@@ -2,7 +2,7 @@
 //!
 //! A question that is on its way cannot serve who comes after it was sent, since its answer may be older than
 //! their event. So one is in flight, and all who come meanwhile share the next one: at any load the broker sees
-//! at most one question a round trip, and when many events come at most one in [`LONGEST_INTERVAL`].
+//! at most one question a round trip, and when many events wait at most one in [`LEAST_INTERVAL`].
 
 use std::time::Duration;
 
@@ -27,12 +27,11 @@ const ASK_PAUSE_MAX: Duration = Duration::from_secs(4);
 /// How long a batch waits for what was published to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the next question waits for each event of the one before, which makes 40,000 events a second the rate from
-/// which on intervals grow, up to [`LONGEST_INTERVAL`]: a question costs broker and asker a sixth of a millisecond of
-/// processor each, and a round trip is hardly longer than that.
-const INTERVAL_PER_EVENT: Duration = Duration::from_micros(25);
-/// The longest that a question waits after the one before.
-const LONGEST_INTERVAL: Duration = Duration::from_millis(3);
+/// How many events make a question one of many: whoever has so many is short of processors and not of time.
+const MANY_EVENTS: usize = 128;
+/// How long after a question for many events the next one is asked. A question costs broker and asker a tenth of a
+/// millisecond of processor, and a round trip is hardly longer than that.
+const LEAST_INTERVAL: Duration = Duration::from_millis(3);
 
 /// CATALOG's last sequence at a moment after the question, or no answer.
 type Answer = Option<u64>;
@@ -106,7 +105,7 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
                 waiting.push(question);
             }
         }
-        next = Instant::now() + interval(waiting.iter().map(|question| question.events));
+        next = Instant::now() + least_interval(waiting.iter().map(|question| question.events));
         let is_connected = inner.broker.client().connection_state() == connection::State::Connected;
         let answer = if is_connected && Instant::now() >= not_before {
             let answer = ask(inner).await;
@@ -131,12 +130,11 @@ pub(super) async fn answer(inner: &Inner, mut questions: Questions, stop: &Cance
 }
 
 /// How long after a question for batches of so many events the next one is asked at the soonest.
-fn interval(events: impl Iterator<Item = usize>) -> Duration {
-    let events = events.fold(0, usize::saturating_add);
-    let events = u32::try_from(events).unwrap_or(u32::MAX);
-    INTERVAL_PER_EVENT
-        .saturating_mul(events)
-        .min(LONGEST_INTERVAL)
+fn least_interval(events: impl Iterator<Item = usize>) -> Duration {
+    match events.fold(0, usize::saturating_add) {
+        0..MANY_EVENTS => Duration::ZERO,
+        _ => LEAST_INTERVAL,
+    }
 }
 
 /// Asks once.
@@ -167,11 +165,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_waits_the_longer_the_more_events_the_one_before_was_for() {
-        let after = |events: &[usize]| interval(events.iter().copied());
+    fn only_a_question_for_many_events_keeps_the_next_one_waiting() {
+        let after = |events: &[usize]| least_interval(events.iter().copied());
         assert_eq!(after(&[]), Duration::ZERO);
-        assert_eq!(after(&[1]), Duration::from_micros(25));
-        assert_eq!(after(&[10, 30]), Duration::from_millis(1));
+        assert_eq!(after(&[1, 1, 1]), Duration::ZERO);
+        assert_eq!(after(&[127]), Duration::ZERO);
         assert_eq!(after(&[100, 28]), Duration::from_millis(3));
         assert_eq!(after(&[usize::MAX, 500]), Duration::from_millis(3));
     }
