@@ -11,6 +11,7 @@ mod cluster;
 mod collector;
 mod commands;
 mod derived;
+mod docs;
 mod fail_points;
 mod faults;
 mod geo;
