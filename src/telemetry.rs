@@ -84,9 +84,10 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
 }
 
 /// Counters that an operator is woken by, and that most processes never touch.
-const BEGIN_AT_ZERO: [&str; 10] = [
+const BEGIN_AT_ZERO: [&str; 11] = [
     "adtally_archive_failures_total",
     "adtally_catalogue_documents_bad_total",
+    "adtally_catalogue_stale_total",
     "adtally_clock_steps_total",
     "adtally_day_key_failures_total",
     "adtally_http_panics_total",
