@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::http::{ask, post_json, wait_totals};
-use crate::support::{Broker, Folder, Options, Server, cli, small_catalogue, wait_for};
+use crate::support::{
+    Broker, Folder, Options, Server, block_on, cli, ok, small_catalogue, wait_for,
+};
 
 #[test]
 fn a_broker_away_for_thirty_seconds_loses_nothing_answered() {
@@ -116,7 +118,7 @@ fn a_store_is_not_folded_on_under_another_log() {
 fn a_bad_frame_is_recorded_and_passed_over() {
     let server = Server::start(Options::default().arg("--shards").arg("1"));
     server.apply_catalogue(&small_catalogue());
-    crate::support::block_on(async {
+    block_on(async {
         let client = async_nats::connect(server.nats_url()).await.unwrap();
         let js = async_nats::jetstream::new(client);
         js.publish("events.0.click", "not a frame".into())
@@ -145,5 +147,37 @@ fn one_folder_is_served_once() {
     assert!(
         text.contains(&server.data_dir.display().to_string()),
         "{text}"
+    );
+}
+
+/// Whoever looks at night must not look for servers that are away when somebody has deleted a stream.
+#[test]
+fn a_deleted_stream_is_named_and_made_by_streams_apply_and_refused_by_its_shard() {
+    let mut server = Server::start(Options::default());
+    server.apply_catalogue(&small_catalogue());
+    block_on(async {
+        let client = async_nats::connect(server.nats_url()).await.unwrap();
+        let js = async_nats::jetstream::new(client);
+        js.delete_stream("EVENTS_3").await.unwrap();
+    });
+    let detail = wait_for("a process that is not ready", || {
+        let answer = ask(&server, "/readyz");
+        (answer.status == 503).then(|| answer.problem()["detail"].to_string())
+    });
+    assert!(
+        detail.contains("the stream EVENTS_3 does not exist: `adtally streams apply`")
+            && !detail.contains("no leader"),
+        "{detail}"
+    );
+    assert_eq!(ask(&server, "/click?ad_id=banner").status, 302);
+    ok(&server.cli(&["streams", "apply"]));
+    let ended = wait_for("its end", || server.ended());
+    assert_eq!(ended.code(), Some(3), "{}", server.log());
+    assert!(
+        server
+            .log()
+            .contains("EVENTS_3 is not the stream that shard 3 was folded from"),
+        "{}",
+        server.log()
     );
 }

@@ -47,6 +47,8 @@ pub struct Facts {
     pub broker_connected: bool,
     /// Why the broker says nothing of its streams, where it has not for longer than an election takes.
     pub streams_silent: Option<String>,
+    /// Which of the streams is not there any more, and who makes it.
+    pub stream_missing: Option<String>,
     /// The shards that this process folds.
     pub shards: Vec<ShardFacts>,
     /// The shards that others fold and for which none of them answers.
@@ -109,6 +111,7 @@ pub fn reasons(facts: &Facts) -> Vec<String> {
             "the NATS server is there, and its streams have no leader, as when a majority of the servers is away: {why}"
         ));
     }
+    out.extend(facts.stream_missing.clone());
     out.extend(facts.shards.iter().filter_map(of_shard));
     if !facts.shards_away.is_empty() && facts.broker_connected {
         let shards: Vec<_> = facts.shards_away.iter().map(u16::to_string).collect();
@@ -217,6 +220,7 @@ mod tests {
             has_catalogue: true,
             broker_connected: true,
             streams_silent: None,
+            stream_missing: None,
             shards: vec![ShardFacts {
                 shard: 3,
                 lag_messages: Some(MAX_LAG_MESSAGES),
@@ -271,7 +275,7 @@ mod tests {
     #[test]
     fn past_any_limit_it_says_which() {
         type Change = fn(&mut Facts);
-        let cases: [(Change, &str); 13] = [
+        let cases: [(Change, &str); 14] = [
             (|f| f.shards_away = vec![3, 5], "for shard 3, 5:"),
             (|f| f.full_disks.push("intake".into()), "make room"),
             (
@@ -282,6 +286,10 @@ mod tests {
             (|f| f.has_catalogue = false, "catalogue"),
             (|f| f.broker_connected = false, "NATS"),
             (|f| f.streams_silent = Some("EVENTS_3".into()), "no leader"),
+            (
+                |f| f.stream_missing = Some("EVENTS_3 is gone".into()),
+                "gone",
+            ),
             (
                 |f| f.shards[0].lag_messages = Some(MAX_LAG_MESSAGES + 1),
                 "shard 3",

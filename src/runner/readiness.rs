@@ -64,6 +64,7 @@ fn facts(sources: &Sources, seen: Seen) -> Facts {
         shards_away: away.map(|away| away.borrow().clone()).unwrap_or_default(),
         streams: seen.fills,
         streams_silent: seen.silent,
+        stream_missing: seen.missing,
         outboxes: sources
             .outboxes
             .iter()

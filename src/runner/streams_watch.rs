@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::health::FillFacts;
+use crate::log::LogError;
 use crate::log::connect::is_connected;
 use crate::log::streams::{self, Usage, WARN_AT};
 
@@ -36,6 +37,8 @@ pub struct Seen {
     pub fills: Vec<FillFacts>,
     /// Why nothing is known of them, when that has been so for longer than an election.
     pub silent: Option<String>,
+    /// Which of them is not there any more, and who makes it, after the same time.
+    pub missing: Option<String>,
 }
 
 /// Looks until it is told to stop, and tells what it sees.
@@ -58,13 +61,13 @@ pub async fn watch(
         match answer {
             Ok(usage) => {
                 if silence.said {
-                    tracing::info!("the streams have leaders again");
+                    tracing::info!("the streams answer again");
                 }
                 silence = Silence::new();
                 warned_full = note(&usage, warned_full);
                 told.send_replace(Seen {
                     fills: usage.into_iter().map(fill).collect(),
-                    silent: None,
+                    ..Seen::default()
                 });
             }
             Err(error) => {
@@ -72,9 +75,18 @@ pub async fn watch(
                 // A lost connection is seen by everybody, and is not a matter of which server.
                 if is_connected(&client) && silence.is_long() {
                     let why = error.to_string();
-                    silence.say(&why);
-                    told.send_modify(|seen| seen.silent = Some(why));
-                    silence.leave(&client).await;
+                    let is_missing = matches!(error, LogError::NoStream(_));
+                    silence.say(&why, is_missing);
+                    told.send_modify(|seen| {
+                        let why = Some(why);
+                        (seen.silent, seen.missing) = match is_missing {
+                            true => (None, why),
+                            false => (why, None),
+                        };
+                    });
+                    if !is_missing {
+                        silence.leave(&client).await;
+                    }
                 }
             }
         }
@@ -108,14 +120,19 @@ impl Silence {
         self.since.elapsed() >= SILENT_FOR
     }
 
-    fn say(&mut self, why: &str) {
-        if !self.said {
-            tracing::warn!(
+    fn say(&mut self, why: &str, is_missing: bool) {
+        match (self.said, is_missing) {
+            (true, _) => {}
+            (false, true) => tracing::warn!(
+                why,
+                "a stream is gone: what is answered for it waits in the outbox"
+            ),
+            (false, false) => tracing::warn!(
                 why,
                 "the broker is connected, and its streams do not answer: a majority of its servers may be away. What is answered waits in the outbox"
-            );
-            self.said = true;
+            ),
         }
+        self.said = true;
     }
 
     /// Goes to another server, where there is one: this one may be the only one that is cut off.
