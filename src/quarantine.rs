@@ -1,6 +1,6 @@
 //! What is kept and counted of an event that is refused, whatever the way it came.
 //!
-//! Invariant: nothing is refused without a counter and, where it was about an event, a record (invariant 13).
+//! Invariant: nothing is refused without a counter and, where it was about an event, a record (invariant 14).
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Questions and their answers: one snapshot of every shard, partial sums on threads of their own, merged.
 //!
-//! Invariant: an answer comes from one snapshot of each shard and says which (invariant 11). RocksDB blocks, so
+//! Invariant: an answer comes from one snapshot of each shard and says which (invariant 12). RocksDB blocks, so
 //! nothing here runs on the async threads; how many questions run and wait is limited, and one that nobody waits
 //! for any more stops.
 

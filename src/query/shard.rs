@@ -1,7 +1,7 @@
 //! One snapshot of every shard, as a question reads them: rows, names and their numbers, and what they are as of.
 //!
 //! Invariant: everything that one answer is made of is read through one [`SnapshotSet`], so it is the state at
-//! one position of each shard (invariant 11). The store hides behind [`ShardRead`]; tests put a map there.
+//! one position of each shard (invariant 12). The store hides behind [`ShardRead`]; tests put a map there.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
