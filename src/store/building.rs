@@ -89,7 +89,6 @@ impl Building {
         if generations::current(&folder).is_ok_and(|current| current.as_ref() == Some(&name)) {
             return;
         }
-        self.shard.forget();
         drop(self.shard);
         discard(&folder, &name);
     }

@@ -66,6 +66,9 @@ const LOG_FILES: usize = 2;
 const DELETED_WINDOW: usize = 16_384;
 const DELETED_OF_WINDOW: usize = 8_192;
 const LOG_FILE_BYTES: usize = 1 << 20;
+/// A state that is closed is flushed by whoever wants it on disk, see `Shard::close`, and has its write-ahead log
+/// otherwise; what was written without one is wanted by nobody. The option has no setter in the crate.
+const NO_LAST_FLUSH: &str = "avoid_flush_during_shutdown=true";
 /// Bits of filter for each key of the id index: about one in a hundred absent ids is looked for on disk.
 const ID_FILTER_BITS: f64 = 10.0;
 
@@ -77,6 +80,8 @@ const ID_RUNS: i32 = 8;
 pub struct Memory {
     cache: Cache,
     writes: WriteBufferManager,
+    /// What databases have that no setter sets.
+    database: Options,
     /// Bytes of unflushed writes from which on a writer waits.
     most_unflushed: usize,
     env: Env,
@@ -97,6 +102,7 @@ impl Memory {
     /// When RocksDB has no environment here.
     pub fn new(limits: Limits) -> Result<Self, rocksdb::Error> {
         let mut env = Env::new()?;
+        let database = Options::default().get_options_from_string(NO_LAST_FLUSH)?;
         env.set_high_priority_background_threads(FLUSH_THREADS);
         env.set_low_priority_background_threads(COMPACTION_THREADS);
         // Writes are charged to the cache, so that both together are what is bounded.
@@ -111,6 +117,7 @@ impl Memory {
             cache,
             writes,
             most_unflushed: limits.write_buffer_bytes / 4 * 5,
+            database,
             env,
             retention: limits.retention,
             margins: limits.margins,
@@ -161,7 +168,7 @@ impl Memory {
 
     /// Options of a shard's database.
     pub(super) fn database(&self) -> Options {
-        let mut o = Options::default();
+        let mut o = self.database.clone();
         o.create_if_missing(true);
         o.create_missing_column_families(true);
         o.set_env(&self.env);

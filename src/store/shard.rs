@@ -411,17 +411,6 @@ impl Shard {
         self.flush()
     }
 
-    /// Forgets all that it holds, as closing it would else write what is in memory to files that nobody wants. Best
-    /// effort: what stays is removed with its folder.
-    pub(super) fn forget(&self) {
-        let families = Family::ALL.iter().map(|family| family.name().to_owned());
-        for name in families.chain(self.id_days().into_iter().map(ids::day_family)) {
-            if let Err(error) = self.db.drop_cf(&name) {
-                tracing::debug!(%name, %error, "a family of a half-built generation stays");
-            }
-        }
-    }
-
     /// Flushes what is in memory and waits until nothing is left to be compacted.
     ///
     /// # Errors
