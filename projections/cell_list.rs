@@ -8,7 +8,7 @@
 use adtally_streams::event::Device;
 
 use crate::codec::{Damaged, Reader, put_varint};
-use crate::metrics::{MAX_FIELDS, add_sums, encode_used};
+use crate::metrics::encode_merged;
 use crate::symbols::{MAX_SYMBOLS, Symbol};
 
 const DEVICE_BITS: u32 = 4;
@@ -115,12 +115,50 @@ pub fn merge_lists<'a>(
     existing: Option<&'a [u8]>,
     operands: impl Iterator<Item = &'a [u8]>,
 ) -> Option<Vec<u8>> {
+    let mut lists = existing.into_iter().chain(operands);
+    let merged = match (lists.next(), lists.next(), lists.next()) {
+        (Some(one), Some(other), None) => merge_two(one, other),
+        (first, second, third) => {
+            let first = [first, second, third].into_iter().flatten();
+            merge_many(first.chain(lists))
+        }
+    };
+    merged.ok()
+}
+
+/// Two lists, which are the most that are merged wherever a row is read.
+fn merge_two(one: &[u8], other: &[u8]) -> Result<Vec<u8>, Damaged> {
+    let mut out = Vec::with_capacity(one.len() + other.len());
+    let (mut writer, mut lists) = (ListWriter::default(), [one, other].map(CellList::of));
+    let [mut a, mut b] = [lists[0].next().transpose()?, lists[1].next().transpose()?];
+    while let Some((place, sums)) = [a, b].into_iter().flatten().min_by_key(|cell| cell.0) {
+        let is_next = |cell: Option<(Place, _)>| cell.is_some_and(|cell| cell.0 == place);
+        let (of_a, of_b) = (is_next(a), is_next(b));
+        let mut merged = Ok(());
+        writer.push(&mut out, place, |v| match (a, b) {
+            (Some((_, a)), Some((_, b))) if of_a && of_b => {
+                merged = encode_merged([a, b].into_iter(), v);
+            }
+            _ => v.extend_from_slice(sums),
+        });
+        merged?;
+        if of_a {
+            a = lists[0].next().transpose()?;
+        }
+        if of_b {
+            b = lists[1].next().transpose()?;
+        }
+    }
+    Ok(out)
+}
+
+fn merge_many<'a>(lists: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>, Damaged> {
     let mut cells: Vec<(Place, &[u8])> = Vec::new();
     let mut bytes = 0;
-    for list in existing.into_iter().chain(operands) {
+    for list in lists {
         bytes += list.len();
         for cell in CellList::of(list) {
-            cells.push(cell.ok()?);
+            cells.push(cell?);
         }
     }
     // The sort that finds ascending runs, of which each list is one.
@@ -129,17 +167,14 @@ pub fn merge_lists<'a>(
     let mut writer = ListWriter::default();
     for same in cells.chunk_by(|a, b| a.0 == b.0) {
         let (place, first) = same[0];
-        if same.len() == 1 {
-            writer.push(&mut out, place, |v| v.extend_from_slice(first));
-            continue;
-        }
-        let mut fields = [0i64; MAX_FIELDS];
-        for (_, sums) in same {
-            add_sums(&mut fields, sums).ok()?;
-        }
-        writer.push(&mut out, place, |v| encode_used(&fields, v));
+        let mut merged = Ok(());
+        writer.push(&mut out, place, |v| match same {
+            [_] => v.extend_from_slice(first),
+            _ => merged = encode_merged(same.iter().map(|(_, sums)| *sums), v),
+        });
+        merged?;
     }
-    Some(out)
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -150,7 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::metrics::{METRICS, encode_sums};
+    use crate::metrics::{METRICS, add_sums, encode_sums};
 
     type Cells = BTreeMap<(u32, u32, u8), [i64; METRICS]>;
 

@@ -131,12 +131,20 @@ pub enum Merge {
 }
 
 impl Merge {
-    /// The merged value; none when one of them is damaged.
+    /// The merged value; none when one of several is damaged. One alone is what it is: RocksDB has each such row merged
+    /// whenever it is read, and whoever reads it finds whether it is damaged.
     pub fn apply<'a>(
         self,
         existing: Option<&'a [u8]>,
         operands: impl Iterator<Item = &'a [u8]>,
     ) -> Option<Vec<u8>> {
+        let mut all = existing.into_iter().chain(operands);
+        let first = all.next().unwrap_or_default();
+        let Some(second) = all.next() else {
+            return Some(first.to_vec());
+        };
+        let operands = std::iter::once(second).chain(all);
+        let existing = Some(first);
         match self {
             Merge::Sums => merge_sums(existing, operands),
             Merge::Cells => merge_lists(existing, operands),

@@ -24,13 +24,15 @@ pub fn encode_sums(fields: &[i64], out: &mut Vec<u8>) {
         .for_each(|n| put_signed(out, *n));
 }
 
-/// Adds a stored sum to `fields`, saturating; fields that `fields` has no room for are passed over.
+/// Adds a stored sum to `fields`, saturating; fields that `fields` has no room for are passed over. Answers the mask of
+/// those that it has.
 ///
 /// # Errors
 /// [`Damaged`] when the bytes are not a stored sum; `fields` may then hold a part of it.
-pub fn add_sums(fields: &mut [i64], bytes: &[u8]) -> Result<(), Damaged> {
+pub fn add_sums(fields: &mut [i64], bytes: &[u8]) -> Result<u64, Damaged> {
     let mut r = Reader::new(bytes, "sum");
-    let mut mask = r.varint()?;
+    let all = r.varint()?;
+    let mut mask = all;
     while mask != 0 {
         let i = mask.trailing_zeros() as usize;
         let n = r.signed()?;
@@ -39,7 +41,7 @@ pub fn add_sums(fields: &mut [i64], bytes: &[u8]) -> Result<(), Damaged> {
         }
         mask &= mask - 1;
     }
-    r.end()
+    r.end().map(|()| all)
 }
 
 /// The same of the wanted fields only.
@@ -70,13 +72,26 @@ pub fn merge_sums<'a>(
     existing: Option<&'a [u8]>,
     operands: impl Iterator<Item = &'a [u8]>,
 ) -> Option<Vec<u8>> {
-    let mut fields = [0i64; MAX_FIELDS];
-    for bytes in existing.into_iter().chain(operands) {
-        add_sums(&mut fields, bytes).ok()?;
-    }
     let mut out = Vec::with_capacity(24);
-    encode_used(&fields, &mut out);
+    encode_merged(existing.into_iter().chain(operands), &mut out).ok()?;
     Some(out)
+}
+
+/// Appends the stored sum of stored sums.
+///
+/// # Errors
+/// [`Damaged`] when one of them is none.
+pub(crate) fn encode_merged<'a>(
+    parts: impl Iterator<Item = &'a [u8]>,
+    out: &mut Vec<u8>,
+) -> Result<(), Damaged> {
+    let (mut fields, mut used) = ([0i64; MAX_FIELDS], 0);
+    for part in parts {
+        used |= add_sums(&mut fields, part)?;
+    }
+    // Nearly all of the fields are never in use.
+    encode_sums(&fields[..(u64::BITS - used.leading_zeros()) as usize], out);
+    Ok(())
 }
 
 /// Appends a stored sum of all fields, of which the last ones are mostly not in use.

@@ -125,8 +125,13 @@ impl Sketch {
                 new
             }
             Marks::Coupons(coupons) => {
-                let Err(place) = coupons.binary_search(&coupon) else {
-                    return false;
+                // Stored ones come in their order.
+                let place = match coupons.last() {
+                    Some(last) if *last < coupon => coupons.len(),
+                    _ => match coupons.binary_search(&coupon) {
+                        Ok(_) => return false,
+                        Err(place) => place,
+                    },
                 };
                 coupons.insert(place, coupon);
                 if coupons.len() > MAX_COUPONS {

@@ -281,20 +281,22 @@ impl Shard {
         let bytes = changes.bytes() + changes.len() * CHANGE_BYTES;
         let mut batch = WriteBatch::with_capacity_bytes(bytes);
         let mut days = self.days();
+        let mut at = 0;
         for change in changes.iter() {
             if let Target::Ids(day) = change.target {
                 days.entry(day).or_default().take(change.key);
             }
-            let at = match handles
-                .iter()
-                .position(|(target, _)| *target == change.target)
-            {
-                Some(at) => at,
-                None => {
-                    handles.push((change.target, self.family(&target_name(change.target))?));
-                    handles.len() - 1
-                }
-            };
+            let is_its = |(target, _): &(Target, _)| *target == change.target;
+            // Mostly that of the change before.
+            if !handles.get(at).is_some_and(is_its) {
+                at = match handles.iter().position(is_its) {
+                    Some(at) => at,
+                    None => {
+                        handles.push((change.target, self.family(&target_name(change.target))?));
+                        handles.len() - 1
+                    }
+                };
+            }
             let handle = &handles[at].1;
             match change.op {
                 Op::Put => batch.put_cf(handle, change.key, change.value),

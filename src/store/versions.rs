@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use adtally_projections::block::BlockKey;
 use adtally_projections::cells::Grain;
-use adtally_projections::family::{Changes, Target};
+use adtally_projections::family::{Changes, Family, Target};
 use adtally_projections::spans::Span;
 use adtally_projections::symbols::Symbol;
 
@@ -54,10 +54,12 @@ impl Versions {
     /// Notes that the blocks of a batch are about to be written; to be given to [`Versions::written`] when they are. Of a
     /// batch that failed nobody knows what is stored, so nothing is said of its spans any more.
     pub fn writing(&self, changes: &Changes) -> Vec<usize> {
-        let of = |target| {
-            Grain::ALL
-                .into_iter()
-                .find(|g| target == Target::Family(g.blocks()))
+        // Of all changes: no more than a comparison.
+        let of = |target| match target {
+            Target::Family(Family::BlocksMinute) => Some(Grain::Minute),
+            Target::Family(Family::BlocksHour) => Some(Grain::Hour),
+            Target::Family(Family::BlocksDay) => Some(Grain::Day),
+            Target::Family(_) | Target::Ids(_) => None,
         };
         let mut places: Vec<usize> = Vec::new();
         for change in changes.iter() {
