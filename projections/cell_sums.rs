@@ -12,21 +12,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::applied::{Applied, Projection};
 use crate::cell_list::{ListWriter, Place};
 use crate::cell_order::{Widths, bits};
-use crate::cells::{Bucket, Grain, RowKey};
+use crate::cells::{Bucket, Grain};
+use crate::counted::{Cell, Counted, Owner, Sum, each_row};
 use crate::family::{Changes, Family, Op, Target};
-use crate::metrics::{Metrics, encode_sums};
+use crate::metrics::encode_sums;
 use crate::radix;
 use crate::sections::{OpenSection, Section};
 use crate::spend;
 use crate::symbols::Symbol;
-
-/// What a row takes from an event's ad: its names, and the offset that decides its civil buckets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Owner {
-    campaign: Symbol,
-    ad: Symbol,
-    offset_s: i32,
-}
 
 /// What one event adds.
 #[derive(Clone, Copy, Debug)]
@@ -38,20 +31,6 @@ struct Addition {
     is_click: bool,
     is_invalid: bool,
     is_late: bool,
-}
-
-/// The counters that events add to; the others of [`Metrics`] are decided later.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sum {
-    impressions: u32,
-    invalid_impressions: u32,
-    gross_clicks: u32,
-    general_invalid_clicks: u32,
-    late_events: u32,
-    /// Whether any of the events cost something, even if they come to nothing together.
-    has_cost: bool,
-    gross_cost_micros: i64,
-    cost_not_charged_micros: i64,
 }
 
 impl Sum {
@@ -68,41 +47,6 @@ impl Sum {
             cost_not_charged_micros: if a.is_invalid { a.cost_micros } else { 0 },
         }
     }
-
-    fn add(&mut self, other: &Sum) {
-        self.impressions += other.impressions;
-        self.invalid_impressions += other.invalid_impressions;
-        self.gross_clicks += other.gross_clicks;
-        self.general_invalid_clicks += other.general_invalid_clicks;
-        self.late_events += other.late_events;
-        self.has_cost |= other.has_cost;
-        let add = i64::saturating_add;
-        self.gross_cost_micros = add(self.gross_cost_micros, other.gross_cost_micros);
-        self.cost_not_charged_micros =
-            add(self.cost_not_charged_micros, other.cost_not_charged_micros);
-    }
-
-    fn metrics(&self) -> Metrics {
-        Metrics {
-            impressions: i64::from(self.impressions),
-            invalid_impressions: i64::from(self.invalid_impressions),
-            gross_clicks: i64::from(self.gross_clicks),
-            general_invalid_clicks: i64::from(self.general_invalid_clicks),
-            gross_cost_micros: self.gross_cost_micros,
-            cost_not_charged_micros: self.cost_not_charged_micros,
-            late_events: i64::from(self.late_events),
-            ..Metrics::default()
-        }
-    }
-}
-
-/// The sum of a cell, and an instant in its bucket.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    owner: u32,
-    place: Place,
-    time_s: i64,
-    sum: Sum,
 }
 
 impl From<&Addition> for Cell {
@@ -141,6 +85,9 @@ pub struct CellSums {
     additions: Vec<Addition>,
     /// The current frame's ad dictionary as places in `owners`.
     dictionary: Vec<u32>,
+    /// Whether cells are kept here and no rows.
+    keeps_cells: bool,
+    counted: Counted,
 }
 
 impl Projection for CellSums {
@@ -179,26 +126,26 @@ impl Projection for CellSums {
         if !self.additions.is_empty() {
             let order = Order::of(&self.owners, &self.additions);
             let minutes = order.summed(Grain::Minute, &self.additions);
-            order.write(Grain::Minute, &minutes, out);
             // Under an offset of no whole minutes, hours begin within a minute.
             let whole = self.owners.iter().all(|owner| owner.offset_s % 60 == 0);
             let hours = match whole {
                 true => order.summed(Grain::Hour, &minutes),
                 false => order.summed(Grain::Hour, &self.additions),
             };
-            order.write(Grain::Hour, &hours, out);
             let days = order.summed(Grain::Day, &hours);
-            order.write(Grain::Day, &days, out);
             order.write_spend(&days, out);
-            if self.open.len() > MAX_OPEN {
-                self.open.clear();
-            }
-            for (grain, cells) in [
-                (Grain::Minute, &minutes),
-                (Grain::Hour, &hours),
-                (Grain::Day, &days),
-            ] {
-                order.mark(grain, cells, &mut self.open, &mut self.opened, out);
+            let cells = [minutes, hours, days];
+            if self.keeps_cells {
+                let owners = self.owners.clone();
+                self.counted = Counted { owners, cells };
+            } else {
+                if self.open.len() > MAX_OPEN {
+                    self.open.clear();
+                }
+                for (grain, cells) in Grain::ALL.into_iter().zip(&cells) {
+                    order.write(grain, cells, out);
+                    order.mark(grain, cells, &mut self.open, &mut self.opened, out);
+                }
             }
         }
         self.additions.clear();
@@ -232,6 +179,16 @@ impl CellSums {
     /// The sections that got their first rows since the last call, each with the offset of a cell's hours and days.
     pub fn take_opened(&mut self) -> Vec<(OpenSection, i32)> {
         std::mem::take(&mut self.opened)
+    }
+
+    /// From now on cells are for [`CellSums::take_counted`], and neither they nor their markers become rows.
+    pub fn keep_cells(&mut self) {
+        self.keeps_cells = true;
+    }
+
+    /// The cells of the last batch, where they are kept.
+    pub fn take_counted(&mut self) -> Counted {
+        std::mem::take(&mut self.counted)
     }
 
     /// A section's marker was taken away: its next row puts it again.
@@ -347,32 +304,19 @@ impl<'a> Order<'a> {
     }
 
     fn write(&self, grain: Grain, cells: &[Cell], out: &mut Changes) {
-        let row = |cell: &Cell| (cell.owner, self.bucket(grain, cell.owner, cell.time_s));
-        let mut rest = cells;
-        while let Some(first) = rest.first() {
-            let this = row(first);
-            let end = rest.iter().position(|cell| row(cell) != this);
-            let (same, after) = rest.split_at(end.unwrap_or(rest.len()));
-            rest = after;
-            let owner = &self.owners[first.owner as usize];
-            let key = RowKey {
-                campaign: owner.campaign,
-                bucket: Bucket::of(grain, first.time_s, owner.offset_s),
-                ad: owner.ad,
-            };
+        each_row(self.owners, grain, cells, |key, cells| {
             out.push_with(
                 Target::Family(grain.family()),
                 Op::Merge,
                 |k| key.encode(k),
                 |v| {
                     let mut list = ListWriter::default();
-                    for cell in same {
-                        let fields = cell.sum.metrics().fields();
-                        list.push(v, cell.place, |v| encode_sums(&fields, v));
+                    for cell in cells {
+                        list.push(v, cell.place, |v| encode_sums(&cell.sum.fields(), v));
                     }
                 },
             );
-        }
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cells::{self, CellKey};
 use crate::codec::Damaged;
 use crate::dump::Source;
 use crate::memory::Memory;
+use crate::metrics::Metrics;
 use crate::symbols::MAX_SYMBOLS;
 
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cells::{CellKey, RowKey};
 use crate::codec::Damaged;
+use crate::counted::Cell;
 use crate::differences::{Difference, Kept, differences};
 use crate::dump::{DumpError, Line, Source, visit, visit_cells_of, visit_rows};
 use crate::dump_cells::{Sums, TakesCells, each_of_row};
@@ -117,6 +118,10 @@ impl Printer {
         LineHasher::of_row(names, row, list, is_read, |hashed| self.take(hashed))
     }
 
+    fn counted(&mut self, names: &Names, row: &RowKey, cells: &[Cell]) {
+        LineHasher::of_counted(names, row, cells, |hashed| self.take(hashed));
+    }
+
     fn take(&mut self, hashed: Hashed) {
         self.waiting.push((slot_of(hashed.place), hashed.adds));
         if self.waiting.len() == WAITING {
@@ -143,6 +148,18 @@ pub(crate) struct Cells<'c> {
     pub(crate) names: &'c Names,
     pub(crate) printer: &'c mut Printer,
     pub(crate) holder: Option<&'c mut Holder>,
+}
+
+impl Cells<'_> {
+    /// Takes cells of a row that a fold has counted.
+    pub(crate) fn counted(&mut self, row: &RowKey, cells: &[Cell]) {
+        match self.holder {
+            None => self.printer.counted(self.names, row, cells),
+            Some(_) => cells.iter().for_each(|cell| {
+                self.cell(&row.cell(cell.place), &cell.sum.fields(), true);
+            }),
+        }
+    }
 }
 
 impl TakesCells for Cells<'_> {

@@ -134,7 +134,7 @@ impl Line<'_> {
             Content::Cell { .. } => 0,
             Content::Id(key, record) => {
                 out.extend_from_slice(&[ID, key.kind as u8]);
-                out.extend_from_slice(self.names.hash(key.owner_space(), key.owner));
+                out.extend_from_slice(&self.names.hash(key.owner_space(), key.owner).to_le_bytes());
                 put_id_bytes(out, key.id);
                 let about = out.len() - begin;
                 out.extend_from_slice(&record.log_time_ms.to_le_bytes());
@@ -145,7 +145,9 @@ impl Line<'_> {
             Content::Uniques(key, value) => {
                 out.extend_from_slice(&[UNIQUES, key.what as u8]);
                 out.extend_from_slice(&key.day.to_le_bytes());
-                out.extend_from_slice(self.names.hash(Space::Campaign, key.campaign));
+                out.extend_from_slice(
+                    &self.names.hash(Space::Campaign, key.campaign).to_le_bytes(),
+                );
                 let about = out.len() - begin;
                 out.extend_from_slice(value);
                 about

@@ -12,7 +12,7 @@ use crate::family::Family;
 use crate::symbols::{self, FIRST, Space, Symbol};
 
 /// A name's hash: 128 bits of XXH3.
-pub(crate) type NameHash = [u8; 16];
+pub(crate) type NameHash = u128;
 
 /// What is printed for a symbol that has no name.
 const UNNAMED: &str = "(unnamed)";
@@ -27,7 +27,7 @@ impl Name {
     fn of(text: &str) -> Self {
         Self {
             text: text.into(),
-            hash: XxHash3_128::oneshot(text.as_bytes()).to_le_bytes(),
+            hash: XxHash3_128::oneshot(text.as_bytes()),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Names {
     }
 
     /// Its hash.
-    pub(crate) fn hash(&self, space: Space, symbol: Symbol) -> &NameHash {
-        &self.get(space, symbol).hash
+    pub(crate) fn hash(&self, space: Space, symbol: Symbol) -> NameHash {
+        self.get(space, symbol).hash
     }
 }

@@ -245,6 +245,12 @@ impl Fold {
         })
     }
 
+    /// The same fold, which leaves its cells as [`Folded::counted`] and makes no rows of them.
+    pub fn keeping_cells(mut self) -> Self {
+        self.projections.cells.keep_cells();
+        self
+    }
+
     /// How far the fold is, what it has answered but not yet written included.
     pub fn position(&self) -> Position {
         self.position
@@ -295,6 +301,7 @@ impl Fold {
         }
         self.write(before, &mut folded);
         folded.opened = self.projections.cells.take_opened();
+        folded.counted = self.projections.cells.take_counted();
         Ok(folded)
     }
 

@@ -3,6 +3,7 @@
 use adtally_streams::event::Kind;
 
 use crate::applied::Applied;
+use crate::counted::Counted;
 use crate::family::Changes;
 use crate::sections::OpenSection;
 use crate::totals::Totals;
@@ -20,6 +21,8 @@ pub struct Folded {
     pub messages: u64,
     /// Campaigns' sections that have got their first rows since they were sealed, each with the offset of a cell.
     pub opened: Vec<(OpenSection, i32)>,
+    /// The cells, of a fold that makes no rows of them.
+    pub counted: Counted,
 }
 
 impl Folded {

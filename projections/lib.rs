@@ -17,6 +17,7 @@ pub mod codec;
 pub mod compare;
 pub mod completeness;
 pub mod conversions;
+mod counted;
 mod creatives;
 pub mod cuboid;
 pub mod differences;

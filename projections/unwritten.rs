@@ -2,16 +2,15 @@
 //!
 //! Invariant: together with the rows of the state it comes to what the state would come to if the cells were rows, for
 //! what a line adds to a comparison is linear in its counters ([`crate::line_hash`]). So verifying folds as anybody
-//! folds, and spares writing, merging, sealing and reading nine rows of ten. It holds a fingerprint, the lines of
+//! folds, and spares making, writing, merging, sealing and reading nine rows of ten. It holds a fingerprint, the lines of
 //! some slots where they are asked for, and the names of the symbols.
 
-use crate::cells::{Grain, RowKey};
 use crate::codec::Damaged;
 use crate::compare::{Cells, Fingerprint, Held, Holder, Printer, Slots};
 use crate::dump::{DumpError, Source, is_of_cells, visit_cells_of, visit_rows};
-use crate::dump_cells::TakesCells as _;
 use crate::dump_names::Names;
-use crate::family::{Change, Changes, Family, Target};
+use crate::family::{Family, Target};
+use crate::fold::Folded;
 use crate::spans::{Horizon, Span};
 
 /// What it comes to.
@@ -62,45 +61,29 @@ impl Unwritten {
         }
     }
 
-    /// Takes the cells out of a batch's changes, and answers the others, which are to be written.
+    /// Takes the cells of a batch that a fold made no rows of.
     ///
     /// # Errors
-    /// [`Damaged`] when a change is none that a fold makes; it is then of no use.
-    pub fn take(&mut self, changes: &Changes) -> Result<Changes, Damaged> {
-        let mut others = Changes::default();
-        for change in changes.iter() {
+    /// [`Damaged`] when it has made rows of them; it is then of no use.
+    pub fn take(&mut self, folded: &Folded) -> Result<(), Damaged> {
+        for change in folded.changes.iter() {
             match change.target {
                 Target::Family(family) if is_of_cells(family) => {
-                    self.cells(family, &change)?;
-                    continue;
+                    return Err(Damaged { what: "change" });
                 }
                 // A name comes before the first cell under it.
                 Target::Family(Family::Symbols) => self.names.take(change.key, change.value),
                 Target::Family(_) | Target::Ids(_) => {}
             }
-            others.push_with(
-                change.target,
-                change.op,
-                |k| k.extend_from_slice(change.key),
-                |v| v.extend_from_slice(change.value),
-            );
         }
-        Ok(others)
-    }
-
-    fn cells(&mut self, family: Family, change: &Change<'_>) -> Result<(), Damaged> {
-        if family == Family::OpenSpans {
-            return Ok(());
-        }
-        let is_of = |grain: &Grain| grain.family() == family;
-        // What is sealed is sealed from rows.
-        let sealed = Damaged { what: "change" };
-        let grain = Grain::ALL.into_iter().find(is_of).ok_or(sealed)?;
-        let row = RowKey::decode(grain, change.key)?;
-        if !self.horizon.keeps(Span::of(row.bucket)) {
-            return Ok(());
-        }
-        self.taker().row(&row, change.value, true)
+        let horizon = self.horizon;
+        let mut taker = self.taker();
+        folded.counted.each_row(|row, cells| {
+            if horizon.keeps(Span::of(row.bucket)) {
+                taker.counted(row, cells);
+            }
+        });
+        Ok(())
     }
 
     /// What it comes to with the rows of the state that was written without it.

@@ -20,16 +20,17 @@ fn go_on(
 ) -> Compared {
     let horizon = shown_horizon(whole).unwrap();
     let mut unwritten = Unwritten::begin(&state, horizon, slots).unwrap();
-    let mut fold = open(&state);
+    let mut fold = open(&state).keeping_cells();
     let mut rest = log;
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(rest.len().min(1 + random.below(20) as usize));
         let entries: Vec<_> = batch.iter().map(entry).collect();
         let folded = fold.fold(&entries, |reads| Ok::<_, ()>(state.read(reads)));
-        let others = unwritten.take(&folded.unwrap().changes).unwrap();
+        let folded = folded.unwrap();
+        unwritten.take(&folded).unwrap();
         let is_cell = |target| matches!(target, Target::Family(family) if is_of_cells(family));
-        assert!(!others.iter().any(|change| is_cell(change.target)));
-        state.write(&others);
+        assert!(!folded.changes.iter().any(|change| is_cell(change.target)));
+        state.write(&folded.changes);
         rest = after;
     }
     unwritten.finish(&state).unwrap()

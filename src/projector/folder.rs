@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adtally_projections::codec::Damaged;
-use adtally_projections::family::{Changes, Reads};
+use adtally_projections::family::Reads;
 use adtally_projections::fold::{Entry, Fold, Folded};
 use adtally_projections::ids;
 use adtally_projections::unwritten::Unwritten;
@@ -52,7 +51,8 @@ impl<'c> Folder<'c> {
     /// Goes on where the state is.
     pub fn open(shard: Arc<Shard>, stream_created_ns: i64) -> Result<Self, ProjectorError> {
         let sealer = Sealer::open(Arc::clone(&shard))?;
-        Self::open_with(shard, stream_created_ns, Cells::Written(Box::new(sealer)))
+        let fold = shard.open_fold(stream_created_ns)?;
+        Ok(Self::of(shard, fold, Cells::Written(Box::new(sealer))))
     }
 
     /// Goes on where the state is, with its cells and those that come in `cells`.
@@ -61,21 +61,17 @@ impl<'c> Folder<'c> {
         stream_created_ns: i64,
         cells: &'c mut Unwritten,
     ) -> Result<Self, ProjectorError> {
-        Self::open_with(shard, stream_created_ns, Cells::Unwritten(cells))
+        let fold = shard.open_fold(stream_created_ns)?.keeping_cells();
+        Ok(Self::of(shard, fold, Cells::Unwritten(cells)))
     }
 
-    fn open_with(
-        shard: Arc<Shard>,
-        stream_created_ns: i64,
-        cells: Cells<'c>,
-    ) -> Result<Self, ProjectorError> {
-        let fold = shard.open_fold(stream_created_ns)?;
-        Ok(Self {
+    fn of(shard: Arc<Shard>, fold: Fold, cells: Cells<'c>) -> Self {
+        Self {
             shard,
             fold,
             cells,
             log_day: i32::MIN,
-        })
+        }
     }
 
     /// How far it is.
@@ -107,7 +103,7 @@ impl<'c> Folder<'c> {
         times.compute = began.elapsed() - times.read;
         pass(Point::FoldBuilt);
         let began = Instant::now();
-        self.write(&folded.changes)?;
+        self.write(&folded)?;
         times.write = began.elapsed();
         pass(Point::FoldWritten);
         let log_time_ms = self.fold.position().log_time_ms;
@@ -122,15 +118,12 @@ impl<'c> Folder<'c> {
         Ok((folded, times))
     }
 
-    fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
-        match &mut self.cells {
-            Cells::Written(_) => self.shard.write(changes),
-            Cells::Unwritten(cells) => {
-                let damaged = |source: Damaged| self.shard.damaged(source);
-                let others = cells.take(changes).map_err(damaged)?;
-                self.shard.write(&others)
-            }
+    fn write(&mut self, folded: &Folded) -> Result<(), StoreError> {
+        if let Cells::Unwritten(cells) = &mut self.cells {
+            let taken = cells.take(folded);
+            taken.map_err(|source| self.shard.damaged(source))?;
         }
+        self.shard.write(&folded.changes)
     }
 
     /// Whether something is to be sealed, or cells to be deleted, at the log time of the state.
