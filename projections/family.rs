@@ -428,3 +428,28 @@ impl Changes {
         days
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_alone_is_what_it_is_and_of_several_none_may_be_damaged() {
+        // Two impressions; and a mask without its number.
+        let (whole, damaged) = ([1, 4].as_slice(), [1].as_slice());
+        let of = |existing, operands: &[&'static [u8]]| {
+            Merge::Sums.apply(existing, operands.iter().copied())
+        };
+        assert_eq!(of(None, &[whole]), Some(whole.to_vec()));
+        assert_eq!(of(Some(damaged), &[]), Some(damaged.to_vec()));
+        assert_eq!(of(None, &[whole, whole]), Some(vec![1, 8]));
+        assert_eq!(of(Some(whole), &[whole, whole]), Some(vec![1, 12]));
+        assert_eq!(of(Some(damaged), &[whole]), None);
+        assert_eq!(of(None, &[whole, damaged]), None);
+        for merge in [Merge::Cells, Merge::Sketches] {
+            let alone = merge.apply(None, std::iter::once(damaged));
+            assert_eq!(alone, Some(damaged.to_vec()));
+            assert_eq!(merge.apply(Some(damaged), std::iter::once(damaged)), None);
+        }
+    }
+}
