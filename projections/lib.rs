@@ -20,6 +20,7 @@ pub mod conversions;
 mod creatives;
 pub mod cuboid;
 pub mod differences;
+mod digits;
 pub mod directory;
 pub mod dump;
 mod dump_cells;
