@@ -37,6 +37,8 @@ struct Places {
     places: Vec<u32>,
     /// Whether every group is among them.
     is_every: bool,
+    /// Whether they ascend, so that no group comes twice.
+    ascend: bool,
 }
 
 /// Sums of one bucket by group, which are gathered from several runs.
@@ -111,6 +113,35 @@ impl Gathered {
         }
     }
 
+    /// Appends the rows of a run as they are, where nothing is to be added up or put in order since it is the only run of
+    /// its bucket and its groups ascend; `all` asks for a row of every group. Answers whether it did.
+    pub fn copy(
+        &mut self,
+        (number, part, run): (usize, &Numbered, &Run),
+        all: bool,
+        (groups, rows): (&mut Vec<u32>, &mut Columns),
+    ) -> bool {
+        self.find_places(number, part, run);
+        let kept = &self.kept[number];
+        if !kept.ascend || (all && !kept.is_every) {
+            return false;
+        }
+        let from = rows.len();
+        groups.extend_from_slice(&kept.places);
+        rows.grow(kept.places.len());
+        for (field, reach) in self.reach.iter().enumerate() {
+            rows.reach_at_least(field, *reach);
+            let column = part.runs.rows.column(field);
+            let end = column.len().min(run.to as usize);
+            if let Some(column) = column.get(run.from as usize..end)
+                && !column.is_empty()
+            {
+                rows.column_from(field, from, 0).extend_from_slice(column);
+            }
+        }
+        true
+    }
+
     fn find_places(&mut self, number: usize, part: &Numbered, run: &Run) {
         let kept = &mut self.kept[number];
         let groups = part.runs.groups_of(run);
@@ -122,6 +153,7 @@ impl Gathered {
         kept.places.clear();
         let places = groups.iter().map(|group| part.groups[*group as usize]);
         kept.places.extend(places);
+        kept.ascend = kept.places.is_sorted_by(|a, b| a < b);
         kept.is_every = groups.len() >= self.groups && {
             let mut is_there = vec![false; self.groups];
             for place in &kept.places {

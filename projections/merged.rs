@@ -104,11 +104,14 @@ impl Merged {
                 self.bucket_keys.len() as u32 - 1
             })
         };
-        self.parts.push(Numbered {
-            runs,
-            buckets: buckets.into_iter().map(bucket).collect(),
-            groups: own_groups,
-        });
+        let buckets = buckets.into_iter().map(bucket).collect();
+        if !runs.rows.is_empty() {
+            self.parts.push(Numbered {
+                runs,
+                buckets,
+                groups: own_groups,
+            });
+        }
         if self.rows() > MAX_KEPT {
             self.collapse()?;
         }
@@ -118,6 +121,11 @@ impl Merged {
     /// How many rows there are, of which several may become one.
     pub fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.runs.rows.len()).sum()
+    }
+
+    /// Whether rows of several shards meet, so that there is something to add up.
+    pub fn is_of_several(&self) -> bool {
+        self.parts.len() > 1
     }
 
     fn collapse(&mut self) -> Result<(), TooManyRows> {
@@ -294,11 +302,7 @@ impl Finish {
         for at_once in self.in_time[buckets].chunk_by(|a, b| time(a) == time(b)) {
             let from = out.rows.len();
             for slot in at_once {
-                self.gather(*slot, &mut gathered);
-                if self.fill {
-                    gathered.touch_all();
-                }
-                gathered.drain(&mut out.groups, &mut out.rows);
+                self.bucket(*slot, &mut gathered, &mut out);
                 out.slots.resize(out.rows.len(), *slot);
                 if out.rows.len() > MAX_ROWS {
                     return Err(TooManyRows);
@@ -353,11 +357,25 @@ impl Finish {
         out
     }
 
-    fn gather(&self, slot: u32, gathered: &mut Gathered) {
-        for (at, run) in self.runs.of_slot(slot as usize) {
+    /// Appends the rows of a bucket.
+    fn bucket(&self, slot: u32, gathered: &mut Gathered, out: &mut Part) {
+        let of = |(at, run): &(u32, u32)| {
             let part = &self.parts[*at as usize];
-            gathered.add(*at as usize, part, &part.runs.runs[*run as usize]);
+            (*at as usize, part, &part.runs.runs[*run as usize])
+        };
+        let runs = self.runs.of_slot(slot as usize);
+        if let [only] = runs
+            && gathered.copy(of(only), self.fill, (&mut out.groups, &mut out.rows))
+        {
+            return;
         }
+        for (number, part, run) in runs.iter().map(of) {
+            gathered.add(number, part, run);
+        }
+        if self.fill {
+            gathered.touch_all();
+        }
+        gathered.drain(&mut out.groups, &mut out.rows);
     }
 
     /// The table, of all its parts in order.

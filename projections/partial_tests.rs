@@ -1,7 +1,7 @@
 //! Tests of merging and filling: tables written by hand, and a property against a plain map.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -176,19 +176,22 @@ fn a_damaged_cell_is_an_error_and_no_count() {
 }
 
 proptest! {
-    /// However cells are spread over shards and in whatever order shards come, the table is the plain sum.
+    /// However cells are spread over shards and in whatever order shards come, the table is the plain sum, filled or not.
     #[test]
     fn merging_is_the_plain_sum(
         cells in proptest::collection::vec((0u8..3, 0i64..4, 0u32..4, 0u8..7, 1i64..100), 0..80),
         turn in 0usize..3,
+        of in 1u8..4,
+        fill in any::<bool>(),
     ) {
         let by = [Dimension::CampaignId, Dimension::Device];
         let mut want: BTreeMap<(i64, String, String), i64> = BTreeMap::new();
         let mut shards: Vec<ShardSums> = (0..3).map(|_| ShardSums::new(&by)).collect();
         for (shard, at, campaign, device, n) in &cells {
+            let shard = shard % of;
             // Each shard numbers the campaigns its own way.
-            let symbol = campaign + 10 * u32::from(*shard);
-            shards[usize::from(*shard)].add(key(*at), &cell(symbol, 0, *device), &clicks(*n)).unwrap();
+            let symbol = campaign + 10 * u32::from(shard);
+            shards[usize::from(shard)].add(key(*at), &cell(symbol, 0, *device), &clicks(*n)).unwrap();
             let device = Device::from_number(*device).unwrap().name().to_owned();
             *want.entry((*at, format!("c{campaign}"), device)).or_default() += n;
         }
@@ -208,7 +211,13 @@ proptest! {
                 .collect();
             merged.add(shard, &names).unwrap();
         }
-        let table = merged.finish(&slots(4), false).unwrap();
+        if fill {
+            let groups: BTreeSet<(String, String)> = want.keys().map(|(_, c, d)| (c.clone(), d.clone())).collect();
+            for (at, (campaign, device)) in (0..4).flat_map(|at| groups.iter().map(move |group| (at, group))) {
+                want.entry((at, campaign.clone(), device.clone())).or_default();
+            }
+        }
+        let table = merged.finish(&slots(4), fill).unwrap();
         let got: Vec<_> = printed(&table).into_iter().map(|(at, g, n)| ((at, g[0].clone(), g[1].clone()), n)).collect();
         prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
     }

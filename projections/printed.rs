@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use crate::bounds::print;
+use crate::digits;
 use crate::ratios::{Chosen, Figure, Metric};
 use crate::table::{Row, Table};
 
@@ -46,9 +47,11 @@ pub struct Printer {
     format: Format,
     zone: Tz,
     metrics: Vec<Metric>,
-    /// The slot that was printed last, and its time as a row begins with it.
+    /// Whether nothing was printed yet.
+    is_first: bool,
+    /// The slot that was printed last, and the length of its time, which stands at the beginning of the line.
     slot: Option<u32>,
-    time: Vec<u8>,
+    time: usize,
     /// By group where its names begin and end in `names`; nowhere before they are printed.
     groups: Vec<(u32, u32)>,
     names: Vec<u8>,
@@ -62,56 +65,52 @@ impl Printer {
             format,
             zone,
             metrics: metrics.metrics().collect(),
+            is_first: true,
             slot: None,
-            time: Vec::new(),
+            time: 0,
             groups: vec![(0, 0); groups],
             names: Vec::new(),
-            line: Line {
-                bytes: [0; LINE_BYTES],
-                len: 0,
-            },
+            line: Line::default(),
         }
     }
 
-    /// Appends a row, with the end of its line unless it is one of a JSON array.
+    /// Appends a row: one of a JSON array after a comma unless it is the first, any other one with the end of its line.
     pub fn row(&mut self, table: &Table, row: &Row, out: &mut Vec<u8>) {
         if self.slot != Some(row.slot) {
             self.slot = Some(row.slot);
             let slot = table.slot(row);
-            self.time = self.time(&print(slot.time_ms, slot.offset_s, self.zone));
+            let time = self.time(&print(slot.time_ms, slot.offset_s, self.zone));
+            self.time = time.len();
+            self.line.bytes[..self.time].copy_from_slice(&time);
         }
-        out.extend_from_slice(&self.time);
+        let is_first = std::mem::take(&mut self.is_first);
+        self.line.from = usize::from(is_first && self.format == Format::Json);
+        self.line.to = self.time;
         self.group(table, row.group, out);
-        let metrics = self.metrics.iter();
-        let figures = metrics.map(|metric| (*metric, metric.of(&row.metrics)));
+        for metric in &self.metrics {
+            let figure = metric.of(&row.metrics);
+            match self.format {
+                Format::Csv => self.line.csv(figure),
+                Format::Json | Format::Ndjson => self.line.json(*metric, figure),
+            }
+        }
         match self.format {
-            Format::Csv => {
-                for (_, figure) in figures {
-                    out.push(b',');
-                    match figure {
-                        Figure::Whole(Some(n)) => {
-                            out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
-                        }
-                        other => out.extend_from_slice(other.to_string().as_bytes()),
-                    }
-                }
-            }
-            Format::Json | Format::Ndjson => {
-                self.line.json(figures);
-                out.extend_from_slice(&self.line.bytes[..self.line.len]);
-            }
+            Format::Json => self.line.put(b"}"),
+            Format::Ndjson => self.line.put(b"}\n"),
+            Format::Csv => self.line.put(b"\n"),
         }
-        if self.format != Format::Json {
-            out.push(b'\n');
-        }
+        self.line.append_to(out);
     }
 
-    /// How a row with a time begins.
+    /// How a row with a time begins, which is not the first one.
     fn time(&self, time: &str) -> Vec<u8> {
-        let mut out = Vec::with_capacity(40);
+        let mut out = Vec::new();
         match self.format {
             Format::Csv => out.extend_from_slice(time.as_bytes()),
             Format::Json | Format::Ndjson => {
+                if self.format == Format::Json {
+                    out.push(b',');
+                }
                 out.extend_from_slice(b"{\"time\":");
                 json(&time, &mut out);
             }
@@ -119,29 +118,31 @@ impl Printer {
         out
     }
 
+    /// Puts the names of a group into the line, or behind what is there of it where they are too long for it.
     fn group(&mut self, table: &Table, group: u32, out: &mut Vec<u8>) {
-        if table.group_by.is_empty() {
-            return;
-        }
         let (from, to) = self.groups[group as usize];
-        if from < to {
-            out.extend_from_slice(&self.names[from as usize..to as usize]);
-            return;
+        let names = &self.names[from as usize..];
+        match (to - from) as usize {
+            0 => {}
+            len @ 1..=NAMES_BYTES => return self.line.text(names, len),
+            len => {
+                self.line.append_to(out);
+                return out.extend_from_slice(&names[..len]);
+            }
         }
+        self.line.append_to(out);
         let begin = out.len();
-        match self.format {
-            Format::Csv => {
-                for (_, name) in table.names_of(group) {
+        for (dimension, name) in table.names_of(group) {
+            match self.format {
+                Format::Csv => {
                     out.push(b',');
                     csv_field(name, out);
                 }
-            }
-            Format::Json | Format::Ndjson => {
-                for (dimension, name) in table.names_of(group) {
+                Format::Json | Format::Ndjson => {
                     out.extend_from_slice(b",\"");
                     out.extend_from_slice(dimension.name().as_bytes());
                     out.extend_from_slice(b"\":");
-                    json(&name, out);
+                    json(name, out);
                 }
             }
         }
@@ -158,10 +159,15 @@ fn json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a text or number always has a JSON form");
 }
 
-/// Bytes of a row's figures at most: 340 of names, 13 whole numbers of 20, two ratios of 25, and [`KEY_BYTES`] more.
+/// Bytes of a group's names up to which they are put into the line.
+const NAMES_BYTES: usize = 128;
+/// Bytes of a row at most: 64 of its time, its group's names, 340 of the metrics' names, 13 whole numbers of 20, two ratios
+/// of 40, and what is copied beyond the end of a text.
 const LINE_BYTES: usize = 1_024;
-/// Bytes that are copied of every name, however long it is: as many as the longest takes.
-const KEY_BYTES: usize = 40;
+/// Bytes that are copied of the name of every metric, however long it is: as many as the longest takes.
+const KEY_BYTES: usize = 32;
+/// The same of the names of a group, where they are not longer.
+const SHORT_BYTES: usize = 64;
 
 /// How a metric's name stands in JSON, with a comma before and a colon behind it, and how many bytes that are.
 type Key = ([u8; KEY_BYTES], usize);
@@ -188,56 +194,88 @@ const fn key(name: &str) -> Key {
     (key, 4 + at)
 }
 
-/// The figures of a row as JSON. They are put together in one place of fixed length, because that takes a third of the
-/// time of appending them one by one.
+/// A row as it is put together, in one place of fixed length, because that takes a third of the time of appending its
+/// parts one by one.
 #[derive(Debug)]
 struct Line {
     bytes: [u8; LINE_BYTES],
-    len: usize,
+    /// Where that begins which was not yet appended to what is printed.
+    from: usize,
+    to: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; LINE_BYTES],
+            from: 0,
+            to: 0,
+        }
+    }
 }
 
 impl Line {
-    fn json(&mut self, figures: impl Iterator<Item = (Metric, Figure)>) {
-        self.len = 0;
-        for (metric, figure) in figures {
-            let (key, len) = &KEYS[metric as usize];
-            self.bytes[self.len..self.len + KEY_BYTES].copy_from_slice(key);
-            self.len += len;
-            match figure {
-                Figure::Whole(Some(n)) => self.whole(n),
-                Figure::Ratio(Some(n)) => self.ratio(n),
-                Figure::Whole(None) | Figure::Ratio(None) => self.put(b"null"),
+    fn append_to(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[self.from..self.to]);
+        self.from = self.to;
+    }
+
+    #[inline]
+    fn json(&mut self, metric: Metric, figure: Figure) {
+        let (key, len) = &KEYS[metric as usize];
+        self.bytes[self.to..self.to + KEY_BYTES].copy_from_slice(key);
+        self.to += len;
+        match figure {
+            Figure::Whole(Some(n)) => self.whole(n),
+            Figure::Ratio(Some(n)) => self.ratio(n),
+            Figure::Whole(None) | Figure::Ratio(None) => self.put(b"null"),
+        }
+    }
+
+    fn csv(&mut self, figure: Figure) {
+        self.put(b",");
+        match figure {
+            Figure::Whole(Some(n)) => self.whole(n),
+            other => {
+                let text = other.to_string();
+                self.text(text.as_bytes(), text.len());
             }
         }
-        self.put(b"}");
     }
 
     #[inline]
     fn put<const N: usize>(&mut self, text: &[u8; N]) {
-        self.bytes[self.len..self.len + N].copy_from_slice(text);
-        self.len += N;
+        self.bytes[self.to..self.to + N].copy_from_slice(text);
+        self.to += N;
+    }
+
+    /// Puts the first bytes of a text; what is behind them may be copied too, where that is quicker.
+    #[inline]
+    fn text(&mut self, text: &[u8], len: usize) {
+        let room = &mut self.bytes[self.to..];
+        match text.first_chunk::<SHORT_BYTES>() {
+            Some(text) if len <= SHORT_BYTES => room[..SHORT_BYTES].copy_from_slice(text),
+            _ => room[..len].copy_from_slice(&text[..len]),
+        }
+        self.to += len;
     }
 
     #[inline]
     fn whole(&mut self, n: i64) {
-        if (0..10).contains(&n) {
-            self.bytes[self.len] = b'0' + n as u8;
-            self.len += 1;
-            return;
-        }
-        let mut digits = itoa::Buffer::new();
-        let text = digits.format(n).as_bytes();
-        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
-        self.len += text.len();
+        let room = self.bytes[self.to..].first_chunk_mut();
+        self.to += digits::write(n, room.expect("a line has room for every number"));
     }
 
     #[inline]
     fn ratio(&mut self, n: f64) {
-        let mut rest = &mut self.bytes[self.len..];
+        if n.to_bits() == 0 {
+            return self.put(b"0.0");
+        }
+        let mut rest = &mut self.bytes[self.to..];
         let before = rest.len();
         serde_json::to_writer(&mut rest, &n).expect("there is room for every number");
         let written = before - rest.len();
-        self.len += written;
+        self.to += written;
     }
 }
 
@@ -288,13 +326,16 @@ mod tests {
                 .map(|metric| (metric, longest(metric)))
                 .into_iter()
         };
+        // Behind the longest time and names.
+        let before = 64 + NAMES_BYTES;
         let mut line = Line {
-            bytes: [0; LINE_BYTES],
-            len: 0,
+            from: before,
+            to: before,
+            ..Line::default()
         };
-        line.json(figures());
-        let text = std::str::from_utf8(&line.bytes[..line.len]).unwrap();
-        let read: serde_json::Value = serde_json::from_str(&format!("{{{}", &text[1..])).unwrap();
+        figures().for_each(|(metric, figure)| line.json(metric, figure));
+        let text = std::str::from_utf8(&line.bytes[before..line.to]).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&format!("{{{}}}", &text[1..])).unwrap();
         for (metric, figure) in figures() {
             let name = metric.name();
             // A reader of texts may round the last digit of a ratio.

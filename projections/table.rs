@@ -74,20 +74,20 @@ impl Table {
     }
 
     /// The rows, sorted by time and then by the group's names.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row> {
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
         self.some_rows(0..self.len())
     }
 
     /// Those of a range of them.
-    pub fn some_rows(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = Row> {
-        range.map(|row| {
-            let part = self.begins.partition_point(|begin| *begin <= row) - 1;
-            let (part, row) = (&self.parts[part], row - self.begins[part]);
-            Row {
+    pub fn some_rows(&self, range: Range<usize>) -> impl Iterator<Item = Row> {
+        let parts = self.parts.iter().zip(&self.begins);
+        parts.flat_map(move |(part, begin)| {
+            let within = |row: usize| row.saturating_sub(*begin).min(part.slots.len());
+            (within(range.start)..within(range.end)).map(|row| Row {
                 slot: part.slots[row],
                 group: part.groups[row],
                 metrics: Metrics::from_fields(part.rows.sums(row)),
-            }
+            })
         })
     }
 

@@ -120,6 +120,38 @@ impl Api {
         Ok(body)
     }
 
+    /// How many bytes the body of a GET's answer has, which are read as they come and forgotten.
+    pub async fn get_length(&self, path: &str) -> Result<usize, ApiError> {
+        let url = format!("{}{path}", self.base);
+        let request = self.with_key(self.client.get(&url));
+        let unreachable = |e: reqwest::Error| self.unreachable(&e);
+        let mut answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status().as_u16();
+        if status >= 300 {
+            let body = answer.text().await.map_err(unreachable)?;
+            return Err(refused(url, status, &body));
+        }
+        let mut bytes = 0;
+        while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+            bytes += chunk.len();
+        }
+        Ok(bytes)
+    }
+
+    fn with_key(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ApiError {
+        ApiError::Unreachable {
+            url: self.base.clone(),
+            detail: root_cause(error),
+        }
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ApiError> {
         let (url, body) = self.exchange(request).await?;
         if body.is_empty() {
@@ -134,27 +166,25 @@ impl Api {
     /// Where the answer came from, and its body.
     async fn exchange(
         &self,
-        mut request: reqwest::RequestBuilder,
+        request: reqwest::RequestBuilder,
     ) -> Result<(String, String), ApiError> {
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        let unreachable = |e: reqwest::Error| ApiError::Unreachable {
-            url: self.base.clone(),
-            detail: root_cause(&e),
-        };
-        let answer = request.send().await.map_err(unreachable)?;
+        let unreachable = |e: reqwest::Error| self.unreachable(&e);
+        let answer = self.with_key(request).send().await.map_err(unreachable)?;
         let url = answer.url().to_string();
         let status = answer.status().as_u16();
         let body = answer.text().await.map_err(unreachable)?;
         if status >= 300 {
-            return Err(ApiError::Refused {
-                url,
-                status,
-                detail: problem_text(&body),
-            });
+            return Err(refused(url, status, &body));
         }
         Ok((url, body))
+    }
+}
+
+fn refused(url: String, status: u16, body: &str) -> ApiError {
+    ApiError::Refused {
+        url,
+        status,
+        detail: problem_text(body),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an answer takes once its blocks are unpacked, part by part, on one core:
+//! What an answer takes once its blocks are unpacked, part by part, and its rows as JSON, on one core:
 //! `cargo run -p adtally-projections --example answer_figures`.
 //!
 //! A campaign of 50 ads, 3 creatives each, 60 regions and 4 devices over eight shards, each with its own numbers for
@@ -18,7 +18,10 @@ use adtally_projections::cells::{Bucket, Grain};
 use adtally_projections::cuboid::Cuboid;
 use adtally_projections::merged::Merged;
 use adtally_projections::partial::{Dimension, Filters, Names, ShardSums, device_name};
+use adtally_projections::printed::{Format, Printer};
+use adtally_projections::ratios::{Chosen, Metric};
 use adtally_projections::spans::{Place, Span};
+use adtally_projections::table::Table;
 use adtally_projections::unpacked::Unpacked;
 
 const SHARDS: u64 = 8;
@@ -27,6 +30,10 @@ const REGIONS: u64 = 60;
 const DEVICES: u64 = 4;
 const FIRST_DAY: i64 = 20_000;
 const FIELDS: [usize; 4] = [0, 2, 5, 9];
+/// What is printed beside all metrics.
+const THREE: [Metric; 3] = [Metric::Impressions, Metric::Clicks, Metric::CostMicros];
+/// Rows that are printed at a time.
+const PIECE: usize = 512;
 
 /// SplitMix64.
 fn random(state: &mut u64) -> u64 {
@@ -242,7 +249,7 @@ fn ask(asked: &Asked) {
     };
     let runs = std::env::args().nth(2).map_or(30, |n| n.parse().unwrap());
     let mut took = vec![[Duration::ZERO; 4]; runs];
-    let (mut cells, mut rows) = (0, 0);
+    let (mut cells, mut answer) = (0, None);
     for took in &mut took {
         cells = 0;
         let began = Instant::now();
@@ -287,13 +294,38 @@ fn ask(asked: &Asked) {
         let part = finish.part(0..finish.len()).unwrap();
         let table = finish.table([part]).unwrap();
         took[3] = began.elapsed() - took[0] - took[1] - took[2];
-        rows = table.len();
+        answer = Some(table);
     }
     took.sort_by_key(|took| took.iter().sum::<Duration>());
     let [sum, merge, order, part] = took[took.len() / 2].map(|t| t.as_secs_f64() * 1e3);
+    let table = answer.unwrap();
+    let (three, three_ms) = print(&table, THREE.into_iter().collect(), runs);
+    let (all, all_ms) = print(&table, Chosen::ALL, runs);
     println!(
-        "{}: {cells} cells, {rows} rows in {:.2} ms: {sum:.2} to sum, {merge:.2} to merge, {order:.2} to put in order, {part:.2} to add up",
+        "{}: {cells} cells, {} rows in {:.2} ms: {sum:.2} to sum, {merge:.2} to merge, {order:.2} to put in order, {part:.2} to add up; \
+         three metrics are {three:.2} MB, printed in {three_ms:.2} ms, all sixteen {all:.2} MB in {all_ms:.2} ms",
         asked.name,
+        table.len(),
         sum + merge + order + part
     );
+}
+
+/// Prints a table piece by piece; megabytes, and the median of milliseconds.
+fn print(table: &Table, metrics: Chosen, runs: usize) -> (f64, f64) {
+    let mut took = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..runs {
+        let began = Instant::now();
+        let mut printer = Printer::new(Format::Json, chrono_tz::UTC, metrics, table.groups());
+        bytes = 0;
+        for from in (0..table.len()).step_by(PIECE) {
+            let mut out = Vec::with_capacity(PIECE * 480);
+            let rows = table.some_rows(from..table.len().min(from + PIECE));
+            rows.for_each(|row| printer.row(table, &row, &mut out));
+            bytes += std::hint::black_box(&out).len();
+        }
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    (bytes as f64 / 1e6, took[took.len() / 2].as_secs_f64() * 1e3)
 }

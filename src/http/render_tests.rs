@@ -59,7 +59,12 @@ fn body(format: Format, table: Table) -> String {
 }
 
 fn body_of(format: Format, table: Table, metrics: Chosen) -> String {
-    let pieces = Pieces::new(Rendered {
+    let pieces = Pieces::new(rendered(format, table, metrics));
+    String::from_utf8(pieces.flat_map(|piece| piece.to_vec()).collect()).unwrap()
+}
+
+fn rendered(format: Format, table: Table, metrics: Chosen) -> Rendered {
+    Rendered {
         format,
         table,
         metrics,
@@ -68,8 +73,7 @@ fn body_of(format: Format, table: Table, metrics: Chosen) -> String {
         before: b"{\"rows\":".to_vec(),
         after: b"}".to_vec(),
         as_of: String::new(),
-    });
-    String::from_utf8(pieces.flat_map(|piece| piece.to_vec()).collect()).unwrap()
+    }
 }
 
 fn some() -> Metrics {
@@ -196,6 +200,28 @@ fn many_rows_and_names_that_do_not_fit_are_read_back() {
         })
         .collect();
     assert!(read == want);
+}
+
+#[tokio::test]
+async fn an_answer_of_one_piece_says_its_length_and_one_of_several_is_sent_as_it_is_printed() {
+    use hyper::body::Body as _;
+
+    for (days, is_one) in [(0, true), (2, true), (2_000, false)] {
+        let rows: Vec<_> = (0..days)
+            .map(|n| (i64::from(n % 2), n / 2, 0, some()))
+            .collect();
+        let names: Vec<String> = (0..1_000).map(|n| format!("ad-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let whole = body(Format::Json, table(&BY, &rows, &names));
+        let answer = rendered(Format::Json, table(&BY, &rows, &names), Chosen::ALL);
+        let response = answer.into_response();
+        let length = response.body().size_hint().exact();
+        assert_eq!(length, is_one.then_some(whole.len() as u64));
+        let sent = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .unwrap();
+        assert!(sent == whole, "{days} rows");
+    }
 }
 
 #[tokio::test]

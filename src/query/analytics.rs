@@ -225,13 +225,13 @@ pub(super) fn count(
     Ok((finished(merged, plan, question.fill)?, read))
 }
 
-/// Sums of all shards from which on the table is made by several threads.
+/// Sums of several shards from which on the table is made by several threads.
 const MANY_ROWS: usize = 1 << 14;
 
 fn finished(merged: Merged, plan: &Plan, fill: bool) -> Result<Table, QueryError> {
     let threads = match merged.rows() {
-        0..MANY_ROWS => 1,
-        _ => threads(plan.slots.len()),
+        MANY_ROWS.. if merged.is_of_several() => threads(plan.slots.len()),
+        _ => 1,
     };
     let finish = merged.in_order(&plan.slots, fill)?;
     let ranges = finish.ranges(threads);

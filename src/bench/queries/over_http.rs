@@ -1,13 +1,23 @@
 //! The first five questions by HTTP, from many clients, while events are folded: what a dashboard's users wait. The two
-//! that are large are asked for all metrics too.
+//! that are large are asked for all metrics too. Each stands beside a body of as many bytes that is ready, which the
+//! same clients ask of the same server in the same way: what is between them is adtally's.
+//!
+//! The clients have a thread of their own, read an answer to its end, and do nothing with it: what a client makes of ten
+//! megabytes is not what the server takes.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::super::posting::Posting;
+use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+
+use super::super::posting::{LOAD_THREADS, Posting};
 use super::super::{Figure, ms, percentile};
 use super::questions::{HOURS, MONTH, Question, YEAR, questions};
 use crate::api_client::Api;
+use crate::listen::Listener;
 use crate::telemetry;
 
 /// Clients that ask at once.
@@ -27,7 +37,7 @@ pub async fn run(
     end_s: i64,
     time: Duration,
 ) -> anyhow::Result<Vec<Figure>> {
-    let posting = Posting::start()?;
+    let load = Load::start(address)?;
     let mut figures = Vec::new();
     let asked = questions(end_s);
     let five = asked.iter().filter(|question| question.name != MONTH);
@@ -44,46 +54,113 @@ pub async fn run(
         telemetry::say(&format!(
             "{what} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ..."
         ));
-        let load = posting.post(address, Some(EVENTS_PER_S), time);
-        let (load, waited) = tokio::join!(load, clients(api, question, time));
-        let (load, (mut waited, bytes)) = (load?, waited?);
-        waited.sort_unstable();
+        let answers = load.ask(api.base(), &question.path(), time).await?;
+        let ready = ready(answers.bytes).await?;
+        let bodies = load.ask(&ready.url(), "/", time).await?;
+        ready.close().await;
         figures.push(Figure {
             name: format!("queries: {what} by HTTP, {CLIENTS} clients"),
             value: format!(
-                "p50 {:.1} ms, p99 {:.1} ms, {} answers of {:.0} kB",
-                ms(percentile(&waited, 0.5)),
-                ms(percentile(&waited, 0.99)),
-                waited.len(),
-                bytes as f64 / 1e3
+                "{}, {} answers of {:.0} kB, while {:.0} events/s were answered",
+                answers.told(),
+                answers.waited.len(),
+                answers.bytes as f64 / 1e3,
+                answers.events_per_s
             ),
-            yardstick: format!(
-                "while {:.0} events/s were answered",
-                load.events as f64 / load.elapsed.as_secs_f64()
-            ),
-            ratio: None,
+            yardstick: format!("a body of as many bytes that is ready {}", bodies.told()),
+            ratio: Some(ms(answers.at(0.99)) / ms(bodies.at(0.99))),
         });
     }
     Ok(figures)
 }
 
+/// A server of the same kind with one body that is ready.
+async fn ready(bytes: usize) -> anyhow::Result<Listener> {
+    let body = Bytes::from(vec![b'x'; bytes]);
+    let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 2 * CLIENTS).await?;
+    listener.serve(Router::new().route("/", get(move || async { body })), None);
+    Ok(listener)
+}
+
+/// What the clients got.
+struct Asked {
+    /// How long each question took, ascending.
+    waited: Vec<Duration>,
+    /// Bytes of an answer.
+    bytes: usize,
+    events_per_s: f64,
+}
+
+impl Asked {
+    fn at(&self, share: f64) -> Duration {
+        percentile(&self.waited, share)
+    }
+
+    fn told(&self) -> String {
+        let (half, most) = (ms(self.at(0.5)), ms(self.at(0.99)));
+        format!("p50 {half:.1} ms, p99 {most:.1} ms")
+    }
+}
+
+/// Who asks, and who posts meanwhile.
+struct Load {
+    posting: Posting,
+    events_to: SocketAddr,
+    asking: Option<tokio::runtime::Runtime>,
+}
+
+impl Load {
+    fn start(events_to: SocketAddr) -> anyhow::Result<Self> {
+        let asking = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(LOAD_THREADS)
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            posting: Posting::start()?,
+            events_to,
+            asking: Some(asking),
+        })
+    }
+
+    /// Asks as the clients do for `time`, while events are posted.
+    async fn ask(&self, base: &str, path: &str, time: Duration) -> anyhow::Result<Asked> {
+        let runtime = self.asking.as_ref().context("the clients' thread runs")?;
+        let asking = runtime.spawn(clients(Api::new(base, None)?, path.to_owned(), time));
+        let posting = self.posting.post(self.events_to, Some(EVENTS_PER_S), time);
+        let (posted, asked) = tokio::join!(posting, asking);
+        let (posted, (mut waited, bytes)) = (posted?, asked??);
+        waited.sort_unstable();
+        Ok(Asked {
+            waited,
+            bytes,
+            events_per_s: posted.events as f64 / posted.elapsed.as_secs_f64(),
+        })
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // A runtime may not be dropped where it would have to wait.
+        if let Some(runtime) = self.asking.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// How long each of the clients' questions took, and the bytes of an answer.
-async fn clients(
-    api: &Api,
-    question: &Question,
-    time: Duration,
-) -> anyhow::Result<(Vec<Duration>, usize)> {
+async fn clients(api: Api, path: String, time: Duration) -> anyhow::Result<(Vec<Duration>, usize)> {
     let began = Instant::now();
     let mut asking = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
-        let (api, path) = (api.clone(), question.path());
+        let (api, path) = (api.clone(), path.clone());
         asking.spawn(async move {
             // Not all at the same instant.
             tokio::time::sleep(ASK_EVERY * client as u32 / CLIENTS as u32).await;
             let (mut waited, mut bytes) = (Vec::new(), 0);
             while began.elapsed() < time {
                 let asked = Instant::now();
-                bytes = api.get_text(&path).await?.len();
+                bytes = api.get_length(&path).await?;
                 waited.push(asked.elapsed());
                 tokio::time::sleep(ASK_EVERY.saturating_sub(asked.elapsed())).await;
             }
