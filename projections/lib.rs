@@ -21,7 +21,6 @@ mod counted;
 mod creatives;
 pub mod cuboid;
 pub mod differences;
-mod digits;
 pub mod directory;
 pub mod dump;
 mod dump_cells;

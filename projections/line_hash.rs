@@ -34,16 +34,6 @@ const WEIGHTS: [u128; METRICS + 1] = {
     weights
 };
 
-/// What the classes of devices add to the hash of a region.
-const DEVICES: [u128; Device::ALL.len()] = {
-    let (mut devices, mut at) = ([0; Device::ALL.len()], 0);
-    while at < devices.len() {
-        devices[at] = weight((WEIGHTS.len() + at) as u64);
-        at += 1;
-    }
-    devices
-};
-
 /// A number of which no bit says anything of another (SplitMix64, twice).
 const fn weight(number: u64) -> u128 {
     const fn half(seed: u64) -> u128 {
@@ -74,6 +64,16 @@ impl Hashed {
         let place = (near as u64) << NEAR_BITS | (about as u64 & ((1 << NEAR_BITS) - 1));
         Self { place, about, adds }
     }
+
+    /// Of a cell of a row, with the sum of its counters, each times its weight.
+    fn of_cell(names: &Names, row: u128, place: Place, sum: u128) -> Self {
+        let about = cell_hash(
+            names,
+            row,
+            (place.creative(), place.region(), place.device()),
+        );
+        Self::of(row, about, about.wrapping_mul(sum))
+    }
 }
 
 /// What the cells of a row have in common.
@@ -97,8 +97,8 @@ impl LineHasher {
         } = line.content
         {
             let row = self.row(line.names, cell, is_read);
-            let creative = creative_hash(line.names, row, cell.creative);
-            let about = cell_hash(line.names, creative, cell.region, cell.device);
+            let place = (cell.creative, cell.region, cell.device);
+            let about = cell_hash(line.names, row, place);
             return Hashed::of(row, about, about.wrapping_mul(weighed(sums)));
         }
         self.bytes.clear();
@@ -118,10 +118,10 @@ impl LineHasher {
         is_read: bool,
         mut each: impl FnMut(Hashed),
     ) -> Result<(), Damaged> {
-        let mut of_row = RowHasher::new(names, row, is_read);
+        let row = row_hash(names, (row.campaign, row.bucket, row.ad, is_read));
         for listed in CellList::of(list) {
             let (place, stored) = listed?;
-            each(of_row.cell(place, weighed_stored(stored)?));
+            each(Hashed::of_cell(names, row, place, weighed_stored(stored)?));
         }
         Ok(())
     }
@@ -133,9 +133,10 @@ impl LineHasher {
         cells: &[Cell],
         mut each: impl FnMut(Hashed),
     ) {
-        let mut of_row = RowHasher::new(names, row, true);
+        let row = row_hash(names, (row.campaign, row.bucket, row.ad, true));
         for cell in cells {
-            each(of_row.cell(cell.place, weighed(&cell.sum.fields())));
+            let sum = weighed(&cell.sum.fields());
+            each(Hashed::of_cell(names, row, cell.place, sum));
         }
     }
 
@@ -149,35 +150,6 @@ impl LineHasher {
                 hash
             }
         }
-    }
-}
-
-/// Makes something of the cells of one row.
-struct RowHasher<'n> {
-    names: &'n Names,
-    row: u128,
-    /// The creative of the last cell, and its hash: cells of one stand side by side.
-    creative: Option<(Symbol, u128)>,
-}
-
-impl<'n> RowHasher<'n> {
-    fn new(names: &'n Names, row: &RowKey, is_read: bool) -> Self {
-        Self {
-            names,
-            row: row_hash(names, (row.campaign, row.bucket, row.ad, is_read)),
-            creative: None,
-        }
-    }
-
-    /// Of a cell, with the sum of its counters, each times its weight.
-    fn cell(&mut self, place: Place, sum: u128) -> Hashed {
-        let creative = match self.creative {
-            Some((last, hash)) if last == place.creative() => hash,
-            _ => creative_hash(self.names, self.row, place.creative()),
-        };
-        self.creative = Some((place.creative(), creative));
-        let about = cell_hash(self.names, creative, place.region(), place.device());
-        Hashed::of(self.row, about, about.wrapping_mul(sum))
     }
 }
 
@@ -197,28 +169,14 @@ fn row_hash(names: &Names, (campaign, bucket, ad, is_read): Row) -> u128 {
     XxHash3_128::oneshot(&bytes)
 }
 
-/// A hash of two hashes in this order: products of their halves, which are 64 bits each, and of the halves crossed. There
-/// are as many of them as cells, so it is no more than two multiplications.
-fn mixed(one: u128, other: u128) -> u128 {
-    let halves = |n: u128| (n as u64, (n >> 64) as u64);
-    let ((a, b), (c, d)) = (halves(one), halves(other));
-    let product = |x: u64, y: u64| u128::from(x) * u128::from(y);
-    let crossed = product(a ^ d.rotate_left(32), b ^ c.rotate_left(32));
-    product(a ^ c, b ^ d) ^ crossed.rotate_left(64) ^ one
-}
-
-/// Of a row and a creative.
-fn creative_hash(names: &Names, row: u128, creative: Symbol) -> u128 {
-    mixed(row, names.hash(Space::Creative, creative))
-}
-
-/// Of a cell of them. Odd, so that it takes nothing from what it is multiplied with.
-fn cell_hash(names: &Names, of_creative: u128, region: Symbol, number: u8) -> u128 {
-    let region = names.hash(Space::Region, region);
-    mixed(
-        of_creative,
-        region.wrapping_add(DEVICES[device(number) as usize]),
-    ) | 1
+/// Odd, so that it takes nothing from what it is multiplied with.
+fn cell_hash(names: &Names, row: u128, (creative, region, number): (Symbol, Symbol, u8)) -> u128 {
+    let mut bytes = [0; 49];
+    bytes[..16].copy_from_slice(&row.to_le_bytes());
+    bytes[16..32].copy_from_slice(&names.hash(Space::Creative, creative).to_le_bytes());
+    bytes[32..48].copy_from_slice(&names.hash(Space::Region, region).to_le_bytes());
+    bytes[48] = device(number) as u8;
+    XxHash3_128::oneshot(&bytes) | 1
 }
 
 /// The sum of counters, each times its weight.
@@ -261,46 +219,4 @@ fn weighed_stored(stored: &[u8]) -> Result<u128, Damaged> {
 /// The class that a device's number stands for; one that this version does not know is that of no device.
 pub(crate) fn device(number: u8) -> Device {
     Device::from_number(number).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn hashes_of_cells_are_distinct_in_either_half_and_do_not_cancel_out() {
-        let hash = |what: &str, n: usize| XxHash3_128::oneshot(format!("{what}-{n}").as_bytes());
-        // A name may stand for a creative and a region, and rows be alike but for a bit.
-        let rows: Vec<u128> = (0..24)
-            .map(|n| hash("row", n / 2) ^ (n as u128 % 2))
-            .collect();
-        let names: Vec<u128> = (0..24).map(|n| hash("name", n)).collect();
-        let of = |row: u128, creative: u128, region: u128, device: usize| {
-            mixed(mixed(row, creative), region.wrapping_add(DEVICES[device])) | 1
-        };
-        let (mut low, mut high, mut cells) = (HashSet::new(), HashSet::new(), 0);
-        for row in &rows {
-            for creative in &names {
-                for region in &names {
-                    for device in 0..DEVICES.len() {
-                        let about = of(*row, *creative, *region, device);
-                        low.insert(about as u64);
-                        high.insert((about >> 64) as u64);
-                        cells += 1;
-                    }
-                }
-            }
-        }
-        assert_eq!((low.len(), high.len()), (cells, cells));
-        // What two rows exchange between two regions leaves every sum of rows and of regions as it was.
-        let mut exchanged = HashSet::new();
-        for (row, region) in (1..rows.len()).zip(1..names.len()) {
-            let at = |row: usize, region: usize| of(rows[row], names[0], names[region], 0);
-            let more = at(0, 0).wrapping_add(at(row, region));
-            exchanged.insert(more.wrapping_sub(at(0, region)).wrapping_sub(at(row, 0)));
-        }
-        assert!(exchanged.len() == rows.len() - 1 && !exchanged.contains(&0));
-    }
 }

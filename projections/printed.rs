@@ -7,7 +7,6 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use crate::bounds::print;
-use crate::digits;
 use crate::ratios::{Chosen, Figure, Metric};
 use crate::table::{Row, Table};
 
@@ -262,8 +261,10 @@ impl Line {
 
     #[inline]
     fn whole(&mut self, n: i64) {
-        let room = self.bytes[self.to..].first_chunk_mut();
-        self.to += digits::write(n, room.expect("a line has room for every number"));
+        let mut digits = itoa::Buffer::new();
+        let text = digits.format(n).as_bytes();
+        self.bytes[self.to..self.to + text.len()].copy_from_slice(text);
+        self.to += text.len();
     }
 
     #[inline]

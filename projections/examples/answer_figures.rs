@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adtally_projections::block::{Block, BlockKey};
+use adtally_projections::block::{Block, BlockKey, MAX_CELLS};
 use adtally_projections::block_sums::BlockSums;
 use adtally_projections::block_writer::{Columns, write};
 use adtally_projections::buckets::{BucketKey, Slot};
@@ -84,7 +84,8 @@ fn blocks(cuboid: Cuboid, shard: u64, buckets: &[Bucket], events: u64) -> Vec<Un
     }
     let cells: Vec<_> = cells.into_iter().collect();
     let mut out = Vec::new();
-    for of_span in cells.chunk_by(|a, b| a.0.0 == b.0.0) {
+    let spans = cells.chunk_by(|a, b| a.0.0 == b.0.0);
+    for of_span in spans.flat_map(|cells| cells.chunks(MAX_CELLS)) {
         let n = cuboid.dimensions().len();
         let columns = Columns {
             buckets: of_span
