@@ -22,7 +22,7 @@ use crate::simulate::resolve;
 use crate::telemetry;
 
 /// Connections.
-const CONNECTIONS: [usize; 3] = [64, 256, 512];
+const CONNECTIONS: [usize; 4] = [64, 256, 512, 1_024];
 /// The connections at which half of the reached load is offered steadily.
 const STEADY_CONNECTIONS: usize = 256;
 /// Ads that are clicked on.
