@@ -186,16 +186,8 @@ fn is_apart(family: Family) -> bool {
 
 /// Whether a family holds cells, sealed or not, or says where there are some.
 pub fn is_of_cells(family: Family) -> bool {
-    matches!(
-        family,
-        Family::CellsMinute
-            | Family::CellsHour
-            | Family::CellsDay
-            | Family::BlocksMinute
-            | Family::BlocksHour
-            | Family::BlocksDay
-            | Family::OpenSpans
-    )
+    let of_cells = |grain: Grain| [grain.family(), grain.blocks()].contains(&family);
+    family == Family::OpenSpans || Grain::ALL.into_iter().any(of_cells)
 }
 
 /// The log time, and what is shown of cells at it.

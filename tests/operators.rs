@@ -95,6 +95,10 @@ fn every_metric_says_what_it_is_and_is_named_by_convention() {
         "stream_losses",
         "clock_steps",
         "nats_restarts",
+        "archive_failures",
+        "catalogue_documents_bad",
+        "day_key_failures",
+        "message_id_taken",
     ] {
         let zero = format!("adtally_{alert}_total 0");
         assert!(page.lines().any(|line| line == zero), "{zero}");

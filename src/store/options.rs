@@ -314,6 +314,24 @@ mod tests {
         changes
     }
 
+    /// Nobody wants what was written without a log and is closed, so closing writes no tables of it.
+    #[test]
+    fn a_state_without_a_log_that_is_only_closed_is_not_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::new(Limits::default()).unwrap();
+        let shard = Shard::open(0, "g", dir.path(), &memory).unwrap();
+        shard.write_unlogged();
+        shard.write(&of(1 << 20)).unwrap();
+        drop(shard);
+        let files = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        let is_table = |name: &std::ffi::OsString| name.to_string_lossy().ends_with(".sst");
+        assert!(
+            !names.is_empty() && !names.iter().any(is_table),
+            "{names:?}"
+        );
+    }
+
     /// What a shard at rest has not flushed nobody flushes: another one waits for it, and not for ever.
     #[test]
     fn a_writer_waits_for_flushes_and_not_for_ever() {
