@@ -150,6 +150,13 @@ impl Table {
         })
     }
 
+    /// The part that has the row of that number, and the number of its first row; none behind the last one.
+    pub(crate) fn part_of(&self, row: usize) -> Option<(&Part, usize)> {
+        let behind = self.begins.partition_point(|begin| *begin <= row);
+        let at = behind.checked_sub(1).filter(|_| row < self.rows)?;
+        Some((&self.parts[at], self.begins[at]))
+    }
+
     /// How many groups there are.
     pub fn groups(&self) -> usize {
         self.groups.len()
