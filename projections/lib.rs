@@ -59,6 +59,7 @@ pub mod sketch;
 pub mod spans;
 pub mod spend;
 pub mod statement;
+pub mod stretches;
 pub mod sums;
 pub mod sweep;
 pub mod symbols;

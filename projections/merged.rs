@@ -13,7 +13,7 @@ use crate::buckets::{BucketKey, Slot};
 use crate::gathered::{Gathered, Numbered, collapsed};
 use crate::metrics::{METRICS, Metrics};
 use crate::partial::{DIMENSIONS, Dimension, MAX_ROWS, Names, ShardSums, TooManyRows};
-use crate::sums::{Columns, Group, Run, add};
+use crate::sums::{Group, Run, Runs, add};
 use crate::symbols::Symbol;
 use crate::table::{Part, Table};
 
@@ -141,8 +141,11 @@ impl Merged {
     /// # Errors
     /// [`TooManyRows`] when there are more than an answer may have.
     pub fn finish(self, slots: &[Slot], fill: bool) -> Result<Table, TooManyRows> {
-        let finish = self.in_order(slots, fill)?;
-        let part = finish.part(0..finish.len())?;
+        let mut finish = self.in_order(slots, fill)?;
+        let part = match finish.taken() {
+            Some(part) => part,
+            None => finish.part(0..finish.len())?,
+        };
         finish.table([part])
     }
 
@@ -300,11 +303,10 @@ impl Finish {
         let mut gathered = Gathered::new(self.groups.len(), &self.parts);
         let time = |slot: &u32| self.slots[*slot as usize].time_ms;
         for at_once in self.in_time[buckets].chunk_by(|a, b| time(a) == time(b)) {
-            let from = out.rows.len();
+            let from = out.runs.runs.len();
             for slot in at_once {
                 self.bucket(*slot, &mut gathered, &mut out);
-                out.slots.resize(out.rows.len(), *slot);
-                if out.rows.len() > MAX_ROWS {
+                if out.len() > MAX_ROWS {
                     return Err(TooManyRows);
                 }
             }
@@ -313,6 +315,49 @@ impl Finish {
             }
         }
         Ok(out)
+    }
+
+    /// All rows as one part, taken as they stand, where nothing is to be added up, filled or put in order: a large campaign
+    /// whose blocks are united has its rows so, and to copy them takes longer than to make them.
+    pub fn taken(&mut self) -> Option<Part> {
+        let [only] = self.parts.as_slice() else {
+            return None;
+        };
+        let times = only.runs.runs.iter().map(|run| {
+            let slot = self.slots.get(only.buckets[run.bucket as usize] as usize)?;
+            Some(slot.time_ms)
+        });
+        let times = times.collect::<Option<Vec<i64>>>()?;
+        let is_whole = !self.fill || times.len() == self.slots.len();
+        if !is_whole || !times.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        let mut checked = None;
+        for run in &only.runs.runs {
+            let groups = only.runs.groups_of(run);
+            if checked == Some((run.groups, groups.len())) {
+                continue;
+            }
+            checked = Some((run.groups, groups.len()));
+            let place = |group: &u32| only.groups[*group as usize];
+            let ascend = groups.is_sorted_by(|a, b| place(a) < place(b));
+            if !ascend || (self.fill && groups.len() < self.groups.len()) {
+                return None;
+            }
+        }
+        let Numbered {
+            mut runs,
+            buckets,
+            groups,
+        } = self.parts.pop()?;
+        for run in &mut runs.runs {
+            run.bucket = buckets[run.bucket as usize];
+        }
+        for group in &mut runs.groups {
+            *group = groups[*group as usize];
+        }
+        self.runs = BySlot::of(&[], self.slots.len());
+        Some(Part { runs })
     }
 
     /// Ends of ranges of about equal work for so many, none in the middle of a time.
@@ -343,18 +388,15 @@ impl Finish {
         };
         let rows: usize = self.in_time[buckets.clone()].iter().map(rows).sum();
         let rows = rows.min(MAX_ROWS);
-        let mut out = Part {
-            slots: Vec::with_capacity(rows),
-            groups: Vec::with_capacity(rows),
-            rows: Columns::default(),
-        };
+        let mut out = Runs::default();
+        out.runs.reserve(buckets.len());
         for field in 0..METRICS {
             let columns = self.parts.iter().map(|part| &part.runs.rows);
             if columns.clone().any(|rows| !rows.column(field).is_empty()) {
                 out.rows.reserve(field, rows);
             }
         }
-        out
+        Part { runs: out }
     }
 
     /// Appends the rows of a bucket.
@@ -364,18 +406,22 @@ impl Finish {
             (*at as usize, part, &part.runs.runs[*run as usize])
         };
         let runs = self.runs.of_slot(slot as usize);
-        if let [only] = runs
-            && gathered.copy(of(only), self.fill, (&mut out.groups, &mut out.rows))
-        {
-            return;
+        let from = out.runs.groups.len();
+        let to = (&mut out.runs.groups, &mut out.runs.rows);
+        let is_copied = match runs {
+            [only] => gathered.copy(of(only), self.fill, to),
+            _ => false,
+        };
+        if !is_copied {
+            for (number, part, run) in runs.iter().map(of) {
+                gathered.add(number, part, run);
+            }
+            if self.fill {
+                gathered.touch_all();
+            }
+            gathered.drain(&mut out.runs.groups, &mut out.runs.rows);
         }
-        for (number, part, run) in runs.iter().map(of) {
-            gathered.add(number, part, run);
-        }
-        if self.fill {
-            gathered.touch_all();
-        }
-        gathered.drain(&mut out.groups, &mut out.rows);
+        out.close_run(slot, from);
     }
 
     /// The table, of all its parts in order.
@@ -387,10 +433,10 @@ impl Finish {
         let mut totals = [0; METRICS];
         for part in parts {
             begins.push(rows);
-            rows += part.slots.len();
+            rows += part.len();
             add(
                 &mut totals,
-                &std::array::from_fn(|field| part.rows.total(field)),
+                &std::array::from_fn(|field| part.runs.rows.total(field)),
             );
             all.push(part);
         }

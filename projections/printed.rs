@@ -38,6 +38,23 @@ impl Format {
             _ => None,
         }
     }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// About how many bytes a row takes that has so many names.
+pub fn row_bytes(format: Format, metrics: Chosen, names: usize) -> usize {
+    let keys: usize = match format {
+        Format::Csv => 0,
+        Format::Json | Format::Ndjson => {
+            let metrics = metrics.metrics().map(|metric| KEYS[metric as usize].1);
+            16 * names + metrics.sum::<usize>()
+        }
+    };
+    24 + 6 * names + 4 * metrics.metrics().count() + keys
 }
 
 /// Prints rows, one after another.
@@ -71,6 +88,12 @@ impl Printer {
             names: Vec::new(),
             line: Line::default(),
         }
+    }
+
+    /// The same behind other rows, so that there is no first one.
+    pub fn behind_others(mut self) -> Self {
+        self.is_first = false;
+        self
     }
 
     /// Appends a row: one of a JSON array after a comma unless it is the first, any other one with the end of its line.

@@ -9,28 +9,91 @@ use std::sync::Arc;
 use crate::buckets::Slot;
 use crate::metrics::Metrics;
 use crate::partial::Dimension;
-use crate::sums::{Columns, Group};
+use crate::sums::{Group, Run, Runs};
 
-/// A part of a table's rows.
+/// A part of a table's rows: runs of one bucket each, by the places of their buckets and groups.
 #[derive(Clone, Debug, Default)]
 pub struct Part {
-    /// By row the place of its bucket.
-    pub(crate) slots: Vec<u32>,
-    /// By row the place of its group.
-    pub(crate) groups: Vec<u32>,
-    pub(crate) rows: Columns,
+    pub(crate) runs: Runs,
 }
 
 impl Part {
-    /// Sorts rows of several buckets of one time by group, and then by bucket.
-    pub(crate) fn interleave(&mut self, from: usize) {
-        let mut order: Vec<usize> = (0..self.rows.len() - from).collect();
-        order.sort_by_key(|row| (self.groups[from + row], self.slots[from + row]));
-        for column in [&mut self.slots, &mut self.groups] {
-            let sorted: Vec<u32> = order.iter().map(|row| column[from + row]).collect();
-            column[from..].copy_from_slice(&sorted);
+    /// Appends rows of a bucket, which stand behind the last run already, and whose groups stand behind the others.
+    pub(crate) fn close_run(&mut self, slot: u32, groups_from: usize) {
+        let runs = &mut self.runs;
+        let from = runs.runs.last().map_or(0, |last| last.to);
+        let to = runs.rows.len() as u32;
+        if from == to {
+            return;
         }
-        self.rows.reorder(from, &order);
+        let mut run = Run {
+            bucket: slot,
+            groups: groups_from as u32,
+            from,
+            to,
+        };
+        // Most buckets of a large campaign have the groups of the one before.
+        if let Some(last) = runs.runs.last()
+            && runs.groups_of(last) == runs.groups_of(&run)
+        {
+            run.groups = last.groups;
+            runs.groups.truncate(groups_from);
+        }
+        runs.runs.push(run);
+    }
+
+    /// Sorts the rows of the last runs, of several buckets of one time, by group, and then by bucket.
+    pub(crate) fn interleave(&mut self, first_run: usize) {
+        let Some(first) = self.runs.runs.get(first_run) else {
+            return;
+        };
+        let from = first.from;
+        let mut rows: Vec<(u32, u32, u32)> = Vec::new();
+        for run in self.runs.runs.drain(first_run..).collect::<Vec<_>>() {
+            let groups = self.runs.groups_of(&run).iter().zip(run.from..);
+            rows.extend(groups.map(|(group, row)| (*group, run.bucket, row)));
+        }
+        rows.sort_unstable();
+        let order: Vec<usize> = rows
+            .iter()
+            .map(|(_, _, row)| (row - from) as usize)
+            .collect();
+        self.runs.rows.reorder(from as usize, &order);
+        for ((group, slot, _), row) in rows.into_iter().zip(from..) {
+            self.runs.groups.push(group);
+            self.runs.runs.push(Run {
+                bucket: slot,
+                groups: self.runs.groups.len() as u32 - 1,
+                from: row,
+                to: row + 1,
+            });
+        }
+    }
+
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.rows.len()
+    }
+
+    /// The runs that have rows of a range.
+    pub(crate) fn some_runs(&self, rows: Range<usize>) -> &[Run] {
+        let runs = &self.runs.runs;
+        let first = runs.partition_point(|run| run.to as usize <= rows.start);
+        let behind = runs.partition_point(|run| (run.from as usize) < rows.end);
+        &runs[first..behind.max(first)]
+    }
+
+    fn some_rows(&self, rows: Range<usize>) -> impl Iterator<Item = Row> {
+        let (from, to) = (rows.start as u32, rows.end as u32);
+        self.some_runs(rows).iter().flat_map(move |run| {
+            let within = run.from.max(from)..run.to.min(to);
+            let groups = &self.runs.groups_of(run)[(within.start - run.from) as usize..];
+            within.zip(groups).map(move |(row, group)| Row {
+                slot: run.bucket,
+                group: *group,
+                metrics: Metrics::from_fields(self.runs.rows.sums(row as usize)),
+            })
+        })
     }
 }
 
@@ -82,13 +145,16 @@ impl Table {
     pub fn some_rows(&self, range: Range<usize>) -> impl Iterator<Item = Row> {
         let parts = self.parts.iter().zip(&self.begins);
         parts.flat_map(move |(part, begin)| {
-            let within = |row: usize| row.saturating_sub(*begin).min(part.slots.len());
-            (within(range.start)..within(range.end)).map(|row| Row {
-                slot: part.slots[row],
-                group: part.groups[row],
-                metrics: Metrics::from_fields(part.rows.sums(row)),
-            })
+            let within = |row: usize| row.saturating_sub(*begin).min(part.len());
+            part.some_rows(within(range.start)..within(range.end))
         })
+    }
+
+    /// The part that has the row of that number, and the number of its first row; none behind the last one.
+    pub(crate) fn part_of(&self, row: usize) -> Option<(&Part, usize)> {
+        let behind = self.begins.partition_point(|begin| *begin <= row);
+        let at = behind.checked_sub(1).filter(|_| row < self.rows)?;
+        Some((&self.parts[at], self.begins[at]))
     }
 
     /// How many groups there are.

@@ -320,6 +320,21 @@ const METRICS: &[(&str, Sort, &str)] = &[
         "Events that the broker has not acknowledged",
     ),
     (
+        "adtally_printed_rows_bytes",
+        Gauge,
+        "Memory of texts of rows of large answers that are kept for further answers",
+    ),
+    (
+        "adtally_printed_rows_hits_total",
+        Counter,
+        "Stretches of rows of large answers whose text an earlier answer had, and was sent again",
+    ),
+    (
+        "adtally_printed_rows_misses_total",
+        Counter,
+        "Stretches of rows of large answers that were looked for and printed",
+    ),
+    (
         "adtally_publish_retries_total",
         Counter,
         "Messages sent to the broker again, by why",

@@ -21,6 +21,7 @@ mod keys;
 mod openapi;
 mod operators;
 mod oracle;
+mod printed_rows;
 mod producers;
 mod queries;
 mod replay;

@@ -10,7 +10,7 @@ use super::{Bytes, ConfigError};
 pub struct Query {
     /// Whose shards the role api reads.
     pub shards: QueryShards,
-    /// Memory of unpacked blocks; zero: none are kept.
+    /// Memory of unpacked blocks and of printed rows; zero: none are kept.
     pub block_cache: Bytes,
     /// Room on disk for those that memory has none for; zero: none.
     pub block_cache_disk: Bytes,

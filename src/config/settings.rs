@@ -199,7 +199,7 @@ pub const SETTINGS: &[Setting] = &[
     s(
         "query.block_cache",
         Text,
-        "memory of unpacked blocks of sealed counts; 0B: none",
+        "memory of unpacked blocks of sealed counts and of printed rows; 0B: none",
     ),
     s(
         "query.block_cache_disk",

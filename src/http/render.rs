@@ -1,14 +1,20 @@
 //! Rows of an answer as JSON, CSV or NDJSON, written piece by piece: a million rows are never one text in memory.
+//!
+//! Invariant: what is sent is what is printed of the answer's own rows, whether it is printed now or was for an earlier answer
+//! with the same ones ([`crate::query::printed_rows`]). Kept texts are looked for one by one as the body is read, so a client that reads slowly
+//! holds no more of them than it would of what is printed for it alone.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
 pub use adtally_projections::printed::Format;
 use adtally_projections::printed::{Printer, csv_head};
 use adtally_projections::ratios::{Chosen, Metric};
+use adtally_projections::stretches::{Stretch, Stretches};
 use adtally_projections::table::Table;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -19,11 +25,14 @@ use futures_util::Stream;
 use serde::ser::SerializeMap;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::query::printed_rows::{OfAnAnswer, PrintedRows};
 use crate::query::unread::Share;
 
 /// Bytes from which on a piece is sent: few enough to be in a processor's cache still, and so many that handing them on
 /// costs little. An answer of one piece says its length.
 const PIECE_BYTES: usize = 128 << 10;
+/// Bytes from which on a stretch that is still not at its end is sent in parts, and not kept.
+const LONG_BYTES: usize = 2 * PIECE_BYTES;
 /// Room for the row with which a piece reaches them; it is given more when that has long names.
 const ROW_BYTES: usize = 1 << 10;
 /// How long a client may take to read a large answer: a million rows are 400 MB of JSON, at 11 Mbit/s.
@@ -61,6 +70,8 @@ pub struct Rendered {
     /// Room for them, where they are many.
     #[expect(dead_code, reason = "it is held until the rows are let go of")]
     pub share: Option<Share>,
+    /// How fine its buckets are.
+    pub granularity: Granularity,
     /// The clock on which times are printed.
     pub zone: Tz,
     /// JSON up to and without the rows' opening bracket.
@@ -72,10 +83,10 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    /// The response, whose body is written as it is read.
-    pub fn into_response(self) -> Response {
+    /// The response, whose body is written as it is read, of texts that are kept where there are some.
+    pub fn into_response(self, printed: Option<&PrintedRows>) -> Response {
         let (format, as_of) = (self.format, HeaderValue::from_str(&self.as_of));
-        let mut pieces = Pieces::new(self);
+        let mut pieces = Pieces::new(self, printed);
         let first = pieces.next().unwrap_or_default();
         let body = match pieces.ended {
             true => Body::from(first),
@@ -141,11 +152,21 @@ struct Pieces {
     begun: Vec<u8>,
     /// Rows that are printed.
     printed: usize,
+    /// How a large answer goes on, where texts are kept.
+    kept: Option<Kept>,
     ended: bool,
 }
 
+/// Rows whose texts are kept, stretch by stretch.
+struct Kept {
+    stretches: Stretches,
+    texts: OfAnAnswer,
+    /// What is left of a stretch that is too long to be kept, or to be printed at once.
+    rest: Option<Stretch>,
+}
+
 impl Pieces {
-    fn new(mut answer: Rendered) -> Self {
+    fn new(mut answer: Rendered, printed: Option<&PrintedRows>) -> Self {
         let begun = match answer.format {
             Format::Json => {
                 answer.before.push(b'[');
@@ -155,12 +176,87 @@ impl Pieces {
             Format::Ndjson => Vec::new(),
         };
         let groups = answer.table.groups();
+        let printer = Printer::new(answer.format, answer.zone, answer.metrics, groups);
+        let printed_as = (answer.format, answer.zone, answer.metrics);
+        let kept = printed.and_then(|printed| {
+            Some(Kept {
+                stretches: Stretches::of(&answer.table, answer.granularity, printed_as)?,
+                texts: printed.of_an_answer(),
+                rest: None,
+            })
+        });
         Self {
-            printer: Printer::new(answer.format, answer.zone, answer.metrics, groups),
+            printer: match kept {
+                // A stretch may be the first of one answer and in the middle of another.
+                Some(_) => printer.behind_others(),
+                None => printer,
+            },
             answer,
             begun,
             printed: 0,
+            kept,
             ended: false,
+        }
+    }
+
+    /// Appends rows up to a number, until there are so many bytes.
+    fn print(&mut self, to: usize, enough: usize, out: &mut Vec<u8>) {
+        let table = &self.answer.table;
+        let left = to - self.printed;
+        out.reserve((PIECE_BYTES + ROW_BYTES).min(left.saturating_mul(ROW_BYTES)));
+        let _ = table.some_rows(self.printed..to).try_for_each(|row| {
+            self.printer.row(table, &row, out);
+            self.printed += 1;
+            match out.len() < enough {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+    }
+
+    /// The text of the next stretch, or of a part of it where it is long; none behind the last one.
+    fn stretch(&mut self) -> Option<Bytes> {
+        let kept = self.kept.as_mut()?;
+        let rest = kept.rest.take();
+        let stretch = match rest {
+            Some(rest) => rest,
+            None => kept.stretches.at(&self.answer.table, self.printed)?,
+        };
+        let key = stretch.key.filter(|_| kept.texts.has_room());
+        let is_first = self.printed == 0 && self.answer.format == Format::Json;
+        let text = match key.and_then(|key| kept.texts.find(key)) {
+            Some(found) => {
+                self.printed = stretch.rows.end;
+                found
+            }
+            None => self.print_stretch(stretch, key),
+        };
+        Some(text.slice(usize::from(is_first)..))
+    }
+
+    fn print_stretch(&mut self, stretch: Stretch, key: Option<u128>) -> Bytes {
+        let mut text = Vec::new();
+        self.print(stretch.rows.end, LONG_BYTES, &mut text);
+        let is_whole = self.printed == stretch.rows.end;
+        match (key, &mut self.kept) {
+            (Some(key), Some(kept)) if is_whole => return kept.texts.keep(key, text),
+            (_, Some(kept)) if !is_whole => {
+                kept.rest = Some(Stretch {
+                    rows: self.printed..stretch.rows.end,
+                    key: None,
+                });
+            }
+            _ => {}
+        }
+        Bytes::from(text)
+    }
+
+    /// What stands behind the last row.
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.ended = true;
+        if self.answer.format == Format::Json {
+            out.push(b']');
+            out.append(&mut self.answer.after);
         }
     }
 }
@@ -172,27 +268,18 @@ impl Iterator for Pieces {
         if self.ended {
             return None;
         }
-        let (table, mut out) = (&self.answer.table, std::mem::take(&mut self.begun));
-        let left = table.len() - self.printed;
-        out.reserve((PIECE_BYTES + ROW_BYTES).min(left.saturating_mul(ROW_BYTES)));
-        let rest = table
-            .some_rows(self.printed..table.len())
-            .try_for_each(|row| {
-                self.printer.row(table, &row, &mut out);
-                self.printed += 1;
-                match out.len() {
-                    0..PIECE_BYTES => ControlFlow::Continue(()),
-                    _ => ControlFlow::Break(()),
-                }
-            });
-        if rest.is_continue() {
-            self.ended = true;
-            if self.answer.format == Format::Json {
-                out.push(b']');
-                out.append(&mut self.answer.after);
-            }
+        let mut out = std::mem::take(&mut self.begun);
+        if self.kept.is_none() {
+            self.print(self.answer.table.len(), PIECE_BYTES, &mut out);
+        } else if !out.is_empty() {
+            return Some(Bytes::from(out));
+        } else if let Some(text) = self.stretch() {
+            return Some(text);
         }
-        Some(Bytes::from(out))
+        if self.printed == self.answer.table.len() {
+            self.end(&mut out);
+        }
+        (!out.is_empty()).then(|| Bytes::from(out))
     }
 }
 

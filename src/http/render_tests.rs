@@ -59,7 +59,7 @@ fn body(format: Format, table: Table) -> String {
 }
 
 fn body_of(format: Format, table: Table, metrics: Chosen) -> String {
-    let pieces = Pieces::new(rendered(format, table, metrics));
+    let pieces = Pieces::new(rendered(format, table, metrics), None);
     String::from_utf8(pieces.flat_map(|piece| piece.to_vec()).collect()).unwrap()
 }
 
@@ -69,6 +69,7 @@ fn rendered(format: Format, table: Table, metrics: Chosen) -> Rendered {
         table,
         metrics,
         share: None,
+        granularity: Granularity::Day,
         zone: Tz::Europe__Paris,
         before: b"{\"rows\":".to_vec(),
         after: b"}".to_vec(),
@@ -214,7 +215,7 @@ async fn an_answer_of_one_piece_says_its_length_and_one_of_several_is_sent_as_it
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let whole = body(Format::Json, table(&BY, &rows, &names));
         let answer = rendered(Format::Json, table(&BY, &rows, &names), Chosen::ALL);
-        let response = answer.into_response();
+        let response = answer.into_response(None);
         let length = response.body().size_hint().exact();
         assert_eq!(length, is_one.then_some(whole.len() as u64));
         let sent = axum::body::to_bytes(response.into_body(), usize::MAX)
@@ -252,4 +253,57 @@ async fn what_is_read_in_time_is_whole() {
         .await
         .unwrap();
     assert_eq!(read, [0, 1, 2]);
+}
+
+/// The body by way of texts that are kept.
+fn kept_body(format: Format, table: Table, printed: &PrintedRows) -> String {
+    let pieces = Pieces::new(rendered(format, table, Chosen::ALL), Some(printed));
+    let pieces: Vec<Bytes> = pieces.collect();
+    assert!(pieces.iter().all(|piece| !piece.is_empty()));
+    String::from_utf8(pieces.concat()).unwrap()
+}
+
+#[test]
+fn an_answer_is_the_same_byte_for_byte_of_texts_that_are_kept() {
+    let printed = PrintedRows::new(32 << 20).unwrap();
+    // Names that are printed row by row, and so long that no stretch is at its end before it is to be sent.
+    let long = (0..90u32).map(|n| format!("{n}{}", "é\n\"".repeat(3_000)));
+    let plain = (0..3_000u32).map(|n| format!("ad,{n}"));
+    for (names, is_kept) in [
+        (plain.collect::<Vec<_>>(), true),
+        (long.collect::<Vec<_>>(), false),
+    ] {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let answer = |changed: usize| {
+            let rows: Vec<_> = (0..3 * names.len())
+                .map(|n| {
+                    let metrics = Metrics {
+                        impressions: n as i64 * 77 + i64::from(n == changed),
+                        ..some()
+                    };
+                    (n as i64 % 3, (n / 3) as u32, 0, metrics)
+                })
+                .collect();
+            table(&BY[..1], &rows, &names)
+        };
+        for format in [Format::Json, Format::Csv, Format::Ndjson] {
+            let before = printed.usage();
+            for changed in [usize::MAX, usize::MAX, usize::MAX, 0, 0, 0, 4_321] {
+                let want = body(format, answer(changed));
+                assert!(kept_body(format, answer(changed), &printed) == want);
+            }
+            assert_eq!(printed.usage() > before, is_kept, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_large_keeps_nothing() {
+    let printed = PrintedRows::new(32 << 20).unwrap();
+    for _ in 0..3 {
+        let answer = || table(&BY, &[(0, 0, 0, some()), (1, 0, 0, some())], &["a"]);
+        let want = body(Format::Json, answer());
+        assert_eq!(kept_body(Format::Json, answer(), &printed), want);
+    }
+    assert_eq!(printed.usage(), 0);
 }

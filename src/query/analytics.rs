@@ -233,7 +233,10 @@ fn finished(merged: Merged, plan: &Plan, fill: bool) -> Result<Table, QueryError
         MANY_ROWS.. if merged.is_of_several() => threads(plan.slots.len()),
         _ => 1,
     };
-    let finish = merged.in_order(&plan.slots, fill)?;
+    let mut finish = merged.in_order(&plan.slots, fill)?;
+    if let Some(part) = finish.taken() {
+        return Ok(finish.table([part])?);
+    }
     let ranges = finish.ranges(threads);
     let parts: Vec<Result<Part, TooManyRows>> = std::thread::scope(|scope| {
         let mut ranges = ranges.into_iter();

@@ -7,6 +7,7 @@
 pub mod analytics;
 pub mod block_cache;
 pub mod fraud;
+pub mod printed_rows;
 pub mod read;
 pub mod remote;
 pub mod rolling;
@@ -29,6 +30,7 @@ use adtally_projections::partial::{PartialError, TooManyRows};
 use adtally_projections::plan::PlanError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::printed_rows::PrintedRows;
 use self::shard::{SnapshotSet, Snapshots};
 use self::unread::{MAX_UNREAD_ROWS, Room};
 
@@ -182,6 +184,7 @@ pub struct Engine {
     running: Arc<Semaphore>,
     admitted: Arc<Semaphore>,
     room: Room,
+    printed: Option<PrintedRows>,
 }
 
 impl Engine {
@@ -192,7 +195,19 @@ impl Engine {
             running: Arc::new(Semaphore::new(MAX_RUNNING)),
             admitted: Arc::new(Semaphore::new(MAX_ADMITTED)),
             room: Room::default(),
+            printed: None,
         }
+    }
+
+    /// The same, with texts of rows that are kept from one answer to the next.
+    pub fn with_printed_rows(mut self, printed: Option<PrintedRows>) -> Self {
+        self.printed = printed;
+        self
+    }
+
+    /// What is kept of the texts of large answers, where anything is.
+    pub fn printed_rows(&self) -> Option<&PrintedRows> {
+        self.printed.as_ref()
     }
 
     /// Room for large answers while they are read.

@@ -112,7 +112,7 @@ impl BringUp {
         self.config.roles.iter().all(|r| *r == Role::Collector)
     }
 
-    fn has(&self, role: Role) -> bool {
+    pub(super) fn has(&self, role: Role) -> bool {
         self.config.roles.contains(&role)
     }
 
@@ -396,6 +396,7 @@ impl BringUp {
                     Engine::new(remote)
                 }
             };
+            let engine = engine.with_printed_rows(self.printed_rows());
             let (statements, tidying) = statement::Desk::start(
                 self.client.clone(),
                 engine.clone(),

@@ -9,9 +9,11 @@ use super::answers;
 use super::bring_up::{BringUp, Shared};
 use super::streams_watch::{self, Seen};
 use crate::archive;
+use crate::config::Role;
 use crate::control;
 use crate::projector::ProjectorHandle;
 use crate::query::block_cache::{BlockCache, Room};
+use crate::query::printed_rows::PrintedRows;
 use crate::query::remote::{self, Remote};
 use crate::query::stored::Stored;
 use crate::replay::service::Service;
@@ -25,6 +27,7 @@ impl BringUp {
         let settings = &self.config.query;
         let room = Room {
             memory_bytes: settings.block_cache.0 as usize,
+            printed_bytes: self.printed_bytes(),
             disk_bytes: settings.block_cache_disk.0 as usize,
         };
         let folder = self.config.data_dir.join(CACHE_FOLDER);
@@ -41,6 +44,19 @@ impl BringUp {
                 .push(("block cache", tokio::spawn(closing)));
         }
         Arc::new(Stored::new(projector.shards().clone(), cache))
+    }
+
+    /// Memory of texts of rows: none where nobody is answered over HTTP.
+    fn printed_bytes(&self) -> usize {
+        match self.has(Role::Api) {
+            true => PrintedRows::share(self.config.query.block_cache.0 as usize),
+            false => 0,
+        }
+    }
+
+    /// What is kept of the texts of answers over HTTP.
+    pub(super) fn printed_rows(&self) -> Option<PrintedRows> {
+        PrintedRows::new(self.printed_bytes())
     }
 
     /// Answers for the shards that an API elsewhere asks about.

@@ -96,7 +96,8 @@ pub async fn analytics(
         Ok((answer, share))
     };
     let (answer, share) = state.engine.run("analytics", run).await?;
-    Ok(rendered(answer, share, format, explain).into_response())
+    let printed = state.engine.printed_rows();
+    Ok(rendered(answer, share, format, explain).into_response(printed))
 }
 
 fn question(params: &Params) -> Result<Question, Problem> {
@@ -250,6 +251,7 @@ fn rendered(answer: Answer, share: Option<Share>, format: Format, explain: bool)
         table: answer.table,
         metrics: answer.metrics,
         share,
+        granularity: answer.plan.granularity,
         zone,
         before,
         after,

@@ -41,8 +41,23 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 pub struct Room {
     /// Bytes of memory; past them the least used are dropped.
     pub memory_bytes: usize,
+    /// Bytes of these that printed rows have.
+    pub printed_bytes: usize,
     /// Bytes on disk; 0 for none.
     pub disk_bytes: usize,
+}
+
+impl Room {
+    /// Bytes of memory of blocks of several shards together.
+    fn united_bytes(&self) -> usize {
+        self.memory_bytes / UNITED_SHARE
+    }
+
+    /// Bytes of memory that are left for each shard's own.
+    fn blocks_bytes(&self) -> usize {
+        self.memory_bytes
+            .saturating_sub(self.united_bytes() + self.printed_bytes)
+    }
 }
 
 /// An unpacked block as foyer keeps it.
@@ -85,7 +100,7 @@ impl Figures {
     fn begin(room: Room, has_disk: bool) -> Self {
         let on_disk = if has_disk { room.disk_bytes } else { 0 };
         metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "memory")
-            .set(room.memory_bytes as f64);
+            .set(room.blocks_bytes() as f64);
         metrics::gauge!("adtally_block_cache_capacity_bytes", "tier" => "disk").set(on_disk as f64);
         let figures = Self {
             from_memory: metrics::counter!("adtally_block_cache_hits_total", "tier" => "memory"),
@@ -107,8 +122,7 @@ impl BlockCache {
         if room.memory_bytes == 0 {
             return None;
         }
-        let united_bytes = room.memory_bytes / UNITED_SHARE;
-        let memory_bytes = room.memory_bytes - united_bytes;
+        let memory_bytes = room.blocks_bytes();
         let on_disk = match room.disk_bytes {
             0 => None,
             bytes => on_disk(memory_bytes, bytes, folder).await,
@@ -127,7 +141,7 @@ impl BlockCache {
         Some(Self {
             kept,
             disk,
-            united: UnitedBlocks::new(united_bytes),
+            united: UnitedBlocks::new(room.united_bytes()),
             seen: Arc::new(Seen::new()),
             figures,
         })

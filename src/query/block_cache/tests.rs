@@ -97,6 +97,7 @@ fn read_twice(blocks: &ShardBlocks, stored: &Stored) {
 async fn in_memory_only(bytes: usize) -> BlockCache {
     let room = Room {
         memory_bytes: bytes,
+        printed_bytes: 0,
         disk_bytes: 0,
     };
     BlockCache::open(room, Path::new("/nowhere")).await.unwrap()
@@ -198,6 +199,7 @@ async fn it_never_takes_more_than_its_room_and_keeps_no_block_that_is_too_large_
 async fn without_memory_there_is_none() {
     let room = Room {
         memory_bytes: 0,
+        printed_bytes: 0,
         disk_bytes: 0,
     };
     assert!(
@@ -210,6 +212,7 @@ async fn without_memory_there_is_none() {
 /// Memory for two blocks of three thousand cells, or so, and disk for all of them.
 const DISK: Room = Room {
     memory_bytes: 512 << 10,
+    printed_bytes: 0,
     disk_bytes: 128 * MIB,
 };
 

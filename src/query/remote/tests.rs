@@ -399,6 +399,7 @@ async fn a_shard_elsewhere_answers_from_its_cache_of_blocks_as_from_what_is_stor
     let want = printed(&here.table);
     let room = Room {
         memory_bytes: 32 << 20,
+        printed_bytes: 0,
         disk_bytes: 0,
     };
     let cache = BlockCache::open(room, std::path::Path::new("/nowhere"))
