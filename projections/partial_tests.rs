@@ -73,6 +73,102 @@ fn row(at: i64, group: &[&str], n: i64) -> (i64, Vec<String>, i64) {
     (at, group.iter().map(|g| (*g).to_owned()).collect(), n)
 }
 
+/// Cells of one shard: bucket, ad, clicks.
+type Cells<'c> = &'c [(i64, u32, i64)];
+
+#[test]
+fn rows_are_taken_as_they_stand_only_where_nothing_is_to_be_done() {
+    let by = [Dimension::AdId];
+    let merged = |shards: &[Cells<'_>]| {
+        let mut merged = Merged::new(&by);
+        for cells in shards {
+            let mut sums = ShardSums::new(&by);
+            for (at, ad, n) in *cells {
+                sums.add(key(*at), &cell(5, *ad, 0), &clicks(*n)).unwrap();
+            }
+            let names = names(&[&[(7, "a"), (8, "b")]]);
+            merged.add(sums, &names).unwrap();
+        }
+        merged
+    };
+    let (a, b) = (|at, n| row(at, &["a"], n), |at, n| row(at, &["b"], n));
+    let in_order: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3), (1, 8, 4)]];
+    let all = || vec![a(0, 1), b(0, 2), a(1, 3), b(1, 4)];
+    let one_group_less: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3)]];
+    let one_bucket_less: &[Cells<'_>] = &[&[(0, 7, 1), (2, 7, 3)]];
+    let (filled, bare) = (true, false);
+    for (what, shards, (buckets, fill), is_taken, want) in [
+        ("in order", in_order, (2, bare), true, all()),
+        ("in order and full", in_order, (2, filled), true, all()),
+        (
+            "a group less",
+            one_group_less,
+            (2, bare),
+            true,
+            vec![a(0, 1), b(0, 2), a(1, 3)],
+        ),
+        (
+            "a group to fill",
+            one_group_less,
+            (2, filled),
+            false,
+            vec![a(0, 1), b(0, 2), a(1, 3), b(1, 0)],
+        ),
+        (
+            "a bucket less",
+            one_bucket_less,
+            (3, bare),
+            true,
+            vec![a(0, 1), a(2, 3)],
+        ),
+        (
+            "a bucket to fill",
+            one_bucket_less,
+            (3, filled),
+            false,
+            vec![a(0, 1), a(1, 0), a(2, 3)],
+        ),
+        (
+            "groups by other names",
+            &[&[(0, 8, 2), (0, 7, 1)]],
+            (1, bare),
+            false,
+            vec![a(0, 1), b(0, 2)],
+        ),
+        (
+            "buckets by other times",
+            &[&[(1, 7, 3), (0, 7, 1)]],
+            (2, bare),
+            false,
+            vec![a(0, 1), a(1, 3)],
+        ),
+        (
+            "two shards",
+            &[&[(0, 7, 1)], &[(0, 7, 2)]],
+            (1, bare),
+            false,
+            vec![a(0, 3)],
+        ),
+        (
+            "a bucket that is not asked for",
+            &[&[(0, 7, 1), (5, 7, 9)]],
+            (1, bare),
+            false,
+            vec![a(0, 1)],
+        ),
+    ] {
+        let slots = slots(buckets);
+        let mut finish = merged(shards).in_order(&slots, fill).unwrap();
+        let taken = finish.taken();
+        assert_eq!(taken.is_some(), is_taken, "{what}");
+        if let Some(part) = taken {
+            assert_eq!(printed(&finish.table([part]).unwrap()), want, "{what}");
+        }
+        let table = merged(shards).finish(&slots, fill).unwrap();
+        assert_eq!(printed(&table), want, "{what}");
+    }
+}
+
 #[test]
 fn shards_number_names_differently_and_still_meet() {
     let by = [Dimension::AdId];
