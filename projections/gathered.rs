@@ -231,17 +231,12 @@ pub fn collapsed(parts: &[Numbered], groups: usize) -> Result<Runs, TooManyRows>
         for (_, at, run) in of_bucket {
             gathered.add(*at as usize, &parts[*at as usize], run);
         }
-        let (from, groups) = (out.rows.len() as u32, out.groups.len() as u32);
+        let groups = out.groups.len();
         gathered.drain(&mut out.groups, &mut out.rows);
         if out.rows.len() > MAX_ROWS {
             return Err(TooManyRows);
         }
-        out.runs.push(Run {
-            bucket: of_bucket[0].0,
-            groups,
-            from,
-            to: out.rows.len() as u32,
-        });
+        out.close(of_bucket[0].0, groups);
     }
     Ok(out)
 }

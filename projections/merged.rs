@@ -421,7 +421,7 @@ impl Finish {
             }
             gathered.drain(&mut out.runs.groups, &mut out.runs.rows);
         }
-        out.close_run(slot, from);
+        out.runs.close(slot, from);
     }
 
     /// The table, of all its parts in order.

@@ -76,10 +76,10 @@ fn row(at: i64, group: &[&str], n: i64) -> (i64, Vec<String>, i64) {
 /// Cells of one shard: bucket, ad, clicks.
 type Cells<'c> = &'c [(i64, u32, i64)];
 
-#[test]
-fn rows_are_taken_as_they_stand_only_where_nothing_is_to_be_done() {
+/// Whether the rows of some shards are taken as they stand, for so many buckets, and what the table is in either case.
+fn taken(shards: &[Cells<'_>], buckets: i64, fill: bool) -> (bool, Vec<(i64, Vec<String>, i64)>) {
     let by = [Dimension::AdId];
-    let merged = |shards: &[Cells<'_>]| {
+    let merged = || {
         let mut merged = Merged::new(&by);
         for cells in shards {
             let mut sums = ShardSums::new(&by);
@@ -91,82 +91,49 @@ fn rows_are_taken_as_they_stand_only_where_nothing_is_to_be_done() {
         }
         merged
     };
-    let (a, b) = (|at, n| row(at, &["a"], n), |at, n| row(at, &["b"], n));
-    let in_order: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3), (1, 8, 4)]];
-    let all = || vec![a(0, 1), b(0, 2), a(1, 3), b(1, 4)];
-    let one_group_less: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3)]];
-    let one_bucket_less: &[Cells<'_>] = &[&[(0, 7, 1), (2, 7, 3)]];
-    let (filled, bare) = (true, false);
-    for (what, shards, (buckets, fill), is_taken, want) in [
-        ("in order", in_order, (2, bare), true, all()),
-        ("in order and full", in_order, (2, filled), true, all()),
-        (
-            "a group less",
-            one_group_less,
-            (2, bare),
-            true,
-            vec![a(0, 1), b(0, 2), a(1, 3)],
-        ),
-        (
-            "a group to fill",
-            one_group_less,
-            (2, filled),
-            false,
-            vec![a(0, 1), b(0, 2), a(1, 3), b(1, 0)],
-        ),
-        (
-            "a bucket less",
-            one_bucket_less,
-            (3, bare),
-            true,
-            vec![a(0, 1), a(2, 3)],
-        ),
-        (
-            "a bucket to fill",
-            one_bucket_less,
-            (3, filled),
-            false,
-            vec![a(0, 1), a(1, 0), a(2, 3)],
-        ),
-        (
-            "groups by other names",
-            &[&[(0, 8, 2), (0, 7, 1)]],
-            (1, bare),
-            false,
-            vec![a(0, 1), b(0, 2)],
-        ),
-        (
-            "buckets by other times",
-            &[&[(1, 7, 3), (0, 7, 1)]],
-            (2, bare),
-            false,
-            vec![a(0, 1), a(1, 3)],
-        ),
-        (
-            "two shards",
-            &[&[(0, 7, 1)], &[(0, 7, 2)]],
-            (1, bare),
-            false,
-            vec![a(0, 3)],
-        ),
-        (
-            "a bucket that is not asked for",
-            &[&[(0, 7, 1), (5, 7, 9)]],
-            (1, bare),
-            false,
-            vec![a(0, 1)],
-        ),
-    ] {
-        let slots = slots(buckets);
-        let mut finish = merged(shards).in_order(&slots, fill).unwrap();
-        let taken = finish.taken();
-        assert_eq!(taken.is_some(), is_taken, "{what}");
-        if let Some(part) = taken {
-            assert_eq!(printed(&finish.table([part]).unwrap()), want, "{what}");
-        }
-        let table = merged(shards).finish(&slots, fill).unwrap();
-        assert_eq!(printed(&table), want, "{what}");
+    let slots = slots(buckets);
+    let want = printed(&merged().finish(&slots, fill).unwrap());
+    let mut finish = merged().in_order(&slots, fill).unwrap();
+    let taken = finish.taken();
+    let is_taken = taken.is_some();
+    if let Some(part) = taken {
+        assert_eq!(printed(&finish.table([part]).unwrap()), want);
     }
+    (is_taken, want)
+}
+
+const ONE_GROUP_LESS: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3)]];
+const ONE_BUCKET_LESS: &[Cells<'_>] = &[&[(0, 7, 1), (2, 7, 3)]];
+
+#[test]
+fn rows_are_taken_as_they_stand_where_nothing_is_to_be_done() {
+    let (a, b) = (|at, n| row(at, &["a"], n), |at, n| row(at, &["b"], n));
+    let full: &[Cells<'_>] = &[&[(0, 7, 1), (0, 8, 2), (1, 7, 3), (1, 8, 4)]];
+    let all = vec![a(0, 1), b(0, 2), a(1, 3), b(1, 4)];
+    assert_eq!(taken(full, 2, false), (true, all.clone()));
+    assert_eq!(taken(full, 2, true), (true, all));
+    let want = vec![a(0, 1), b(0, 2), a(1, 3)];
+    assert_eq!(taken(ONE_GROUP_LESS, 2, false), (true, want));
+    let want = vec![a(0, 1), a(2, 3)];
+    assert_eq!(taken(ONE_BUCKET_LESS, 3, false), (true, want));
+}
+
+#[test]
+fn rows_are_not_taken_where_something_is_to_be_filled_added_up_or_put_in_order() {
+    let (a, b) = (|at, n| row(at, &["a"], n), |at, n| row(at, &["b"], n));
+    let want = vec![a(0, 1), b(0, 2), a(1, 3), b(1, 0)];
+    assert_eq!(taken(ONE_GROUP_LESS, 2, true), (false, want));
+    let want = vec![a(0, 1), a(1, 0), a(2, 3)];
+    assert_eq!(taken(ONE_BUCKET_LESS, 3, true), (false, want));
+    let want = vec![a(0, 1), b(0, 2)];
+    assert_eq!(taken(&[&[(0, 8, 2), (0, 7, 1)]], 1, false), (false, want));
+    let want = vec![a(0, 1), a(1, 3)];
+    assert_eq!(taken(&[&[(1, 7, 3), (0, 7, 1)]], 2, false), (false, want));
+    let two_shards: &[Cells<'_>] = &[&[(0, 7, 1)], &[(0, 7, 2)]];
+    assert_eq!(taken(two_shards, 1, false), (false, vec![a(0, 3)]));
+    // One of them is in none of the buckets.
+    let outside: &[Cells<'_>] = &[&[(0, 7, 1), (5, 7, 9)]];
+    assert_eq!(taken(outside, 1, false), (false, vec![a(0, 1)]));
 }
 
 #[test]

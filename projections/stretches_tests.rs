@@ -48,6 +48,10 @@ type Count<'a> = &'a dyn Fn(BucketKey, u32) -> Option<[i64; METRICS]>;
 
 /// A table of slots by region, of those names.
 fn table(slots: &[Slot], names: &[String], fill: bool, count: Count<'_>) -> Table {
+    merged(slots, names, count).finish(slots, fill).unwrap()
+}
+
+fn merged(slots: &[Slot], names: &[String], count: Count<'_>) -> Merged {
     let by = [Dimension::Region];
     let mut sums = ShardSums::new(&by);
     for slot in slots {
@@ -71,7 +75,7 @@ fn table(slots: &[Slot], names: &[String], fill: bool, count: Count<'_>) -> Tabl
     let named = names.iter().map(|name| Arc::from(name.as_str()));
     let mut merged = Merged::new(&by);
     merged.add(sums, &vec![(0..).zip(named).collect()]).unwrap();
-    merged.finish(slots, fill).unwrap()
+    merged
 }
 
 type Form = (Format, Tz, Chosen);
@@ -219,8 +223,10 @@ struct Asked {
     form: Form,
     from: i64,
     fill: bool,
-    /// The names of the regions, and in how many parts the table is made.
+    /// The names of the regions.
     names: Vec<String>,
+    /// In how many parts the table is made.
+    parts: usize,
     /// By residue of time and region what is counted; none where nothing is.
     counts: Vec<Option<[i64; METRICS]>>,
 }
@@ -252,26 +258,36 @@ fn asked() -> impl Strategy<Value = Asked> {
         form,
         0..3i64,
         any::<bool>(),
-        names,
+        (names, 1..4usize),
         proptest::collection::vec(counts, 1..3),
     )
-        .prop_map(|(granularity, form, from, fill, names, counts)| Asked {
-            granularity,
-            form,
-            from,
-            fill,
-            names,
-            counts,
-        })
+        .prop_map(
+            |(granularity, form, from, fill, (names, parts), counts)| Asked {
+                granularity,
+                form,
+                from,
+                fill,
+                names,
+                parts,
+                counts,
+            },
+        )
 }
 
-fn answered(asked: &Asked) -> Table {
+/// The table as several threads make it, and as one does.
+fn answered(asked: &Asked) -> (Table, Table) {
     let slots = slots(asked.granularity, asked.form.1, asked.from, 300);
     let count = |bucket: BucketKey, region: u32| {
         let at = bucket.at / 60_000 + i64::from(region);
         asked.counts[at as usize % asked.counts.len()]
     };
-    table(&slots, &asked.names, asked.fill, &count)
+    let finish = merged(&slots, &asked.names, &count)
+        .in_order(&slots, asked.fill)
+        .unwrap();
+    let ranges = finish.ranges(asked.parts).into_iter();
+    let parts: Vec<Part> = ranges.map(|range| finish.part(range).unwrap()).collect();
+    let one = table(&slots, &asked.names, asked.fill, &count);
+    (finish.table(parts).unwrap(), one)
 }
 
 proptest! {
@@ -283,14 +299,14 @@ proptest! {
     ) {
         let mut texts: HashMap<u128, Vec<u8>> = HashMap::new();
         for asked in &all {
-            let table = answered(asked);
+            let (table, one) = answered(asked);
             let pieces = cut(&table, asked.granularity, asked.form);
             if pieces.is_empty() {
                 continue;
             }
             let together: Vec<u8> = pieces.iter().flat_map(|(_, text)| text.clone()).collect();
             let is_json = asked.form.0 == Format::Json;
-            prop_assert!(together[usize::from(is_json)..] == whole(&table, asked.form));
+            prop_assert!(together[usize::from(is_json)..] == whole(&one, asked.form));
             for (key, text) in pieces {
                 if let Some(key) = key {
                     let known = texts.entry(key).or_insert_with(|| text.clone());

@@ -182,6 +182,30 @@ impl Runs {
             to: from + rows as u32,
         });
     }
+
+    /// Makes a run of the rows behind the last one, which are there already, as the numbers of their groups are from
+    /// `groups` on.
+    pub fn close(&mut self, bucket: u32, groups: usize) {
+        let from = self.runs.last().map_or(0, |last| last.to);
+        let to = self.rows.len() as u32;
+        if from == to {
+            return;
+        }
+        let mut run = Run {
+            bucket,
+            groups: groups as u32,
+            from,
+            to,
+        };
+        // Most buckets of a large campaign have the groups of the one before.
+        if let Some(last) = self.runs.last()
+            && self.groups_of(last) == self.groups_of(&run)
+        {
+            run.groups = last.groups;
+            self.groups.truncate(groups);
+        }
+        self.runs.push(run);
+    }
 }
 
 /// Rows of the bucket that cells are being added to one by one.
@@ -298,8 +322,7 @@ impl SumTable {
         if groups.is_empty() {
             return;
         }
-        let at = self.runs.groups.len() as u32;
-        let from = self.runs.rows.len() as u32;
+        let at = self.runs.groups.len();
         for group in groups.iter() {
             places[*group as usize] = NONE;
         }
@@ -307,12 +330,7 @@ impl SumTable {
         for sums in sums.drain(..) {
             self.runs.rows.push(&sums);
         }
-        self.runs.runs.push(Run {
-            bucket: *bucket,
-            groups: at,
-            from,
-            to: self.runs.rows.len() as u32,
-        });
+        self.runs.close(*bucket, at);
     }
 
     /// Makes room for so many rows more of so many buckets, before they are appended.

@@ -18,30 +18,6 @@ pub struct Part {
 }
 
 impl Part {
-    /// Appends rows of a bucket, which stand behind the last run already, and whose groups stand behind the others.
-    pub(crate) fn close_run(&mut self, slot: u32, groups_from: usize) {
-        let runs = &mut self.runs;
-        let from = runs.runs.last().map_or(0, |last| last.to);
-        let to = runs.rows.len() as u32;
-        if from == to {
-            return;
-        }
-        let mut run = Run {
-            bucket: slot,
-            groups: groups_from as u32,
-            from,
-            to,
-        };
-        // Most buckets of a large campaign have the groups of the one before.
-        if let Some(last) = runs.runs.last()
-            && runs.groups_of(last) == runs.groups_of(&run)
-        {
-            run.groups = last.groups;
-            runs.groups.truncate(groups_from);
-        }
-        runs.runs.push(run);
-    }
-
     /// Sorts the rows of the last runs, of several buckets of one time, by group, and then by bucket.
     pub(crate) fn interleave(&mut self, first_run: usize) {
         let Some(first) = self.runs.runs.get(first_run) else {
