@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use crate::support::http::{ask, post_json};
+use crate::support::http::{ask, metric, post_json};
 use crate::support::{Broker, Options, Server, get, small_catalogue, wait_for};
 
 const CLICKS: usize = 300;
@@ -76,6 +76,14 @@ fn an_api_without_shards_answers_from_whoever_has_them_and_from_nobody_never() {
     let answer = post_json(&d.border, "/api/v1/events", &clicks(0, CLICKS)).json();
     assert_eq!(answer["accepted"], CLICKS, "{answer}");
     d.apis.iter().for_each(|api| wait_clicks(api, CLICKS));
+
+    // Of 128 MiB a quarter is for blocks added up, and none for printed rows where nobody is answered over HTTP.
+    let capacity = metric(
+        &d.projectors[0],
+        "adtally_block_cache_capacity_bytes",
+        "memory",
+    );
+    assert_eq!(capacity, f64::from(96 << 20));
 
     // Both nodes say the same, whoever answers them.
     let days = "start=2026-03-01&end=2026-03-09";
