@@ -120,10 +120,14 @@ impl Api {
         Ok(body)
     }
 
-    /// How many bytes the body of a GET's answer has, which are read as they come and forgotten.
-    pub async fn get_length(&self, path: &str) -> Result<usize, ApiError> {
+    /// How many bytes the body of a GET's answer has, which are read as they come and forgotten; of one that may be packed, where
+    /// `takes` says how.
+    pub async fn get_length(&self, path: &str, takes: Option<&str>) -> Result<usize, ApiError> {
         let url = format!("{}{path}", self.base);
-        let request = self.with_key(self.client.get(&url));
+        let mut request = self.with_key(self.client.get(&url));
+        if let Some(takes) = takes {
+            request = request.header(reqwest::header::ACCEPT_ENCODING, takes);
+        }
         let unreachable = |e: reqwest::Error| self.unreachable(&e);
         let mut answer = request.send().await.map_err(unreachable)?;
         let status = answer.status().as_u16();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Duration, DurationRound, Utc};
 use serde_json::{Value, json};
 
-use crate::support::http::{metric, post_json, wait_totals};
+use crate::support::http::{ask_as, gunzip, metric, post_json, wait_totals};
 use crate::support::{Folder, Options, Server, get, small_catalogue};
 
 const REGIONS: [&str; 12] = [
@@ -70,6 +70,23 @@ fn questions() -> Vec<String> {
 fn rows(server: &Server, path: &str) -> String {
     let (status, body) = get(&format!("{}{path}", server.url));
     assert_eq!(status, 200, "{path}: {body}");
+    rows_of(body)
+}
+
+/// The same as they are sent to who takes gzip.
+fn packed_rows(server: &Server, path: &str) -> String {
+    let answer = ask_as(server, "GET", path, &[("accept-encoding", "gzip, br")]);
+    let body = String::from_utf8(gunzip(&answer)).unwrap();
+    assert!(
+        answer.body.len() * 2 < body.len(),
+        "{path}: {} of {}",
+        answer.body.len(),
+        body.len()
+    );
+    rows_of(body)
+}
+
+fn rows_of(body: String) -> String {
     match body.split_once("\"rows\":") {
         Some((_, rest)) => {
             serde_json::from_str::<Value>(&body).unwrap();
@@ -109,6 +126,7 @@ fn kept_texts_of_rows_change_no_byte_of_an_answer() {
             assert!(first.len() > 256 << 10, "{path}: {} bytes", first.len());
             for _ in 0..3 {
                 assert!(rows(&server, &path) == first, "{path}");
+                assert!(packed_rows(&server, &path) == first, "{path}");
             }
             if let Some(before) = last.insert(path, first.clone()) {
                 assert!(before != first);
@@ -125,6 +143,41 @@ fn kept_texts_of_rows_change_no_byte_of_an_answer() {
     wait_totals(&server, "spring", &[("clicks", counted as i64)]);
     for (path, kept) in &last {
         assert!(rows(&server, path) == *kept, "{path}");
+        assert!(packed_rows(&server, path) == *kept, "{path}");
     }
     assert_eq!(metric(&server, HITS, ""), 0.0);
+}
+
+#[test]
+fn every_answer_that_is_not_short_is_packed_for_who_takes_gzip_and_for_nobody_else() {
+    let server = Server::start(Options::default());
+    server.apply_catalogue(&small_catalogue());
+    let minutes = "/api/v1/analytics?campaign_id=spring&granularity=minute&start=2026-01-01T00:00:00Z&end=2026-01-01T02:00:00Z";
+    let ask = |path: &str, takes| ask_as(&server, "GET", path, &[("accept-encoding", takes)]);
+    // What is not printed as rows is said of the same state in any coding; the gauges are not.
+    for (path, is_constant) in [
+        ("/api/openapi.json", true),
+        (minutes, false),
+        ("/metrics", false),
+    ] {
+        let plain = ask(path, "br");
+        assert_eq!(
+            (plain.status, plain.header("content-encoding")),
+            (200, ""),
+            "{path}"
+        );
+        let packed = ask(path, "gzip");
+        let unpacked = gunzip(&packed);
+        assert_eq!(packed.header("content-type"), plain.header("content-type"));
+        assert!(packed.body.len() * 2 < unpacked.len(), "{path}");
+        assert!(!is_constant || unpacked == plain.body, "{path}");
+    }
+    let of = |body: &[u8]| rows_of(String::from_utf8(body.to_vec()).unwrap());
+    assert_eq!(
+        of(&gunzip(&ask(minutes, "gzip"))),
+        of(&ask(minutes, "identity").body)
+    );
+    for short in ["/healthz", "/api/v1/catalog/ads/banner", "/nothing"] {
+        assert_eq!(ask(short, "gzip").header("content-encoding"), "", "{short}");
+    }
 }

@@ -4,6 +4,7 @@
 //! that leaves is a problem document, whatever the path, the method or the body.
 
 pub mod auth;
+mod gzip;
 pub mod health;
 pub mod openapi;
 pub mod params;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is sent is what is printed of the answer's own rows, whether it is printed now or was for an earlier answer
 //! with the same ones ([`crate::query::printed_rows`]). Kept texts are looked for one by one as the body is read, so a client that reads slowly
-//! holds no more of them than it would of what is printed for it alone.
+//! holds no more of them than it would of what is printed for it alone. A client that takes gzip is sent, and has kept for it, what
+//! [`super::gzip`] makes of each piece.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use adtally_projections::buckets::Granularity;
 use adtally_projections::metrics::Metrics;
 pub use adtally_projections::printed::Format;
-use adtally_projections::printed::{Printer, csv_head};
+use adtally_projections::printed::{Printer, csv_head, row_bytes};
 use adtally_projections::ratios::{Chosen, Metric};
 use adtally_projections::stretches::{Stretch, Stretches};
 use adtally_projections::table::Table;
@@ -25,7 +26,8 @@ use futures_util::Stream;
 use serde::ser::SerializeMap;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::query::printed_rows::{OfAnAnswer, PrintedRows};
+use super::gzip::{self, Member};
+use crate::query::printed_rows::{Coding, Key, OfAnAnswer, PrintedRows};
 use crate::query::unread::Share;
 
 /// Bytes from which on a piece is sent: few enough to be in a processor's cache still, and so many that handing them on
@@ -83,10 +85,12 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    /// The response, whose body is written as it is read, of texts that are kept where there are some.
-    pub fn into_response(self, printed: Option<&PrintedRows>) -> Response {
+    /// The response, whose body is written as it is read, of texts that are kept where there are some; for a client that
+    /// takes gzip packed, where it is worth it.
+    pub fn into_response(self, printed: Option<&PrintedRows>, takes_gzip: bool) -> Response {
         let (format, as_of) = (self.format, HeaderValue::from_str(&self.as_of));
-        let mut pieces = Pieces::new(self, printed);
+        let is_packed = takes_gzip && self.likely_bytes() >= gzip::MIN_BYTES;
+        let mut pieces = Pieces::new(self, printed, is_packed.then(Member::default));
         let first = pieces.next().unwrap_or_default();
         let body = match pieces.ended {
             true => Body::from(first),
@@ -99,10 +103,20 @@ impl Rendered {
             HeaderValue::from_static(media_type(format)),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if is_packed {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        }
         if let Ok(as_of) = as_of {
             headers.insert(AS_OF, as_of);
         }
         response
+    }
+
+    /// About how long the text of the rows is.
+    fn likely_bytes(&self) -> usize {
+        let of_row = row_bytes(self.format, self.metrics, self.table.group_by.len());
+        self.table.len().saturating_mul(of_row)
     }
 }
 
@@ -154,6 +168,9 @@ struct Pieces {
     printed: usize,
     /// How a large answer goes on, where texts are kept.
     kept: Option<Kept>,
+    /// What they are packed into, where they are.
+    member: Option<Member>,
+    begun_to_send: bool,
     ended: bool,
 }
 
@@ -166,7 +183,7 @@ struct Kept {
 }
 
 impl Pieces {
-    fn new(mut answer: Rendered, printed: Option<&PrintedRows>) -> Self {
+    fn new(mut answer: Rendered, printed: Option<&PrintedRows>, member: Option<Member>) -> Self {
         let begun = match answer.format {
             Format::Json => {
                 answer.before.push(b'[');
@@ -195,6 +212,8 @@ impl Pieces {
             begun,
             printed: 0,
             kept,
+            member,
+            begun_to_send: false,
             ended: false,
         }
     }
@@ -214,8 +233,9 @@ impl Pieces {
         });
     }
 
-    /// The text of the next stretch, or of a part of it where it is long; none behind the last one.
+    /// The next stretch, or a part of it where it is long; none behind the last one.
     fn stretch(&mut self) -> Option<Bytes> {
+        let is_first = self.is_first();
         let kept = self.kept.as_mut()?;
         let rest = kept.rest.take();
         let stretch = match rest {
@@ -223,23 +243,39 @@ impl Pieces {
             None => kept.stretches.at(&self.answer.table, self.printed)?,
         };
         let key = stretch.key.filter(|_| kept.texts.has_room());
-        let is_first = self.printed == 0 && self.answer.format == Format::Json;
-        let text = match key.and_then(|key| kept.texts.find(key)) {
+        let key = key.map(|rows| Key {
+            rows,
+            is_first,
+            coding: match self.member {
+                Some(_) => Coding::Gzip,
+                None => Coding::Identity,
+            },
+        });
+        let coded = match key.and_then(|key| kept.texts.find(key)) {
             Some(found) => {
                 self.printed = stretch.rows.end;
                 found
             }
             None => self.print_stretch(stretch, key),
         };
-        Some(text.slice(usize::from(is_first)..))
+        Some(self.added(coded))
     }
 
-    fn print_stretch(&mut self, stretch: Stretch, key: Option<u128>) -> Bytes {
+    /// Whether what comes next has no comma before it that others have.
+    fn is_first(&self) -> bool {
+        self.printed == 0 && self.answer.format == Format::Json
+    }
+
+    /// A stretch that is not kept, or is from now on, as it would be kept.
+    fn print_stretch(&mut self, stretch: Stretch, key: Option<Key>) -> Bytes {
+        let is_first = self.is_first();
         let mut text = Vec::new();
         self.print(stretch.rows.end, LONG_BYTES, &mut text);
+        text.drain(..usize::from(is_first));
         let is_whole = self.printed == stretch.rows.end;
+        let coded = self.coded(text);
         match (key, &mut self.kept) {
-            (Some(key), Some(kept)) if is_whole => return kept.texts.keep(key, text),
+            (Some(key), Some(kept)) if is_whole => return kept.texts.keep(key, coded),
             (_, Some(kept)) if !is_whole => {
                 kept.rest = Some(Stretch {
                     rows: self.printed..stretch.rows.end,
@@ -248,16 +284,44 @@ impl Pieces {
             }
             _ => {}
         }
-        Bytes::from(text)
+        Bytes::from(coded)
     }
 
-    /// What stands behind the last row.
-    fn end(&mut self, out: &mut Vec<u8>) {
-        self.ended = true;
-        if self.answer.format == Format::Json {
-            out.push(b']');
-            out.append(&mut self.answer.after);
+    /// A text as it is kept.
+    fn coded(&self, text: Vec<u8>) -> Vec<u8> {
+        match self.member {
+            Some(_) => gzip::pack(&text),
+            None => text,
         }
+    }
+
+    /// What is to be sent of a text as it is kept.
+    fn added(&mut self, coded: Bytes) -> Bytes {
+        match &mut self.member {
+            Some(member) => member.add(&coded),
+            None => coded,
+        }
+    }
+
+    /// The next piece, without what a member has around its texts; an empty one is the last.
+    fn piece(&mut self) -> Bytes {
+        let mut out = std::mem::take(&mut self.begun);
+        if self.kept.is_none() {
+            self.print(self.answer.table.len(), PIECE_BYTES, &mut out);
+        } else if out.is_empty()
+            && let Some(stretch) = self.stretch()
+        {
+            return stretch;
+        }
+        if self.printed == self.answer.table.len() {
+            self.ended = true;
+            if self.answer.format == Format::Json {
+                out.push(b']');
+                out.append(&mut self.answer.after);
+            }
+        }
+        let coded = self.coded(out);
+        self.added(coded.into())
     }
 }
 
@@ -268,18 +332,16 @@ impl Iterator for Pieces {
         if self.ended {
             return None;
         }
-        let mut out = std::mem::take(&mut self.begun);
-        if self.kept.is_none() {
-            self.print(self.answer.table.len(), PIECE_BYTES, &mut out);
-        } else if !out.is_empty() {
-            return Some(Bytes::from(out));
-        } else if let Some(text) = self.stretch() {
-            return Some(text);
+        let begins = !std::mem::replace(&mut self.begun_to_send, true);
+        let mut piece = self.piece();
+        if let Some(member) = &self.member
+            && (begins || self.ended)
+        {
+            let head = if begins { &gzip::HEAD[..] } else { &[] };
+            let tail = if self.ended { member.end() } else { Vec::new() };
+            piece = [head, &piece, &tail].concat().into();
         }
-        if self.printed == self.answer.table.len() {
-            self.end(&mut out);
-        }
-        (!out.is_empty()).then(|| Bytes::from(out))
+        (!piece.is_empty()).then_some(piece)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rows as they are printed, held against texts written by hand and against a reader of each format.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use adtally_projections::buckets::{BucketKey, Slot};
@@ -9,7 +10,10 @@ use adtally_projections::merged::Merged;
 use adtally_projections::metrics::{Metrics, encode_sums};
 use adtally_projections::partial::{Dimension, ShardSums};
 
+use axum::body::HttpBody as _;
+
 use super::*;
+use crate::http::gzip::Member;
 
 fn cell(ad: u32, region: u32) -> CellKey {
     CellKey {
@@ -59,7 +63,7 @@ fn body(format: Format, table: Table) -> String {
 }
 
 fn body_of(format: Format, table: Table, metrics: Chosen) -> String {
-    let pieces = Pieces::new(rendered(format, table, metrics), None);
+    let pieces = Pieces::new(rendered(format, table, metrics), None, None);
     String::from_utf8(pieces.flat_map(|piece| piece.to_vec()).collect()).unwrap()
 }
 
@@ -215,7 +219,7 @@ async fn an_answer_of_one_piece_says_its_length_and_one_of_several_is_sent_as_it
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let whole = body(Format::Json, table(&BY, &rows, &names));
         let answer = rendered(Format::Json, table(&BY, &rows, &names), Chosen::ALL);
-        let response = answer.into_response(None);
+        let response = answer.into_response(None, false);
         let length = response.body().size_hint().exact();
         assert_eq!(length, is_one.then_some(whole.len() as u64));
         let sent = axum::body::to_bytes(response.into_body(), usize::MAX)
@@ -257,10 +261,23 @@ async fn what_is_read_in_time_is_whole() {
 
 /// The body by way of texts that are kept.
 fn kept_body(format: Format, table: Table, printed: &PrintedRows) -> String {
-    let pieces = Pieces::new(rendered(format, table, Chosen::ALL), Some(printed));
+    let pieces = Pieces::new(rendered(format, table, Chosen::ALL), Some(printed), None);
     let pieces: Vec<Bytes> = pieces.collect();
     assert!(pieces.iter().all(|piece| !piece.is_empty()));
     String::from_utf8(pieces.concat()).unwrap()
+}
+
+/// The body as a client unpacks it that takes gzip, and the bytes that it was sent.
+fn unpacked_body(format: Format, table: Table, printed: Option<&PrintedRows>) -> (String, usize) {
+    let answer = rendered(format, table, Chosen::ALL);
+    let pieces: Vec<Bytes> = Pieces::new(answer, printed, Some(Member::default())).collect();
+    assert!(pieces.iter().all(|piece| !piece.is_empty()));
+    let sent = pieces.concat();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&sent[..])
+        .read_to_string(&mut text)
+        .unwrap();
+    (text, sent.len())
 }
 
 #[test]
@@ -291,6 +308,9 @@ fn an_answer_is_the_same_byte_for_byte_of_texts_that_are_kept() {
             for changed in [usize::MAX, usize::MAX, usize::MAX, 0, 0, 0, 4_321] {
                 let want = body(format, answer(changed));
                 assert!(kept_body(format, answer(changed), &printed) == want);
+                let packed = unpacked_body(format, answer(changed), Some(&printed));
+                assert!(packed.0 == want);
+                assert!(packed.1 * 3 < want.len(), "{} of {}", packed.1, want.len());
             }
             assert_eq!(printed.usage() > before, is_kept, "{format:?}");
         }
@@ -306,4 +326,40 @@ fn an_answer_that_is_not_large_keeps_nothing() {
         assert_eq!(kept_body(Format::Json, answer(), &printed), want);
     }
     assert_eq!(printed.usage(), 0);
+}
+
+#[test]
+fn an_answer_of_any_size_is_the_same_for_who_takes_gzip() {
+    let names: Vec<String> = (0..3_000u32).map(|n| format!("ad{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for groups in [0, 1, 100, 3_000] {
+        let rows: Vec<_> = (0..groups).map(|n| (0, n, 0, some())).collect();
+        for format in [Format::Json, Format::Csv, Format::Ndjson] {
+            let answer = || table(&BY[..1], &rows, &names);
+            let want = body(format, answer());
+            assert!(unpacked_body(format, answer(), None).0 == want, "{groups}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_says_how_it_is_coded_and_is_not_packed_where_that_is_not_worth_it() {
+    let names: Vec<String> = (0..3_000u32).map(|n| format!("ad{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (groups, takes_gzip, is_packed, has_length) in [
+        (1, true, false, true),
+        (100, true, true, true),
+        (3_000, true, true, false),
+        (100, false, false, true),
+    ] {
+        let rows: Vec<_> = (0..groups).map(|n| (0, n, 0, some())).collect();
+        let answer = rendered(Format::Json, table(&BY[..1], &rows, &names), Chosen::ALL);
+        let response = answer.into_response(None, takes_gzip);
+        let headers = response.headers();
+        let of = |name| headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(of("content-encoding"), is_packed.then_some("gzip"));
+        assert_eq!(of("vary"), is_packed.then_some("accept-encoding"));
+        let length = response.body().size_hint().exact();
+        assert_eq!(length.is_some(), has_length, "{groups}");
+    }
 }

@@ -17,13 +17,33 @@ const SHARE: usize = 4;
 /// No answer takes more than this part of the room: one that did would put out its own beginning before it is asked for again.
 const MAX_SHARE: usize = 2;
 /// Bytes of memory that a text takes besides its own.
-const BESIDES: usize = 160;
+const BESIDES: usize = 176;
+
+/// How what is kept is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Coding {
+    /// The text itself.
+    Identity,
+    /// A part of a gzip member.
+    Gzip,
+}
+
+/// What a text is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The hash of all that it is made of.
+    pub rows: u128,
+    /// Whether it is the first of its answer, before which no comma stands.
+    pub is_first: bool,
+    /// How it is coded.
+    pub coding: Coding,
+}
 
 /// The texts of one process. Clones share them.
 #[derive(Clone)]
 pub struct PrintedRows {
     bytes_an_answer: usize,
-    kept: Cache<u128, Bytes>,
+    kept: Cache<Key, Bytes>,
     seen: Arc<Seen>,
     hits: metrics::Counter,
     misses: metrics::Counter,
@@ -49,7 +69,7 @@ impl PrintedRows {
             // One shard of it, so that the limit is that of all together.
             kept: CacheBuilder::new(bytes)
                 .with_shards(1)
-                .with_weighter(|_: &u128, text: &Bytes| text.len() + BESIDES)
+                .with_weighter(|_: &Key, text: &Bytes| text.len() + BESIDES)
                 .build(),
             seen: Arc::new(Seen::new()),
             hits,
@@ -86,7 +106,7 @@ impl OfAnAnswer {
     }
 
     /// The text of that key, where it is kept.
-    pub fn find(&mut self, key: u128) -> Option<Bytes> {
+    pub fn find(&mut self, key: Key) -> Option<Bytes> {
         let found = self.all.kept.get(&key);
         match &found {
             Some(_) => self.all.hits.increment(1),
@@ -98,8 +118,8 @@ impl OfAnAnswer {
     }
 
     /// Keeps the text of a key that was not found, if it was looked for before; answers it as it is to be sent.
-    pub fn keep(&mut self, key: u128, mut text: Vec<u8>) -> Bytes {
-        if text.len() + BESIDES > self.left || !self.all.seen.again(key) {
+    pub fn keep(&mut self, key: Key, mut text: Vec<u8>) -> Bytes {
+        if text.len() + BESIDES > self.left || !self.all.seen.again(key.rows) {
             return Bytes::from(text);
         }
         // What is counted is what it takes.
@@ -120,6 +140,14 @@ impl OfAnAnswer {
 mod tests {
     use super::*;
 
+    fn key(rows: u128) -> Key {
+        Key {
+            rows,
+            is_first: false,
+            coding: Coding::Identity,
+        }
+    }
+
     fn text(n: u8, len: usize) -> Vec<u8> {
         let mut text = Vec::with_capacity(2 * len);
         text.resize(len, n);
@@ -131,13 +159,30 @@ mod tests {
         let printed = PrintedRows::new(1 << 20).expect("there is room");
         for asked in 0..4 {
             let mut of = printed.of_an_answer();
-            let found = of.find(7);
+            let found = of.find(key(7));
             assert_eq!(found.is_some(), asked >= 2, "{asked}");
-            let sent = found.unwrap_or_else(|| of.keep(7, text(1, 1_000)));
+            let sent = found.unwrap_or_else(|| of.keep(key(7), text(1, 1_000)));
             assert_eq!(sent, text(1, 1_000));
-            assert_eq!(of.find(8), None);
+            assert_eq!(of.find(key(8)), None);
         }
         assert_eq!(printed.usage(), 1_000 + BESIDES);
+    }
+
+    #[test]
+    fn a_text_is_not_taken_for_one_that_begins_an_answer_or_is_packed() {
+        let printed = PrintedRows::new(1 << 20).expect("there is room");
+        let mut of = printed.of_an_answer();
+        (0..2).for_each(|_| drop(of.keep(key(7), text(1, 1_000))));
+        let first = Key {
+            is_first: true,
+            ..key(7)
+        };
+        let packed = Key {
+            coding: Coding::Gzip,
+            ..key(7)
+        };
+        assert!(of.find(key(7)).is_some());
+        assert_eq!((of.find(first), of.find(packed)), (None, None));
     }
 
     #[test]
@@ -149,7 +194,7 @@ mod tests {
             let mut of = printed.of_an_answer();
             let mut hits = 0;
             for n in from..from + many {
-                let key = (n << 64) | n;
+                let key = key((n << 64) | n);
                 match of.has_room().then(|| of.find(key)).flatten() {
                     Some(_) => hits += 1,
                     None => drop(of.keep(key, text(n as u8, LEN))),
@@ -177,13 +222,13 @@ mod tests {
     fn what_is_dropped_while_it_is_sent_stays_whole() {
         let printed = PrintedRows::new(256 << 10).expect("there is room");
         let mut of = printed.of_an_answer();
-        drop(of.keep(1, text(1, 50_000)));
-        let sent = of.keep(1, text(1, 50_000));
-        for key in 2..40 {
+        drop(of.keep(key(1), text(1, 50_000)));
+        let sent = of.keep(key(1), text(1, 50_000));
+        for n in 2..40 {
             let mut of = printed.of_an_answer();
-            (0..2).for_each(|_| drop(of.keep(key, text(2, 50_000))));
+            (0..2).for_each(|_| drop(of.keep(key(n), text(2, 50_000))));
         }
-        assert_eq!(printed.of_an_answer().find(1), None);
+        assert_eq!(printed.of_an_answer().find(key(1)), None);
         assert_eq!(sent, text(1, 50_000));
     }
 }

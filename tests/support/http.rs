@@ -1,5 +1,8 @@
 //! Requests of the tests, and what every answer must look like.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
@@ -122,4 +125,22 @@ pub fn metric(server: &Server, name: &str, labels: &str) -> f64 {
     lines
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
+}
+
+/// The body as `gzip` unpacks it, which knows nothing of how it was packed and says so when a sum or a length is wrong.
+pub fn gunzip(answer: &Answer) -> Vec<u8> {
+    assert_eq!(answer.header("content-encoding"), "gzip");
+    assert_eq!(answer.header("vary"), "accept-encoding");
+    let mut gzip = Command::new("gzip")
+        .arg("-dc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, body) = (gzip.stdin.take().unwrap(), answer.body.clone());
+    let writing = std::thread::spawn(move || stdin.write_all(&body));
+    let unpacked = gzip.wait_with_output().unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(unpacked.status.success(), "gzip: {}", unpacked.status);
+    unpacked.stdout
 }

@@ -1,9 +1,9 @@
 //! The first five questions by HTTP, from many clients, while events are folded: what a dashboard's users wait. The two
-//! that are large are asked for all metrics too. Each stands beside a body of as many bytes that is ready, which the
-//! same clients ask of the same server in the same way: what is between them is adtally's.
+//! that are large are asked by clients that take gzip too, and for all metrics. Each stands beside a body of as many bytes that
+//! is ready, which the same clients ask of the same server in the same way: what is between them is adtally's.
 //!
 //! The clients have a thread of their own, read an answer to its end, and do nothing with it: what a client makes of ten
-//! megabytes is not what the server takes.
+//! megabytes, unpacking them included, is not what the server takes.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ use crate::telemetry;
 const CLIENTS: usize = 50;
 /// Between two questions of one client, a dashboard's refresh.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often a question was asked before it is measured: rows are kept from the second time on that they are printed.
+const ASKED_BEFORE: usize = 2;
 /// Events a second meanwhile.
 const EVENTS_PER_S: f64 = 10_000.0;
 
@@ -39,24 +41,22 @@ pub async fn run(
 ) -> anyhow::Result<Vec<Figure>> {
     let load = Load::start(address)?;
     let mut figures = Vec::new();
-    let asked = questions(end_s);
-    let five = asked.iter().filter(|question| question.name != MONTH);
-    let mut five: Vec<Question> = five.take(5).cloned().collect();
-    let large = asked
-        .iter()
-        .filter(|question| LARGE.contains(&question.name));
-    five.extend(large.map(Question::with_all_metrics));
-    for question in &five {
-        let what = match question.all_metrics {
-            true => format!("{}, all sixteen metrics,", question.name),
-            false => question.name.to_owned(),
+    for (question, takes) in asked(end_s) {
+        let what = match (question.all_metrics, takes) {
+            (true, None) => format!("{}, all sixteen metrics,", question.name),
+            (false, None) => question.name.to_owned(),
+            (true, Some(coding)) => format!("{}, all sixteen metrics, {coding},", question.name),
+            (false, Some(coding)) => format!("{}, {coding},", question.name),
         };
         telemetry::say(&format!(
             "{what} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ..."
         ));
-        let answers = load.ask(api.base(), &question.path(), time).await?;
+        for _ in 0..ASKED_BEFORE {
+            api.get_length(&question.path(), takes).await?;
+        }
+        let answers = load.ask(api.base(), &question.path(), takes, time).await?;
         let ready = ready(answers.bytes).await?;
-        let bodies = load.ask(&ready.url(), "/", time).await?;
+        let bodies = load.ask(&ready.url(), "/", None, time).await?;
         ready.close().await;
         figures.push(Figure {
             name: format!("queries: {what} by HTTP, {CLIENTS} clients"),
@@ -72,6 +72,19 @@ pub async fn run(
         });
     }
     Ok(figures)
+}
+
+/// The questions, and what the clients say that they take.
+fn asked(end_s: i64) -> Vec<(Question, Option<&'static str>)> {
+    let all = questions(end_s);
+    let five = all.iter().filter(|question| question.name != MONTH).take(5);
+    let large = || all.iter().filter(|question| LARGE.contains(&question.name));
+    let mut asked: Vec<_> = five.map(|question| (question.clone(), None)).collect();
+    asked.extend(large().map(|question| (question.clone(), Some("gzip"))));
+    for takes in [None, Some("gzip")] {
+        asked.extend(large().map(|question| (question.with_all_metrics(), takes)));
+    }
+    asked
 }
 
 /// A server of the same kind with one body that is ready.
@@ -124,9 +137,16 @@ impl Load {
     }
 
     /// Asks as the clients do for `time`, while events are posted.
-    async fn ask(&self, base: &str, path: &str, time: Duration) -> anyhow::Result<Asked> {
+    async fn ask(
+        &self,
+        base: &str,
+        path: &str,
+        takes: Option<&'static str>,
+        time: Duration,
+    ) -> anyhow::Result<Asked> {
         let runtime = self.asking.as_ref().context("the clients' thread runs")?;
-        let asking = runtime.spawn(clients(Api::new(base, None)?, path.to_owned(), time));
+        let question = (path.to_owned(), takes);
+        let asking = runtime.spawn(clients(Api::new(base, None)?, question, time));
         let posting = self.posting.post(self.events_to, Some(EVENTS_PER_S), time);
         let (posted, asked) = tokio::join!(posting, asking);
         let (posted, (mut waited, bytes)) = (posted?, asked??);
@@ -149,7 +169,11 @@ impl Drop for Load {
 }
 
 /// How long each of the clients' questions took, and the bytes of an answer.
-async fn clients(api: Api, path: String, time: Duration) -> anyhow::Result<(Vec<Duration>, usize)> {
+async fn clients(
+    api: Api,
+    (path, takes): (String, Option<&'static str>),
+    time: Duration,
+) -> anyhow::Result<(Vec<Duration>, usize)> {
     let began = Instant::now();
     let mut asking = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
@@ -160,7 +184,7 @@ async fn clients(api: Api, path: String, time: Duration) -> anyhow::Result<(Vec<
             let (mut waited, mut bytes) = (Vec::new(), 0);
             while began.elapsed() < time {
                 let asked = Instant::now();
-                bytes = api.get_length(&path).await?;
+                bytes = api.get_length(&path, takes).await?;
                 waited.push(asked.elapsed());
                 tokio::time::sleep(ASK_EVERY.saturating_sub(asked.elapsed())).await;
             }

@@ -6,6 +6,7 @@ use adtally_projections::partial::Dimension;
 use adtally_projections::ratios::{Chosen, Metric};
 use adtally_streams::event::Device;
 use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 use super::{at, confine, span, time_zone, utc};
 use crate::http::AppState;
 use crate::http::auth::Access;
+use crate::http::gzip;
 use crate::http::params::{Params, not_one_of};
 use crate::http::problem::Problem;
 use crate::http::render::{Format, Rendered, serialize_figures};
@@ -76,6 +78,7 @@ const MAX_FILTER_VALUES: usize = 1_000;
 pub async fn analytics(
     State(state): State<AppState>,
     access: Access,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let params = Params::read(query.as_deref(), &KNOWN)?;
@@ -97,7 +100,8 @@ pub async fn analytics(
     };
     let (answer, share) = state.engine.run("analytics", run).await?;
     let printed = state.engine.printed_rows();
-    Ok(rendered(answer, share, format, explain).into_response(printed))
+    let takes_gzip = gzip::is_accepted(&headers);
+    Ok(rendered(answer, share, format, explain).into_response(printed, takes_gzip))
 }
 
 fn question(params: &Params) -> Result<Question, Problem> {

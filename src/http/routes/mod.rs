@@ -20,6 +20,9 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use chrono_tz::Tz;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate as _, SizeAbove};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -27,7 +30,7 @@ use super::auth::Access;
 use super::health::Readiness;
 use super::params::{Params, id};
 use super::problem::{Problem, quote};
-use super::{AppState, openapi};
+use super::{AppState, gzip, openapi};
 use crate::query::analytics::Span;
 use crate::query::scope::Subject;
 
@@ -56,14 +59,24 @@ fn documented_operations() -> OpenApiRouter<operations::Operations> {
 
 pub(super) fn router(state: AppState) -> Router {
     let (router, _) = documented().split_for_parts();
-    router
+    let router = router
         .route(openapi::PATH, axum::routing::get(openapi::serve))
-        .with_state(state)
+        .with_state(state);
+    packed(router)
+}
+
+/// Packs what is answered to a client that takes gzip, where it is worth it and has not been packed already.
+fn packed(router: Router) -> Router {
+    let is_worth_it = DefaultPredicate::new().and(SizeAbove::new(gzip::MIN_BYTES as u64));
+    let layer = CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(is_worth_it);
+    router.layer(layer)
 }
 
 pub(super) fn operations(readiness: Readiness, metrics: PrometheusHandle) -> Router {
     let (router, _) = documented_operations().split_for_parts();
-    router.with_state(operations::Operations { readiness, metrics })
+    packed(router.with_state(operations::Operations { readiness, metrics }))
 }
 
 /// What the routes say of themselves.
