@@ -21,7 +21,7 @@ use crate::border::facts::Sender;
 use crate::border::{Border, Incoming, Unavailable};
 use crate::fail_points::{Point, pass};
 use crate::outbox::OutboxHandle;
-use crate::quarantine::{Source, Way};
+use crate::quarantine::{Source, Way, begin_at_zero};
 use crate::stream_info::stream_state;
 
 /// Messages that all intakes together may hold unacknowledged; the broker gives out no more.
@@ -74,6 +74,7 @@ impl Ended {
 impl Intake {
     /// Takes events in until told to stop; then the batch under way is finished.
     pub async fn run(self, stop: CancellationToken) {
+        begin_at_zero(Way::Nats);
         let (outbox, broker) = (self.outbox.clone(), self.broker.clone());
         let limiting = stop.child_token();
         let limit = limit_watermark(outbox, broker, limiting.clone());

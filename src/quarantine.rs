@@ -88,6 +88,17 @@ impl Source {
     }
 }
 
+/// Shows a way's counters from its start: Prometheus sees no increase in a series that begins with its first one, and the
+/// first refusal for a reason is the one to be woken by.
+pub fn begin_at_zero(way: Way) {
+    for kind in Kind::ALL {
+        metrics::counter!("adtally_events_accepted_total", "kind" => kind.name(), "way" => way.name()).increment(0);
+    }
+    for reason in Reason::ALL {
+        metrics::counter!("adtally_events_refused_total", "reason" => reason.name(), "way" => way.name()).increment(0);
+    }
+}
+
 /// Counts events that are durable, by kind.
 pub fn count_accepted(way: Way, kinds: [u64; Kind::ALL.len()]) {
     for kind in Kind::ALL {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::http::{ask, ask_as, post_json, send, wait_totals};
+use crate::support::http::{ask, ask_as, metric, post_json, send, wait_totals};
 use crate::support::{Options, Server, get, small_catalogue};
 
 fn started() -> Server {
@@ -87,6 +87,12 @@ fn bad_items_do_not_lose_their_neighbours() {
         {"kind": "impression", "impression_id": "h", "ad_id": "banner", "ts": now, "nested": {"deep": [1, 2, {"x": null}]}},
         {"click_id": "i", "ad_id": "banner"},
     ]);
+    let posted = |reason: &str| format!("reason=\"{reason}\",way=\"post\"");
+    let refused = |reason| metric(&server, "adtally_events_refused_total", &posted(reason));
+    // A series is there before its first increase, which an alert would not see otherwise.
+    let (_, page) = get(&format!("{}/metrics", server.url));
+    let unknown_ad = format!("adtally_events_refused_total{{{}}} 0", posted("unknown_ad"));
+    assert!(page.lines().any(|line| line == unknown_ad), "{page}");
     let answer = post_json(&server, "/api/v1/events", &items);
     assert_eq!(answer.status, 202, "{}", answer.text());
     let answer = answer.json();
@@ -112,13 +118,10 @@ fn bad_items_do_not_lose_their_neighbours() {
         ]
     );
     wait_totals(&server, "spring", &[("clicks", 1), ("impressions", 1)]);
-    let (_, metrics) = get(&format!("{}/metrics", server.url));
-    assert!(
-        metrics
-            .lines()
-            .any(|l| l.starts_with("adtally_events_refused_total{") && l.contains("unknown_ad")),
-        "{metrics}"
-    );
+    for reason in reasons.iter().map(|(_, reason)| *reason) {
+        let times = reasons.iter().filter(|(_, other)| *other == reason).count();
+        assert_eq!(refused(reason), times as f64, "{reason}");
+    }
     still_whole(&server);
 }
 

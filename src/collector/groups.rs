@@ -20,7 +20,7 @@ use super::{Collector, Failure};
 use crate::border::facts::Sender;
 use crate::border::{Decided, Entry, Incoming, Unavailable};
 use crate::http::problem::Problem;
-use crate::quarantine::{Way, count_refused};
+use crate::quarantine::{Way, begin_at_zero, count_refused};
 
 /// Groups under way at once: one commit takes all that are decided while the disk writes the one before. With fewer,
 /// visits would wait here that the next commit could take; with more, groups would be of a few visits each.
@@ -54,6 +54,7 @@ pub(super) struct Groups {
 impl Groups {
     /// Begins to form groups, until every clone is gone.
     pub fn start(collector: Arc<Collector>) -> Self {
+        begin_at_zero(Way::Collector);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX_VISITS);
         tokio::spawn(form(collector, waiting));
         Self { queue }

@@ -240,6 +240,7 @@ impl Outbox {
     pub fn open(options: OutboxOptions, broker: Arc<dyn Broker>) -> Result<Outbox, OutboxError> {
         let opened = recover::open(options, broker)?;
         let writer = writer::spawn(Arc::clone(&opened.shared), opened.requests);
+        shipper::begin_at_zero();
         let tasks = shipper::spawn(&opened.shared, opened.recovered, opened.settled);
         Ok(Outbox {
             shared: opened.shared,

@@ -358,18 +358,30 @@ async fn publish(shared: &Shared, subject: &str, id: &str, payload: &Bytes) -> O
     }
 }
 
+/// Why a message is sent again, as the metric says it.
+const UNKNOWN: &str = "unknown";
+const FULL: &str = "full";
+const REFUSED: &str = "refused";
+
+/// Shows the counters of [`note`] from the start, so that the first one is an increase too.
+pub(super) fn begin_at_zero() {
+    for why in [UNKNOWN, FULL, REFUSED] {
+        metrics::counter!("adtally_publish_retries_total", "why" => why).increment(0);
+    }
+}
+
 /// Counts an outcome after which the message is sent again, and says why.
 fn note(outcome: &Outcome, subject: &str, id: &str) {
     let why = match outcome {
         Outcome::Stored { .. } => return,
         Outcome::Unknown(why) => {
             tracing::debug!(%id, %why, "sent again, since it is not known whether the broker has it");
-            "unknown"
+            UNKNOWN
         }
-        Outcome::Full(_) => "full",
+        Outcome::Full(_) => FULL,
         Outcome::TooLarge(why) | Outcome::Refused(why) | Outcome::Conflict(why) => {
             tracing::error!(%subject, %id, %why, "the broker refuses a message; it is kept and tried again: see the server's limits and permissions");
-            "refused"
+            REFUSED
         }
     };
     metrics::counter!("adtally_publish_retries_total", "why" => why).increment(1);

@@ -25,7 +25,7 @@ use crate::border::{Border, Incoming, Outcome};
 use crate::collector::peer_of;
 use crate::http::auth::{Access, access_of};
 use crate::http::problem::{Problem, quote};
-use crate::quarantine::{Source, Way};
+use crate::quarantine::{Source, Way, begin_at_zero};
 use crate::read_body::read_body;
 
 /// The path.
@@ -66,6 +66,7 @@ pub struct Posted {
 
 /// The route, over the collector's outbox.
 pub fn router(border: Border) -> Router {
+    begin_at_zero(Way::Post);
     Router::new()
         .route(PATH, post(post_events).fallback(method_not_allowed))
         .with_state(Arc::new(border))

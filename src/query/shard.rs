@@ -54,6 +54,12 @@ pub trait ShardRead: Send + Sync {
         each: EachRow<'_>,
     ) -> Result<(), QueryError>;
 
+    /// The position that the rows belong to; none before the first message.
+    fn position(&self) -> Result<Option<Position>, QueryError> {
+        let value = self.get(Family::Meta, POSITION_KEY)?;
+        Ok(value.map(|value| Position::decode(&value)).transpose()?)
+    }
+
     /// The name of a number where it was read before; numbers keep their names.
     fn known_name(&self, _space: Space, _symbol: Symbol) -> Option<Arc<str>> {
         None
@@ -172,7 +178,10 @@ impl SnapshotSet<'_> {
         let mut replicas = BTreeMap::new();
         let mut through: Option<Option<i64>> = None;
         for shard in &self.shards {
-            let sequence = shard.position()?.map_or(0, |position| position.sequence);
+            let sequence = shard
+                .rows
+                .position()?
+                .map_or(0, |position| position.sequence);
             positions.insert(shard.number, sequence);
             if let Some(there) = shard.rows.elsewhere() {
                 replicas.insert(shard.number, there.replica().to_owned());
@@ -349,14 +358,12 @@ impl Shard<'_> {
         Ok(name)
     }
 
-    fn position(&self) -> Result<Option<Position>, QueryError> {
-        let value = self.rows.get(Family::Meta, POSITION_KEY)?;
-        Ok(value.map(|value| Position::decode(&value)).transpose()?)
-    }
-
     /// What the shard keeps at its log time, and has not deleted under an earlier setting.
     fn horizon(&self) -> Result<Horizon, QueryError> {
-        let log_time_ms = self.position()?.map_or(0, |position| position.log_time_ms);
+        let log_time_ms = self
+            .rows
+            .position()?
+            .map_or(0, |position| position.log_time_ms);
         let deleted = match self.rows.get(Family::Meta, DELETED_KEY)? {
             Some(value) => Horizon::decode(&value)?,
             None => Horizon::default(),

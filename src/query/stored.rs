@@ -10,6 +10,7 @@ use adtally_projections::block::BlockError;
 use adtally_projections::cells::Grain;
 use adtally_projections::dump;
 use adtally_projections::family::Family;
+use adtally_projections::position::Position;
 use adtally_projections::spans::{Retention, Span};
 use adtally_projections::symbols::{Space, Symbol};
 
@@ -60,6 +61,11 @@ impl ShardRead for StoredRows<'_> {
             })
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    fn position(&self) -> Result<Option<Position>, QueryError> {
+        // Read when the snapshot was taken; among what is written meanwhile it is the row that is looked for longest.
+        Ok(self.snapshot.position())
     }
 
     fn known_name(&self, space: Space, symbol: Symbol) -> Option<Arc<str>> {
