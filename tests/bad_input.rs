@@ -91,8 +91,19 @@ fn bad_items_do_not_lose_their_neighbours() {
     let refused = |reason| metric(&server, "adtally_events_refused_total", &posted(reason));
     // A series is there before its first increase, which an alert would not see otherwise.
     let (_, page) = get(&format!("{}/metrics", server.url));
-    let unknown_ad = format!("adtally_events_refused_total{{{}}} 0", posted("unknown_ad"));
-    assert!(page.lines().any(|line| line == unknown_ad), "{page}");
+    for series in [
+        "adtally_events_refused_total{reason=\"unknown_ad\",way=\"collector\"}",
+        "adtally_events_refused_total{reason=\"unknown_ad\",way=\"post\"}",
+        "adtally_events_refused_total{reason=\"unknown_ad\",way=\"nats\"}",
+        "adtally_events_accepted_total{kind=\"conversion\",way=\"nats\"}",
+        "adtally_publish_retries_total{why=\"refused\"}",
+    ] {
+        let none_yet = format!("{series} 0");
+        assert!(
+            page.lines().any(|line| line == none_yet),
+            "{series}: {page}"
+        );
+    }
     let answer = post_json(&server, "/api/v1/events", &items);
     assert_eq!(answer.status, 202, "{}", answer.text());
     let answer = answer.json();

@@ -177,6 +177,20 @@ fn every_answer_that_is_not_short_is_packed_for_who_takes_gzip_and_for_nobody_el
         of(&gunzip(&ask(minutes, "gzip"))),
         of(&ask(minutes, "identity").body)
     );
+    // Who takes nothing at all is sent plain text, and an error stays the one that it is.
+    for nothing in ["*;q=0", "identity;q=0", "gzip;q=0, identity;q=0"] {
+        let plain = ask("/api/openapi.json", nothing);
+        assert_eq!(
+            (plain.status, plain.header("content-encoding")),
+            (200, ""),
+            "{nothing}"
+        );
+        let refused = ask(
+            "/api/v1/analytics?campaign_id=spring&granularity=week",
+            nothing,
+        );
+        assert_eq!(refused.problem()["status"], 400, "{nothing}");
+    }
     for short in ["/healthz", "/api/v1/catalog/ads/banner", "/nothing"] {
         assert_eq!(ask(short, "gzip").header("content-encoding"), "", "{short}");
     }

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 
-use axum::http::{HeaderMap, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
@@ -24,27 +25,48 @@ const LIKELY_SHARE: usize = 6;
 /// Room for what ends a packed text, without which it would be ended twice.
 const FLUSH_BYTES: usize = 64;
 
-/// Whether a client takes gzip: it says so by name, and not with a quality of zero (RFC 9110, 12.5.3). A client that says
-/// only `*` has not said that it can unpack one.
+/// Whether a client takes gzip: it says so by name, with a quality that is neither zero nor below that of the plain text
+/// (RFC 9110, 12.5.3). A client that says only `*` has not said that it can unpack one.
 pub fn is_accepted(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter();
-    values
+    let codings = values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|coding| {
-            let mut parts = coding.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default();
-            let is_gzip = ["gzip", "x-gzip"]
-                .iter()
-                .any(|gzip| name.eq_ignore_ascii_case(gzip));
-            let is_refused = parts.any(|parameter| {
-                parameter
-                    .split_once('=')
-                    .filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
-                    .is_some_and(|(_, quality)| quality.trim().parse() == Ok(0.0))
-            });
-            is_gzip && !is_refused
-        })
+        .filter_map(named);
+    let (mut gzip, mut identity) = (0.0_f32, 0.0_f32);
+    for (name, quality) in codings {
+        match name.to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = gzip.max(quality),
+            "identity" => identity = identity.max(quality),
+            _ => {}
+        }
+    }
+    gzip > 0.0 && gzip >= identity
+}
+
+/// A coding's name and quality; none where that is no number.
+fn named(coding: &str) -> Option<(&str, f32)> {
+    let Some((name, parameter)) = coding.split_once(';') else {
+        return Some((coding.trim(), 1.0));
+    };
+    let (q, quality) = parameter.split_once('=')?;
+    let quality = quality.trim().parse().ok()?;
+    q.trim()
+        .eq_ignore_ascii_case("q")
+        .then_some((name.trim(), quality))
+}
+
+/// Leaves of what a client takes whether it takes gzip, so that all that packs decides alike. It also keeps from the library's
+/// layer what it would answer 406 to, over whatever was done already: a client that says it takes nothing gets
+/// plain text, as the RFC allows.
+pub async fn decided(mut request: Request) -> Request {
+    let is_accepted = is_accepted(request.headers());
+    let headers = request.headers_mut();
+    headers.remove(header::ACCEPT_ENCODING);
+    if is_accepted {
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    request
 }
 
 thread_local! {
@@ -80,6 +102,11 @@ pub fn pack(text: &[u8]) -> Vec<u8> {
 pub struct Member(Hasher);
 
 impl Member {
+    /// Whether no text has been added.
+    pub fn is_empty(&self) -> bool {
+        self.0.total_len() == 0
+    }
+
     /// Puts a packed text behind those before; what is to be sent of it.
     pub fn add(&mut self, packed: &Bytes) -> Bytes {
         let [sum, length] = [0, 4].map(|at| {

@@ -4,7 +4,6 @@
 
 use std::io::Read as _;
 
-use axum::http::HeaderValue;
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 
@@ -39,6 +38,8 @@ fn gzip_is_sent_to_whoever_names_it_and_does_not_refuse_it() {
         &["gzip ; Q = 0.001"],
         &["x-gzip"],
         &["identity, gzip;q=0, gzip"],
+        &["identity;q=0.5, gzip;q=0.5"],
+        &["identity;q=0, gzip"],
     ] {
         assert!(accepted(takes), "{takes:?}");
     }
@@ -50,6 +51,10 @@ fn gzip_is_sent_to_whoever_names_it_and_does_not_refuse_it() {
         &["br, zstd"],
         &["gzip;q=0"],
         &["gzip;q=0.000, br"],
+        &["identity, gzip;q=0.9"],
+        &["gzip;q=much"],
+        &["gzip;q=NaN"],
+        &["gzip;level=1"],
         &["gzipped"],
     ] {
         assert!(!accepted(does_not), "{does_not:?}");

@@ -170,7 +170,6 @@ struct Pieces {
     kept: Option<Kept>,
     /// What they are packed into, where they are.
     member: Option<Member>,
-    begun_to_send: bool,
     ended: bool,
 }
 
@@ -213,7 +212,6 @@ impl Pieces {
             printed: 0,
             kept,
             member,
-            begun_to_send: false,
             ended: false,
         }
     }
@@ -332,7 +330,8 @@ impl Iterator for Pieces {
         if self.ended {
             return None;
         }
-        let begins = !std::mem::replace(&mut self.begun_to_send, true);
+        // Whatever is packed has a text in its first piece, rows or what stands before them.
+        let begins = self.member.as_ref().is_some_and(Member::is_empty);
         let mut piece = self.piece();
         if let Some(member) = &self.member
             && (begins || self.ended)

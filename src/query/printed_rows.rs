@@ -3,7 +3,7 @@
 //!
 //! Invariant: a text is found by a 128-bit hash of all that it is made of ([`adtally_projections::stretches`]), so what is found is
 //! what would be printed. Nothing is ever taken back: what has changed since is looked for under another key, and what nobody
-//! looks for any more is dropped for what is. A text is kept from the second time on that it is looked for.
+//! looks for any more is dropped for what is. A text is kept from the second time on that it is looked for, in whatever coding.
 
 use std::sync::Arc;
 

@@ -42,12 +42,12 @@ pub async fn run(
     let load = Load::start(address)?;
     let mut figures = Vec::new();
     for (question, takes) in asked(end_s) {
-        let what = match (question.all_metrics, takes) {
-            (true, None) => format!("{}, all sixteen metrics,", question.name),
-            (false, None) => question.name.to_owned(),
-            (true, Some(coding)) => format!("{}, all sixteen metrics, {coding},", question.name),
-            (false, Some(coding)) => format!("{}, {coding},", question.name),
-        };
+        let all = question.all_metrics.then_some("all sixteen metrics");
+        let what: Vec<&str> = [Some(question.name), all, takes]
+            .into_iter()
+            .flatten()
+            .collect();
+        let what = what.join(", ");
         telemetry::say(&format!(
             "{what} by HTTP, {CLIENTS} clients, {EVENTS_PER_S} events/s ..."
         ));

@@ -71,7 +71,9 @@ fn packed(router: Router) -> Router {
     let layer = CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
         .compress_when(is_worth_it);
-    router.layer(layer)
+    router
+        .layer(layer)
+        .layer(axum::middleware::map_request(gzip::decided))
 }
 
 pub(super) fn operations(readiness: Readiness, metrics: PrometheusHandle) -> Router {
