@@ -14,6 +14,7 @@ use crate::buckets::BucketKey;
 use crate::cells::Bucket;
 use crate::metrics::Fields;
 use crate::narrow::{Narrow, Numbers};
+use crate::origins::Origin;
 use crate::partial::{Dimension, Filter, Filters, PartialError, ShardSums};
 use crate::read_block::ReadBlock;
 use crate::sums::{Group, SumTable, fits};
@@ -259,7 +260,13 @@ impl BlockSums {
         let rows = self.runs.iter().map(|run| run.cells.len().min(groups));
         let is_each = cells.len() <= MANY_A_ROW * rows.sum::<usize>();
         match (is_each, groups) {
-            (true, _) => self.each_a_row(table),
+            (true, _) => {
+                self.each_a_row(table);
+                if let (Some(block), Cells::All(all)) = (block.known_as(), cells) {
+                    let cell = all.start as u32;
+                    table.note_origin(first, Origin { block, cell });
+                }
+            }
             (false, 1) => self.one_a_run(table),
             (false, _) => self.one_a_group(table),
         }

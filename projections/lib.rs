@@ -43,6 +43,7 @@ pub mod metrics;
 mod model_tests;
 pub mod month;
 pub mod narrow;
+pub mod origins;
 pub mod partial;
 pub mod plan;
 pub mod position;

@@ -406,13 +406,18 @@ impl Finish {
             (*at as usize, part, &part.runs.runs[*run as usize])
         };
         let runs = self.runs.of_slot(slot as usize);
-        let from = out.runs.groups.len();
+        let (from, first) = (out.runs.groups.len(), out.runs.rows.len() as u32);
         let to = (&mut out.runs.groups, &mut out.runs.rows);
-        let is_copied = match runs {
-            [only] => gathered.copy(of(only), self.fill, to),
-            _ => false,
+        let copied = match runs {
+            [only] => Some(of(only)).filter(|only| gathered.copy(*only, self.fill, to)),
+            _ => None,
         };
-        if !is_copied {
+        if let Some((_, part, run)) = copied {
+            if let Some(origin) = part.runs.origins.of(run.from..run.to) {
+                let rows = first..out.runs.rows.len() as u32;
+                out.runs.origins.push(rows, origin);
+            }
+        } else {
             for (number, part, run) in runs.iter().map(of) {
                 gathered.add(number, part, run);
             }

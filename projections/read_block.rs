@@ -13,6 +13,11 @@ pub trait ReadBlock {
     /// Where it stands.
     fn key(&self) -> &BlockKey;
 
+    /// What it and all that is in it is known by, where it is known by anything ([`crate::origins::Origin::block`]).
+    fn known_as(&self) -> Option<u128> {
+        None
+    }
+
     /// Its buckets in order, each with how many of the cells that follow each other are its own.
     fn buckets(&self) -> &[(Bucket, u32)];
 

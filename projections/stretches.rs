@@ -2,7 +2,8 @@
 //!
 //! Invariant: a stretch's key is a 128-bit hash of all that [`crate::printed::Printer`] makes the text of its rows of, and
 //! its beginning and end follow from its own rows. So stretches of one key are printed alike, whichever answers they are of,
-//! and a count that changes makes another key: a text that is kept under one is never taken back. Stretches are cut by the
+//! and a count that changes makes another key: a text that is kept under one is never taken back. Of rows that are cells
+//! of a known block as they are ([`crate::origins`]), the block and the first cell stand for all counts. Stretches are cut by the
 //! clock and not by an answer's first row, so that nearly all of those of a range that has moved on were in the one before.
 
 use std::ops::Range;
@@ -33,6 +34,15 @@ pub struct Stretch {
     pub rows: Range<usize>,
     /// What their text is known by, a comma before the first one of JSON included; none where it is not worth keeping.
     pub key: Option<u128>,
+}
+
+/// What is known of a run's rows without their own groups and counts.
+enum Known {
+    Nothing,
+    /// The groups are those of the run before.
+    GroupsBefore,
+    /// They are cells of a known block.
+    Block,
 }
 
 /// Cuts an answer into stretches.
@@ -100,24 +110,49 @@ impl Stretches {
         let mut hasher = Hasher::new();
         hasher.write(self.common.as_bytes());
         let mut before: &[u32] = &[];
+        // Rows that follow each other whose counts nothing else stands for.
+        let mut counted: Vec<Range<usize>> = Vec::new();
         for run in part.some_runs(rows.clone()) {
             let slot = &table.slots[run.bucket as usize];
-            let first = rows.start.saturating_sub(run.from as usize);
-            let behind = rows.end.min(run.to as usize) - run.from as usize;
-            let groups = &part.runs.groups_of(run)[first..behind];
-            let is_other = groups != before;
-            let of_run = [
+            let of_run = rows.start.max(run.from as usize)..rows.end.min(run.to as usize);
+            let own = of_run.start as u32..of_run.end as u32;
+            let origin = part.runs.origins.of(own);
+            let first = run.groups as usize + (of_run.start - run.from as usize);
+            let groups = &part.runs.groups[first..first + of_run.len()];
+            let known = match origin {
+                // The groups follow from the block and from the names, as the counts do.
+                Some(_) => Known::Block,
+                None if groups == before => Known::GroupsBefore,
+                None => Known::Nothing,
+            };
+            let head = [
                 slot.time_ms,
                 slot.offset_s.into(),
-                groups.len() as i64,
-                is_other.into(),
+                of_run.len() as i64,
+                known as i64,
             ];
-            hasher.write(of_run.as_bytes());
-            if is_other {
+            hasher.write(head.as_bytes());
+            if let Some(origin) = origin {
+                hasher.write(origin.block.as_bytes());
+                hasher.write(origin.cell.as_bytes());
+                continue;
+            }
+            if groups != before {
                 hasher.write(groups.as_bytes());
             }
             before = groups;
+            match counted.last_mut() {
+                Some(last) if last.end == of_run.start => last.end = of_run.end,
+                _ => counted.push(of_run),
+            }
         }
+        for rows in counted {
+            self.write_counts(part, &rows, &mut hasher);
+        }
+        hasher.finish_128()
+    }
+
+    fn write_counts(&self, part: &Part, rows: &Range<usize>, hasher: &mut Hasher) {
         for field in self.fields.places() {
             let column = part.runs.rows.column(field);
             // What a column ends before is zero, and whether it ends there depends on other rows.
@@ -130,7 +165,6 @@ impl Stretches {
             hasher.write(sums.len().as_bytes());
             hasher.write(sums.as_bytes());
         }
-        hasher.finish_128()
     }
 }
 
@@ -158,3 +192,7 @@ fn common(table: &Table, format: Format, zone: Tz, metrics: Chosen) -> u128 {
 #[cfg(test)]
 #[path = "stretches_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "stretches_of_blocks_tests.rs"]
+mod of_blocks_tests;

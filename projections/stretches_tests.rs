@@ -78,10 +78,10 @@ fn merged(slots: &[Slot], names: &[String], count: Count<'_>) -> Merged {
     merged
 }
 
-type Form = (Format, Tz, Chosen);
+pub(super) type Form = (Format, Tz, Chosen);
 
 /// All rows as they are printed without any cutting.
-fn whole(table: &Table, (format, zone, metrics): Form) -> Vec<u8> {
+pub(super) fn whole(table: &Table, (format, zone, metrics): Form) -> Vec<u8> {
     let mut printer = Printer::new(format, zone, metrics, table.groups());
     let mut out = Vec::new();
     table
@@ -91,7 +91,11 @@ fn whole(table: &Table, (format, zone, metrics): Form) -> Vec<u8> {
 }
 
 /// Each stretch's key and text, printed by itself.
-fn cut(table: &Table, granularity: Granularity, form: Form) -> Vec<(Option<u128>, Vec<u8>)> {
+pub(super) fn cut(
+    table: &Table,
+    granularity: Granularity,
+    form: Form,
+) -> Vec<(Option<u128>, Vec<u8>)> {
     let Some(stretches) = Stretches::of(table, granularity, form) else {
         return Vec::new();
     };
@@ -110,7 +114,7 @@ fn cut(table: &Table, granularity: Granularity, form: Form) -> Vec<(Option<u128>
     out
 }
 
-fn names(many: usize) -> Vec<String> {
+pub(super) fn names(many: usize) -> Vec<String> {
     (0..many).map(|n| format!("R{n:03}")).collect()
 }
 

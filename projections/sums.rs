@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::buckets::BucketKey;
 use crate::gathered::{Numbered, collapsed};
 use crate::metrics::METRICS;
+use crate::origins::{Origin, Origins};
 use crate::partial::{DIMENSIONS, MAX_ROWS, TooManyRows};
 
 /// The numbers of a group; what is not grouped by is 0.
@@ -148,6 +149,8 @@ pub struct Runs {
     pub groups: Vec<u32>,
     /// The rows.
     pub rows: Columns,
+    /// Which of them are cells of a block as they are.
+    pub origins: Origins,
 }
 
 impl Runs {
@@ -253,6 +256,12 @@ impl SumTable {
         self.expected = buckets;
     }
 
+    /// The same of cells that are about to be added, where their number is known.
+    pub fn expect_cells(&mut self, cells: usize) {
+        let rows = &mut self.runs.rows;
+        rows.expected = rows.expected.max(rows.len() + cells).min(COLLAPSE_FROM);
+    }
+
     /// The number of a bucket.
     pub fn bucket(&mut self, key: BucketKey) -> u32 {
         // Cells come bucket by bucket.
@@ -306,6 +315,12 @@ impl SumTable {
         self.runs.push(bucket, groups);
     }
 
+    /// Notes that the rows from one on, which are the last ones that were appended, are cells of a block as they are.
+    pub fn note_origin(&mut self, from: usize, origin: Origin) {
+        let rows = from as u32..self.runs.rows.len() as u32;
+        self.runs.origins.push(rows, origin);
+    }
+
     /// The columns of the rows that were appended.
     pub fn columns(&mut self) -> &mut Columns {
         &mut self.runs.rows
@@ -341,7 +356,7 @@ impl SumTable {
         if self.runs.rows.is_empty() {
             // The other buckets are likely to have as many.
             let all = more * self.expected.max(buckets) / buckets.max(1);
-            self.runs.rows.expected = all.min(COLLAPSE_FROM);
+            self.expect_cells(all);
         }
         match self.runs.rows.len() + more > self.collapse_at {
             true => self.collapse(),

@@ -24,6 +24,7 @@ impl Part {
             return;
         };
         let from = first.from;
+        self.runs.origins.forget_from(from);
         let mut rows: Vec<(u32, u32, u32)> = Vec::new();
         for run in self.runs.runs.drain(first_run..).collect::<Vec<_>>() {
             let groups = self.runs.groups_of(&run).iter().zip(run.from..);

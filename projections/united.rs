@@ -162,9 +162,16 @@ impl United {
         size_of::<Self>() + names + self.block.as_ref().map_or(0, Unpacked::bytes)
     }
 
-    /// The block under a question's numbers; none where there are no cells.
+    /// How many cells it has.
+    pub fn cells(&self) -> usize {
+        self.block.as_ref().map_or(0, Unpacked::cells)
+    }
+
+    /// The block under a question's numbers; none where there are no cells. `known_as` is what it is known by
+    /// ([`crate::origins::Origin::block`]).
     pub fn numbered<'a>(
         &'a self,
+        known_as: u128,
         campaign: Symbol,
         numbering: &mut Numbering,
     ) -> Option<Renumbered<'a>> {
@@ -176,6 +183,7 @@ impl United {
         });
         Some(Renumbered {
             block,
+            known_as,
             symbols: symbols.collect(),
             key: BlockKey {
                 campaign,
@@ -221,6 +229,7 @@ impl Numbering {
 #[derive(Debug)]
 pub struct Renumbered<'a> {
     block: &'a Unpacked,
+    known_as: u128,
     key: BlockKey,
     /// By dimension of the cuboid the question's number of each of the block's.
     symbols: Vec<Vec<Symbol>>,
@@ -229,6 +238,10 @@ pub struct Renumbered<'a> {
 impl ReadBlock for Renumbered<'_> {
     fn key(&self) -> &BlockKey {
         &self.key
+    }
+
+    fn known_as(&self) -> Option<u128> {
+        Some(self.known_as)
     }
 
     fn buckets(&self) -> &[(Bucket, u32)] {

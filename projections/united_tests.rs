@@ -173,7 +173,7 @@ proptest! {
             ..Filters::default()
         };
         let mut sums = ShardSums::of(&by, Fields::of(&wanted));
-        let block = united.numbered(spring, &mut numbering);
+        let block = united.numbered(7, spring, &mut numbering);
         prop_assert_eq!(block.is_some(), shards.iter().any(|cells| !cells.is_empty()));
         if let Some(block) = block {
             BlockSums::default().add(&block, &filters, &mut |b| place(b), &mut sums).unwrap();

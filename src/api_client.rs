@@ -120,9 +120,9 @@ impl Api {
         Ok(body)
     }
 
-    /// How many bytes the body of a GET's answer has, which are read as they come and forgotten; of one that may be packed, where
-    /// `takes` says how.
-    pub async fn get_length(&self, path: &str, takes: Option<&str>) -> Result<usize, ApiError> {
+    /// The body of a GET's answer, which is read as it comes and forgotten but for its end; it may be packed, where `takes` says
+    /// how.
+    pub async fn get_end(&self, path: &str, takes: Option<&str>) -> Result<End, ApiError> {
         let url = format!("{}{path}", self.base);
         let mut request = self.with_key(self.client.get(&url));
         if let Some(takes) = takes {
@@ -135,11 +135,11 @@ impl Api {
             let body = answer.text().await.map_err(unreachable)?;
             return Err(refused(url, status, &body));
         }
-        let mut bytes = 0;
+        let mut end = End::default();
         while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
-            bytes += chunk.len();
+            end.add(&chunk);
         }
-        Ok(bytes)
+        Ok(end)
     }
 
     fn with_key(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -184,6 +184,29 @@ impl Api {
     }
 }
 
+/// The end of a body that was not kept.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// How many bytes the body has.
+    pub bytes: usize,
+    /// The last of them, no more than [`END_BYTES`].
+    pub last: Vec<u8>,
+}
+
+/// Bytes at the end of a body that are kept.
+pub const END_BYTES: usize = 8 << 10;
+
+impl End {
+    fn add(&mut self, chunk: &[u8]) {
+        self.bytes += chunk.len();
+        let of_chunk = &chunk[chunk.len().saturating_sub(END_BYTES)..];
+        let before = self.last.len();
+        self.last
+            .drain(..before.saturating_sub(END_BYTES - of_chunk.len()));
+        self.last.extend_from_slice(of_chunk);
+    }
+}
+
 fn refused(url: String, status: u16, body: &str) -> ApiError {
     ApiError::Refused {
         url,
@@ -215,5 +238,26 @@ fn problem_text(body: &str) -> String {
     match (text("detail"), text("parameter")) {
         (detail, parameter) if parameter.is_empty() => detail,
         (detail, parameter) => format!("{parameter}: {detail}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_body_is_kept_whatever_it_comes_in() {
+        let body: Vec<u8> = (0..3 * END_BYTES).map(|n| (n % 251) as u8).collect();
+        for (many, of) in [
+            (0, 1),
+            (100, 7),
+            (body.len(), 1_000),
+            (body.len(), body.len()),
+        ] {
+            let mut end = End::default();
+            body[..many].chunks(of).for_each(|chunk| end.add(chunk));
+            assert_eq!(end.bytes, many);
+            assert_eq!(end.last, body[many.saturating_sub(END_BYTES)..many]);
+        }
     }
 }

@@ -3,18 +3,19 @@
 //! Invariant: it never holds more than twice `limit` entries. A list of every entry by age would forget more
 //! precisely, and would cost two pointers an entry and a write on every read; a cache and a rate limit need no
 //! more than that the oldest go first.
+//!
+//! The keys are what strangers send. So they are hashed under a secret of this process: nobody can choose keys that all fall
+//! into one place and make each look at the map as long as the map is large.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use rustc_hash::FxBuildHasher;
-
 /// The map. `limit` counts one generation.
 #[derive(Debug)]
 pub struct Generations<K, V> {
-    current: HashMap<K, V, FxBuildHasher>,
-    previous: HashMap<K, V, FxBuildHasher>,
+    current: HashMap<K, V>,
+    previous: HashMap<K, V>,
     limit: usize,
 }
 

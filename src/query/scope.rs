@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shard::{Help, Shard, SnapshotSet};
 use super::{Cancel, QueryError};
+use crate::store::{Counted, OfCampaign};
 
 /// The most campaigns that one question may match.
 pub const MAX_CAMPAIGNS_MATCHED: usize = 50_000;
@@ -287,15 +288,34 @@ pub(super) fn campaigns_of_ads(
     symbols.into_iter().map(name).collect()
 }
 
-/// What a shard's directory says of a campaign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
-    zoned: bool,
-    unzoned: bool,
-}
-
 /// What a shard has of a scope, and the campaigns that it has counted.
 pub type Numbers = (ShardScope, Vec<(Id, Counted)>);
+
+/// What a shard's directory says of a campaign.
+fn of_campaign(shard: &Shard<'_>, id: &Id) -> Result<OfCampaign, QueryError> {
+    let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else {
+        return Ok(None);
+    };
+    let has = |fact: Fact| {
+        let mut key = Vec::with_capacity(9);
+        fact.encode(&mut key);
+        Ok::<_, QueryError>(shard.rows.get(Family::Directory, &key)?.is_some())
+    };
+    if !has(Fact::Campaign(symbol))? {
+        return Ok(None);
+    }
+    let mut zoned = false;
+    shard.scan_prefix(
+        Family::Directory,
+        &directory::advertisers_of_campaign(symbol),
+        &mut |_, _| {
+            zoned = true;
+            Ok(ControlFlow::Break(()))
+        },
+    )?;
+    let unzoned = has(Fact::Unzoned(symbol))?;
+    Ok(Some((symbol, Counted { zoned, unzoned })))
+}
 
 /// What a shard has of the ads and campaigns of a scope.
 pub(super) fn numbers(
@@ -310,34 +330,18 @@ pub(super) fn numbers(
     for &id in campaigns {
         cancel.check()?;
         help.look();
-        let Some(symbol) = shard.symbol(Space::Campaign, id.as_str())? else {
-            continue;
+        let found = match shard.rows.known_campaign(id) {
+            Some(known) => known,
+            None => {
+                let read = of_campaign(shard, id)?;
+                shard.rows.keep_campaign(id, read);
+                read
+            }
         };
-        let has = |fact: Fact| {
-            let mut key = Vec::with_capacity(9);
-            fact.encode(&mut key);
-            Ok::<_, QueryError>(shard.rows.get(Family::Directory, &key)?.is_some())
-        };
-        if !has(Fact::Campaign(symbol))? {
-            continue;
+        if let Some((symbol, facts)) = found {
+            counted.push((id.clone(), facts));
+            out.campaigns.push(symbol);
         }
-        let mut zoned = false;
-        shard.scan_prefix(
-            Family::Directory,
-            &directory::advertisers_of_campaign(symbol),
-            &mut |_, _| {
-                zoned = true;
-                Ok(ControlFlow::Break(()))
-            },
-        )?;
-        counted.push((
-            id.clone(),
-            Counted {
-                zoned,
-                unzoned: has(Fact::Unzoned(symbol))?,
-            },
-        ));
-        out.campaigns.push(symbol);
     }
     if !ads.is_empty() {
         let known = ads.iter().map(|ad| shard.symbol(Space::Ad, ad.as_str()));

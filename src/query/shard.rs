@@ -29,7 +29,7 @@ use super::block_cache::Found;
 use super::read::Read;
 use super::scope::{Numbers, ShardScope};
 use super::united::UnitedBlocks;
-use crate::store::Version;
+use crate::store::{OfCampaign, Version};
 
 /// The most threads that work for one question.
 pub const MAX_THREADS: usize = 8;
@@ -67,6 +67,14 @@ pub trait ShardRead: Send + Sync {
 
     /// Keeps the name of a number that was read.
     fn keep_name(&self, _space: Space, _symbol: Symbol, _name: &Arc<str>) {}
+
+    /// What was found of a campaign before, by a snapshot with the same campaigns; none where nobody looked.
+    fn known_campaign(&self, _id: &Id) -> Option<OfCampaign> {
+        None
+    }
+
+    /// Keeps what was found of a campaign.
+    fn keep_campaign(&self, _id: &Id, _found: OfCampaign) {}
 
     /// How long it keeps cells.
     fn retention(&self) -> Retention {

@@ -13,11 +13,12 @@ use adtally_projections::family::Family;
 use adtally_projections::position::Position;
 use adtally_projections::spans::{Retention, Span};
 use adtally_projections::symbols::{Space, Symbol};
+use adtally_streams::id::Id;
 
 use super::QueryError;
 use super::block_cache::{BlockCache, Found, ShardBlocks};
 use super::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
-use crate::store::{ShardSnapshot, Shards, StoreError, Version};
+use crate::store::{OfCampaign, ShardSnapshot, Shards, StoreError, Version};
 
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
@@ -74,6 +75,14 @@ impl ShardRead for StoredRows<'_> {
 
     fn keep_name(&self, space: Space, symbol: Symbol, name: &Arc<str>) {
         self.snapshot.names().keep(space, symbol, name);
+    }
+
+    fn known_campaign(&self, id: &Id) -> Option<OfCampaign> {
+        self.snapshot.known_campaign(id)
+    }
+
+    fn keep_campaign(&self, id: &Id, found: OfCampaign) {
+        self.snapshot.keep_campaign(id, found);
     }
 
     fn retention(&self) -> Retention {

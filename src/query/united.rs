@@ -71,6 +71,8 @@ impl Identity {
 /// A united block, and what is stored of it.
 #[derive(Debug)]
 struct Kept {
+    /// The hash of what it is kept under.
+    known_as: u128,
     /// None where it would be too large: each shard is to be read, and it is not tried again.
     united: Option<United>,
     blocks: u64,
@@ -227,18 +229,23 @@ impl Reader<'_> {
         if i64::from(last) - i64::from(first) >= MAX_SPANS {
             return Ok(());
         }
+        let mut all = Vec::new();
         for number in first..=last {
             self.cancel.check()?;
-            let span = Span { grain, number };
-            let Some(kept) = self.span(campaign, cuboid, span)? else {
-                continue;
-            };
+            all.extend(self.span(campaign, cuboid, Span { grain, number })?);
+        }
+        let cells = all.iter().filter_map(|kept| kept.united.as_ref());
+        let cells = cells.map(United::cells).sum();
+        self.sums.table().expect_cells(cells);
+        for kept in all {
+            self.cancel.check()?;
             let number = |id: &Id| Arc::from(id.as_str());
             let own = self
                 .numbering
                 .number(Dimension::CampaignId, &number(campaign.0));
+            let numbering = &mut self.numbering;
             let united = kept.united.as_ref();
-            let Some(block) = united.and_then(|u| u.numbered(own, &mut self.numbering)) else {
+            let Some(block) = united.and_then(|u| u.numbered(kept.known_as, own, numbering)) else {
                 continue;
             };
             let added = self
@@ -305,10 +312,11 @@ fn find(
         return Ok(kept.united.is_some().then_some(kept));
     }
     blocks.misses.increment(1);
-    if !blocks.seen.again(identity.hash()) {
+    let known_as = identity.hash();
+    if !blocks.seen.again(known_as) {
         return Ok(None);
     }
-    let Some(mut kept) = unite(set, numbers, cuboid, span)? else {
+    let Some(mut kept) = unite(set, known_as, numbers, cuboid, span)? else {
         return Ok(None);
     };
     let has_room = |united: &United| identity.bytes() + united.bytes() <= blocks.bytes_a_block;
@@ -322,6 +330,7 @@ fn find(
 /// Makes the united block of a span; none where a block of it cannot be read, which whoever reads it will say.
 fn unite(
     set: &SnapshotSet<'_>,
+    known_as: u128,
     numbers: &Numbers,
     cuboid: Cuboid,
     span: Span,
@@ -362,6 +371,7 @@ fn unite(
         }
     }
     Ok(Some(Kept {
+        known_as,
         united: uniting.finish(),
         blocks,
         bytes,

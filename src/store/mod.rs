@@ -4,6 +4,7 @@
 //! Nothing here knows the log. RocksDB's calls block: callers use threads of their own, never the async ones.
 
 mod building;
+mod campaigns;
 pub mod checkpoints;
 mod generations;
 mod id_days;
@@ -17,6 +18,7 @@ mod tests;
 mod versions;
 
 pub use building::{Building, Installing};
+pub use campaigns::{Counted, OfCampaign};
 pub use checkpoints::{Checkpoint, Record, Retention};
 pub use generations::{in_use, new_name, position_in_use, prune, remove_unfinished, shard_folder};
 pub use options::{Limits, Memory};

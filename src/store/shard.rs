@@ -20,6 +20,7 @@ use rocksdb::{
 };
 use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 
+use super::campaigns::Campaigns;
 use super::id_days::{Greatest, IdDays, greatest_ids};
 use super::names::Names;
 use super::versions::Versions;
@@ -47,6 +48,7 @@ pub struct Shard {
     /// Whether what is written goes to the write-ahead log first.
     is_logged: AtomicBool,
     names: Names,
+    campaigns: Campaigns,
     versions: Versions,
     db: Db,
 }
@@ -128,6 +130,7 @@ impl Shard {
             families: Mutex::new(()),
             is_logged: AtomicBool::new(true),
             names: Names::default(),
+            campaigns: Campaigns::default(),
             versions: Versions::begin(),
             db,
         })
@@ -157,6 +160,11 @@ impl Shard {
     /// When blocks of its spans changed last.
     pub(super) fn versions(&self) -> &Versions {
         &self.versions
+    }
+
+    /// What was read of its campaigns.
+    pub(super) fn campaigns(&self) -> &Campaigns {
+        &self.campaigns
     }
 
     /// The names that were read of it.

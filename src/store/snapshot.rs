@@ -13,9 +13,11 @@ use adtally_projections::position::{POSITION_KEY, Position};
 use adtally_projections::seal::{EachRow, Rows};
 use adtally_projections::spans::{DELETED_KEY, Horizon, Retention, Span};
 use adtally_projections::symbols::{self, Space, Symbol};
+use adtally_streams::id::Id;
 use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 
 use super::StoreError;
+use super::campaigns::OfCampaign;
 use super::names::Names;
 use super::shard::{Db, Shard};
 use super::versions::Version;
@@ -54,6 +56,19 @@ impl<'a> ShardSnapshot<'a> {
     /// What the blocks of a campaign's span are known by; none where that cannot be said at the moment.
     pub fn version(&self, campaign: Symbol, span: Span) -> Option<Version> {
         self.shard.versions().of(campaign, span, self.sequence)
+    }
+
+    /// What was found of a campaign before, by a snapshot with the same campaigns; none where nobody looked.
+    pub fn known_campaign(&self, id: &Id) -> Option<OfCampaign> {
+        let version = self.shard.versions().of_campaigns(self.sequence)?;
+        self.shard.campaigns().get(version, id)
+    }
+
+    /// Keeps what was found of a campaign.
+    pub fn keep_campaign(&self, id: &Id, found: OfCampaign) {
+        if let Some(version) = self.shard.versions().of_campaigns(self.sequence) {
+            self.shard.campaigns().keep(version, id, found);
+        }
     }
 
     /// The position; none before the first message.

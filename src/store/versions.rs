@@ -1,22 +1,25 @@
-//! When the blocks of a span changed last, since a shard was opened: by that, what was made of them in memory is known
-//! to be of a snapshot, without reading them.
+//! When the blocks of a span changed last, since a shard was opened, and what is said of campaigns: by that, what was made of
+//! them in memory is known to be of a snapshot, without reading them.
 //!
 //! Invariant: a version that a snapshot is told of a span is told of another snapshot only if both have the very same
 //! blocks of that span. A span's place in the table notes the sequence number that RocksDB was at when blocks of it had
 //! been written, and whether some are being written. A snapshot that was taken at that number or later, while none were
 //! being written, has them and nothing newer. Spans share places, which makes versions change too often and never too
-//! seldom. An opening has a number that no other one of this process has, so nothing is said of another generation.
+//! seldom. What the directory says of campaigns has one place of its own, and all this holds of it too. An opening has a number that no other one of this process has, so nothing is said of another generation.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use adtally_projections::block::BlockKey;
 use adtally_projections::cells::Grain;
+use adtally_projections::directory::Fact;
 use adtally_projections::family::{Changes, Family, Target};
 use adtally_projections::spans::Span;
 use adtally_projections::symbols::Symbol;
 
-/// How many places there are, of 16 bytes each.
+/// How many places spans have, of 16 bytes each.
 const PLACES: usize = 1 << 12;
+/// The place of what the directory says of campaigns.
+const CAMPAIGNS: usize = PLACES;
 
 /// What the blocks of a span are known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,28 +50,29 @@ impl Versions {
         static OPENED: AtomicU64 = AtomicU64::new(0);
         Self {
             opened: OPENED.fetch_add(1, Ordering::Relaxed),
-            places: (0..PLACES).map(|_| Place::default()).collect(),
+            places: (0..=CAMPAIGNS).map(|_| Place::default()).collect(),
         }
     }
 
-    /// Notes that the blocks of a batch are about to be written; to be given to [`Versions::written`] when they are. Of a
-    /// batch that failed nobody knows what is stored, so nothing is said of its spans any more.
+    /// Notes that a batch is about to be written; its places are to be given to [`Versions::written`] when it is. Of a
+    /// batch that failed nobody knows what is stored, so nothing is said of its places any more.
     pub fn writing(&self, changes: &Changes) -> Vec<usize> {
-        // Of all changes: no more than a comparison.
-        let of = |target| match target {
-            Target::Family(Family::BlocksMinute) => Some(Grain::Minute),
-            Target::Family(Family::BlocksHour) => Some(Grain::Hour),
-            Target::Family(Family::BlocksDay) => Some(Grain::Day),
-            Target::Family(_) | Target::Ids(_) => None,
+        let of_block = |grain, key| {
+            let key = BlockKey::decode(grain, key).ok()?;
+            Some(place(key.campaign, key.span))
         };
         let mut places: Vec<usize> = Vec::new();
         for change in changes.iter() {
-            let Some(grain) = of(change.target) else {
-                continue;
-            };
-            if let Ok(key) = BlockKey::decode(grain, change.key) {
-                places.push(place(key.campaign, key.span));
-            }
+            // Of all changes: for nearly all of them no more than a comparison.
+            places.extend(match change.target {
+                Target::Family(Family::BlocksMinute) => of_block(Grain::Minute, change.key),
+                Target::Family(Family::BlocksHour) => of_block(Grain::Hour, change.key),
+                Target::Family(Family::BlocksDay) => of_block(Grain::Day, change.key),
+                Target::Family(Family::Directory) => {
+                    is_of_campaign(change.key).then_some(CAMPAIGNS)
+                }
+                Target::Family(_) | Target::Ids(_) => None,
+            });
         }
         places.sort_unstable();
         places.dedup();
@@ -90,7 +94,16 @@ impl Versions {
     /// The version of a span's blocks in a snapshot that was taken before, after RocksDB was at `sequence`; none where that
     /// cannot be said.
     pub fn of(&self, campaign: Symbol, span: Span, sequence: u64) -> Option<Version> {
-        let place = &self.places[place(campaign, span)];
+        self.of_place(place(campaign, span), sequence)
+    }
+
+    /// The same of what the directory says of all campaigns: which were counted, and on whose clocks.
+    pub fn of_campaigns(&self, sequence: u64) -> Option<Version> {
+        self.of_place(CAMPAIGNS, sequence)
+    }
+
+    fn of_place(&self, place: usize, sequence: u64) -> Option<Version> {
+        let place = &self.places[place];
         if place.writing.load(Ordering::SeqCst) != 0 {
             return None;
         }
@@ -100,6 +113,16 @@ impl Versions {
             sequence: last,
         })
     }
+}
+
+/// Whether a row of the directory says of a campaign that it was counted, or on whose clock.
+fn is_of_campaign(key: &[u8]) -> bool {
+    matches!(
+        Fact::decode(key),
+        Ok(Some(
+            Fact::Campaign(_) | Fact::Unzoned(_) | Fact::AdvertiserOfCampaign(..)
+        ))
+    )
 }
 
 fn place(campaign: Symbol, span: Span) -> usize {
@@ -118,6 +141,7 @@ mod tests {
     use std::time::Duration;
 
     use adtally_projections::cuboid::Cuboid;
+    use adtally_projections::directory::creatives_key;
     use adtally_projections::spans::Place as At;
 
     use super::*;
@@ -169,6 +193,40 @@ mod tests {
         assert_eq!(versions.of(7, day, 0).map(|v| v.sequence), Some(0));
         let later = Versions::begin();
         assert_ne!(later.of(7, day, 0), versions.of(7, day, 0));
+    }
+
+    #[test]
+    fn what_is_said_of_campaigns_has_a_version_of_its_own() {
+        let versions = Versions::begin();
+        let of = |sequence| versions.of_campaigns(sequence).map(|v| v.sequence);
+        let write = |fact: Fact| {
+            let mut changes = Changes::default();
+            changes.put(Family::Directory, |k| fact.encode(k), |_| ());
+            versions.writing(&changes)
+        };
+        // What is not asked for with a campaign's number: other facts, a row of creatives, a block.
+        let mut creatives = Changes::default();
+        creatives.put(Family::Directory, |k| creatives_key(k, 7), |_| ());
+        assert!(versions.writing(&creatives).is_empty());
+        for other in [
+            Fact::CampaignOfAd(3, 7),
+            Fact::AdOfCampaign(7, 3),
+            Fact::CampaignOfAdvertiser(2, 7),
+        ] {
+            assert!(write(other).is_empty(), "{other:?}");
+        }
+        versions.written(&versions.writing(&batch(0)), || 90);
+        assert_eq!(of(0), Some(0));
+        for (fact, at) in [
+            (Fact::Campaign(7), 10),
+            (Fact::AdvertiserOfCampaign(7, 2), 20),
+            (Fact::Unzoned(7), 30),
+        ] {
+            let places = write(fact);
+            assert_eq!(of(1_000), None, "{fact:?} is being written");
+            versions.written(&places, || at);
+            assert_eq!((of(at - 1), of(at)), (None, Some(at)), "{fact:?}");
+        }
     }
 
     #[test]

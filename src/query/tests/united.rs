@@ -1,4 +1,4 @@
-//! Answers with and without united blocks, over the store itself: while it is sealed, while late events come, of snapshots
+//! Answers with and without all that is kept in memory (united blocks, names, what is said of campaigns), over the store itself: while it is sealed, while late events come, of snapshots
 //! from before, and of another generation of a shard.
 
 use std::path::Path;
@@ -159,8 +159,27 @@ fn printed(answer: &Answer) -> Vec<String> {
     rows.chain([table.totals.to_string()]).collect()
 }
 
-/// Asks everything with united blocks, twice so that they are made, and without: how many of them were read.
-fn compared(mut set: SnapshotSet<'_>) -> u64 {
+/// A shard of which nothing is kept in memory.
+struct Forgetful<'a>(Box<dyn ShardRead + 'a>);
+
+impl ShardRead for Forgetful<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
+        self.0.get(family, key)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: &[u8],
+        each: EachRow<'_>,
+    ) -> Result<(), QueryError> {
+        self.0.scan(family, from, to, each)
+    }
+}
+
+/// Asks everything with what is kept, twice so that it is, and without: how many united blocks were read.
+fn compared(set: SnapshotSet<'_>) -> u64 {
     let catalogue = catalogue();
     let mut united = 0;
     let both = [(); 2].map(|()| {
@@ -174,7 +193,17 @@ fn compared(mut set: SnapshotSet<'_>) -> u64 {
             })
             .collect::<Vec<_>>()
     });
-    set.united = None;
+    fn forgetful(shard: Shard<'_>) -> Shard<'_> {
+        Shard {
+            number: shard.number,
+            rows: Box::new(Forgetful(shard.rows)),
+        }
+    }
+    let set = SnapshotSet {
+        generation: set.generation,
+        shards: set.shards.into_iter().map(forgetful).collect(),
+        united: None,
+    };
     let without = questions();
     let without: Vec<_> = without
         .iter()
@@ -247,17 +276,54 @@ fn united_blocks_are_found_and_never_for_what_was_sealed_since() {
     assert!(tiny.usage() <= 1 << 10);
 }
 
+#[test]
+fn what_is_said_of_a_campaign_is_what_its_own_snapshot_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shards = begun(folder.path(), &events(3_000));
+    let united = UnitedBlocks::new(16 << 20);
+    let opened = open(&shards);
+    let question = &questions()[2];
+    let clicks = |set: &SnapshotSet<'_>| {
+        let answer = ask(question, set, &catalogue()).unwrap();
+        answer.table.totals.gross_clicks
+    };
+    let known = |set: &SnapshotSet<'_>| -> Vec<bool> {
+        let of = |shard: &Shard<'_>| Some(shard.rows.known_campaign(&id("spring"))?.is_some());
+        set.shards.iter().filter_map(of).collect()
+    };
+    let first = snapshots(&opened, &united);
+    assert_eq!(known(&first), [true; 0]);
+    assert_eq!(clicks(&first), 0);
+    assert_eq!(known(&first), [false; 3], "that it was never counted, too");
+    for shard in &mut shards {
+        shard.fold(6);
+    }
+    let second = snapshots(&opened, &united);
+    assert_eq!(known(&second), [true; 0], "it has been counted since");
+    let counted = clicks(&second);
+    assert!(counted > 0);
+    assert_eq!(known(&second), [true; 3]);
+    assert_eq!((known(&first), clicks(&first)), (vec![], 0));
+    for shard in &mut shards {
+        shard.fold(100);
+    }
+    let third = snapshots(&opened, &united);
+    assert_eq!(known(&third), [true; 3], "of campaigns nothing is new");
+    assert!(clicks(&third) > counted);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn with_united_blocks_every_answer_is_as_without(
+    fn with_all_that_is_kept_every_answer_is_as_without(
         steps in proptest::collection::vec((0usize..3, 0usize..4, 1usize..4, 0usize..3), 1..10),
         many in 200usize..1_500,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let mut shards = begun(folder.path(), &events(many));
         let united = UnitedBlocks::new(4 << 20);
+        compared(snapshots(&open(&shards), &united));
         for (shard, what, of, remainder) in steps {
             match what {
                 0 => shards[shard].fold(of),
