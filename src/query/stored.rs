@@ -18,7 +18,7 @@ use adtally_streams::id::Id;
 use super::QueryError;
 use super::block_cache::{BlockCache, Found, ShardBlocks};
 use super::shard::{EachRow, Shard, ShardRead, SnapshotSet, Snapshots};
-use crate::store::{OfCampaign, ShardSnapshot, Shards, StoreError, Version};
+use crate::store::{OfCampaign, Open, ShardSnapshot, Shards, StoreError, Version};
 
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
@@ -83,6 +83,14 @@ impl ShardRead for StoredRows<'_> {
 
     fn keep_campaign(&self, id: &Id, found: OfCampaign) {
         self.snapshot.keep_campaign(id, found);
+    }
+
+    fn open_producers(&self) -> Option<Arc<Open>> {
+        self.snapshot.open_producers()
+    }
+
+    fn keep_open_producers(&self, open: Open) {
+        self.snapshot.keep_open_producers(open);
     }
 
     fn retention(&self) -> Retention {

@@ -4,6 +4,7 @@
 mod answers;
 mod asked;
 mod derived;
+mod producers;
 mod sealed;
 mod uniques;
 mod united;

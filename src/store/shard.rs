@@ -23,6 +23,7 @@ use rocksdb::{Options, WaitForCompactOptions, WriteBatch, WriteOptions};
 use super::campaigns::Campaigns;
 use super::id_days::{Greatest, IdDays, greatest_ids};
 use super::names::Names;
+use super::open_producers::OpenProducers;
 use super::versions::Versions;
 use super::{Memory, ShardSnapshot, StoreError};
 use crate::fail_points::{Point, pass};
@@ -49,6 +50,7 @@ pub struct Shard {
     is_logged: AtomicBool,
     names: Names,
     campaigns: Campaigns,
+    producers: OpenProducers,
     versions: Versions,
     db: Db,
 }
@@ -131,6 +133,7 @@ impl Shard {
             is_logged: AtomicBool::new(true),
             names: Names::default(),
             campaigns: Campaigns::default(),
+            producers: OpenProducers::default(),
             versions: Versions::begin(),
             db,
         })
@@ -160,6 +163,11 @@ impl Shard {
     /// When blocks of its spans changed last.
     pub(super) fn versions(&self) -> &Versions {
         &self.versions
+    }
+
+    /// What was read of its producers.
+    pub(super) fn producers(&self) -> &OpenProducers {
+        &self.producers
     }
 
     /// What was read of its campaigns.
@@ -316,7 +324,7 @@ impl Shard {
         let mut options = WriteOptions::default();
         options.disable_wal(!self.is_logged.load(Ordering::Relaxed));
         options.set_memtable_insert_hint_per_batch(true);
-        let places = self.versions.writing(changes);
+        let places = self.versions.writing(changes, &self.producers);
         let written = self.db.write_opt(batch, &options);
         written.map_err(self.rocks("write a batch"))?;
         let sequence = || self.db.latest_sequence_number();

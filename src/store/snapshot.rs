@@ -4,6 +4,7 @@
 //! meanwhile. It borrows its shard, so a generation is never closed under a question.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use adtally_projections::codec::Damaged;
 use adtally_projections::dump::Source;
@@ -19,6 +20,7 @@ use rocksdb::{AsColumnFamilyRef, ReadOptions, SnapshotWithThreadMode};
 use super::StoreError;
 use super::campaigns::OfCampaign;
 use super::names::Names;
+use super::open_producers::Open;
 use super::shard::{Db, Shard};
 use super::versions::Version;
 
@@ -68,6 +70,19 @@ impl<'a> ShardSnapshot<'a> {
     pub fn keep_campaign(&self, id: &Id, found: OfCampaign) {
         if let Some(version) = self.shard.versions().of_campaigns(self.sequence) {
             self.shard.campaigns().keep(version, id, found);
+        }
+    }
+
+    /// Which producers are open, where a snapshot with the same ones has looked before.
+    pub fn open_producers(&self) -> Option<Arc<Open>> {
+        let version = self.shard.versions().of_producers(self.sequence)?;
+        self.shard.producers().get(version)
+    }
+
+    /// Keeps which producers are open.
+    pub fn keep_open_producers(&self, open: Open) {
+        if let Some(version) = self.shard.versions().of_producers(self.sequence) {
+            self.shard.producers().keep(version, open);
         }
     }
 

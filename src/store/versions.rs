@@ -1,25 +1,30 @@
-//! When the blocks of a span changed last, since a shard was opened, and what is said of campaigns: by that, what was made of
-//! them in memory is known to be of a snapshot, without reading them.
+//! When the blocks of a span changed last, since a shard was opened, and what is said of campaigns and producers: by that, what
+//! was made of them in memory is known to be of a snapshot, without reading them.
 //!
 //! Invariant: a version that a snapshot is told of a span is told of another snapshot only if both have the very same
 //! blocks of that span. A span's place in the table notes the sequence number that RocksDB was at when blocks of it had
 //! been written, and whether some are being written. A snapshot that was taken at that number or later, while none were
 //! being written, has them and nothing newer. Spans share places, which makes versions change too often and never too
-//! seldom. What the directory says of campaigns has one place of its own, and all this holds of it too. An opening has a number that no other one of this process has, so nothing is said of another generation.
+//! seldom. What the directory says of campaigns has one place of its own, and so has which producers are open; all
+//! this holds of them too. An opening has a number that no other one of this process has, so nothing is said of another generation.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use adtally_projections::block::BlockKey;
 use adtally_projections::cells::Grain;
 use adtally_projections::directory::Fact;
-use adtally_projections::family::{Changes, Family, Target};
+use adtally_projections::family::{Changes, Family, Op, Target};
 use adtally_projections::spans::Span;
 use adtally_projections::symbols::Symbol;
+
+use super::open_producers::OpenProducers;
 
 /// How many places spans have, of 16 bytes each.
 const PLACES: usize = 1 << 12;
 /// The place of what the directory says of campaigns.
 const CAMPAIGNS: usize = PLACES;
+/// The place of which producers are open.
+const PRODUCERS: usize = PLACES + 1;
 
 /// What the blocks of a span are known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,13 +55,14 @@ impl Versions {
         static OPENED: AtomicU64 = AtomicU64::new(0);
         Self {
             opened: OPENED.fetch_add(1, Ordering::Relaxed),
-            places: (0..=CAMPAIGNS).map(|_| Place::default()).collect(),
+            places: (0..=PRODUCERS).map(|_| Place::default()).collect(),
         }
     }
 
     /// Notes that a batch is about to be written; its places are to be given to [`Versions::written`] when it is. Of a
-    /// batch that failed nobody knows what is stored, so nothing is said of its places any more.
-    pub fn writing(&self, changes: &Changes) -> Vec<usize> {
+    /// batch that failed nobody knows what is stored, so nothing is said of its places any more. `producers` are those of
+    /// the shard, which has one writer of their rows.
+    pub fn writing(&self, changes: &Changes, producers: &OpenProducers) -> Vec<usize> {
         let of_block = |grain, key| {
             let key = BlockKey::decode(grain, key).ok()?;
             Some(place(key.campaign, key.span))
@@ -70,6 +76,12 @@ impl Versions {
                 Target::Family(Family::BlocksDay) => of_block(Grain::Day, change.key),
                 Target::Family(Family::Directory) => {
                     is_of_campaign(change.key).then_some(CAMPAIGNS)
+                }
+                Target::Family(Family::Completeness) => {
+                    let stay = self.of_producers(u64::MAX).is_some_and(|version| {
+                        change.op == Op::Put && producers.stay(version, change.key, change.value)
+                    });
+                    (!stay).then_some(PRODUCERS)
                 }
                 Target::Family(_) | Target::Ids(_) => None,
             });
@@ -100,6 +112,11 @@ impl Versions {
     /// The same of what the directory says of all campaigns: which were counted, and on whose clocks.
     pub fn of_campaigns(&self, sequence: u64) -> Option<Version> {
         self.of_place(CAMPAIGNS, sequence)
+    }
+
+    /// The same of which producers are open.
+    pub fn of_producers(&self, sequence: u64) -> Option<Version> {
+        self.of_place(PRODUCERS, sequence)
     }
 
     fn of_place(&self, place: usize, sequence: u64) -> Option<Version> {
@@ -173,17 +190,21 @@ mod tests {
         changes
     }
 
+    fn writing(versions: &Versions, changes: &Changes) -> Vec<usize> {
+        versions.writing(changes, &OpenProducers::default())
+    }
+
     #[test]
     fn a_snapshot_from_before_or_amid_a_write_is_told_nothing() {
         let versions = Versions::begin();
         let of = |sequence| versions.of(7, SPAN, sequence).map(|v| v.sequence);
         assert_eq!(of(0), Some(0));
-        let places = versions.writing(&batch(0));
+        let places = writing(&versions, &batch(0));
         assert_eq!((places.len(), of(0), of(100)), (1, None, None));
         versions.written(&places, || 12);
         assert_eq!((of(11), of(12), of(13)), (None, Some(12), Some(12)));
         // A batch that failed.
-        versions.writing(&batch(0));
+        writing(&versions, &batch(0));
         assert_eq!(of(100), None);
         // Other grains and spans are others, and so is every other opening.
         let day = Span {
@@ -202,12 +223,12 @@ mod tests {
         let write = |fact: Fact| {
             let mut changes = Changes::default();
             changes.put(Family::Directory, |k| fact.encode(k), |_| ());
-            versions.writing(&changes)
+            writing(&versions, &changes)
         };
         // What is not asked for with a campaign's number: other facts, a row of creatives, a block.
         let mut creatives = Changes::default();
         creatives.put(Family::Directory, |k| creatives_key(k, 7), |_| ());
-        assert!(versions.writing(&creatives).is_empty());
+        assert!(writing(&versions, &creatives).is_empty());
         for other in [
             Fact::CampaignOfAd(3, 7),
             Fact::AdOfCampaign(7, 3),
@@ -215,7 +236,7 @@ mod tests {
         ] {
             assert!(write(other).is_empty(), "{other:?}");
         }
-        versions.written(&versions.writing(&batch(0)), || 90);
+        versions.written(&writing(&versions, &batch(0)), || 90);
         assert_eq!(of(0), Some(0));
         for (fact, at) in [
             (Fact::Campaign(7), 10),

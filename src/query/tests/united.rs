@@ -156,7 +156,8 @@ fn printed(answer: &Answer) -> Vec<String> {
         format!("{} {group:?} {}", row.slot, row.metrics)
     };
     let rows = table.rows().map(row);
-    rows.chain([table.totals.to_string()]).collect()
+    let as_of = format!("{:?}", answer.as_of);
+    rows.chain([table.totals.to_string(), as_of]).collect()
 }
 
 /// A shard of which nothing is kept in memory.
