@@ -121,7 +121,11 @@ pub fn given_in_path(segment: &str) -> Given<'_> {
 
 fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     if !bytes.contains(&b'+') {
-        return percent_decode(bytes).into();
+        return match bytes.contains(&b'%') {
+            true => percent_decode(bytes).into(),
+            // Nearly all names and values, of which each byte need not be looked at once more.
+            false => Cow::Borrowed(bytes),
+        };
     }
     let spaced: Vec<u8> = bytes
         .iter()

@@ -44,7 +44,7 @@ pub(super) enum Ended {
 pub(super) async fn serve(
     stream: &mut TcpStream,
     peer: SocketAddr,
-    serving: &watch::Receiver<Served>,
+    mut serving: watch::Receiver<Served>,
     stop: &CancellationToken,
 ) -> io::Result<Ended> {
     let mut lane = Lane {
@@ -57,8 +57,12 @@ pub(super) async fn serve(
     let mut deadline = Deadline::new(HEAD_TIMEOUT);
     let stopped = stop.cancelled();
     tokio::pin!(stopped);
+    let mut served = serving.borrow_and_update().clone();
     loop {
-        let served = serving.borrow().clone();
+        // To take what is served anew for each request, all connections would count the same references up and down.
+        if serving.has_changed().unwrap_or(false) {
+            served = serving.borrow_and_update().clone();
+        }
         let Some(desk) = served.desk() else {
             return Ok(Ended::Other(lane.read));
         };

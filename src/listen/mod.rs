@@ -232,7 +232,7 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let ended = match express::serve(&mut stream, peer, &serving, &stop).await {
+    let ended = match express::serve(&mut stream, peer, serving.clone(), &stop).await {
         Ok(express::Ended::Closed) => Ok(()),
         Ok(express::Ended::Other(read)) => {
             routed::serve(read.freeze(), stream, peer, serving, stop).await
