@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::load::{CSV_HEAD, DAYS, HOUR_DAYS, MINUTE_DAYS, Part, Year};
-use self::questions::{MONTH, Question, YEAR};
+use self::questions::{HOURS, MONTH, Question, YEAR};
 use super::Figure;
 use super::posting;
 use super::yardsticks::Program;
@@ -225,8 +225,16 @@ fn growth(before: &Asked, ours: &[Asked]) -> Vec<Figure> {
         ratio: Some(asked.p50_ms / yardstick.p50_ms),
     };
     let mut figures = Vec::new();
-    if let (Some(year), Some(month)) = (of(YEAR), of(MONTH)) {
-        figures.push(beside("a year beside a month", year, month));
+    for (name, month) in [
+        ("a year by day beside a month by hour", HOURS),
+        (
+            "a year beside a month of the same, a twelfth of its rows",
+            MONTH,
+        ),
+    ] {
+        if let (Some(year), Some(month)) = (of(YEAR), of(month)) {
+            figures.push(beside(name, year, month));
+        }
     }
     if let Some(now) = of(&before.name) {
         figures.push(beside(
