@@ -57,6 +57,23 @@ fn key(n: i64) -> BucketKey {
     }
 }
 
+fn cell(n: i64, region: u32, device: u32) -> CellKey {
+    CellKey {
+        campaign: 0,
+        bucket: hour(n),
+        ad: 0,
+        creative: 0,
+        region,
+        device: device as u8,
+    }
+}
+
+fn stored(fields: &[i64; METRICS]) -> Vec<u8> {
+    let mut stored = Vec::new();
+    encode_sums(fields, &mut stored);
+    stored
+}
+
 /// Adds each cell of a day, in place of a block of it.
 fn each_cell(day: i32, version: u8, add: &mut dyn FnMut(i64, &CellKey, &[u8])) {
     let first = i64::from(day) * 24;
@@ -66,17 +83,7 @@ fn each_cell(day: i32, version: u8, add: &mut dyn FnMut(i64, &CellKey, &[u8])) {
                 let Some(fields) = count(n, region, device, version) else {
                     continue;
                 };
-                let cell = CellKey {
-                    campaign: 0,
-                    bucket: hour(n),
-                    ad: 0,
-                    creative: 0,
-                    region,
-                    device: device as u8,
-                };
-                let mut stored = Vec::new();
-                encode_sums(&fields, &mut stored);
-                add(n, &cell, &stored);
+                add(n, &cell(n, region, device), &stored(&fields));
             }
         }
     }
@@ -143,18 +150,9 @@ impl Asked {
         let mut sums = ShardSums::new(&self.by);
         if let Some((n, region)) = self.late {
             let n = i64::from(FIRST_DAY) * 24 + n;
-            let cell = CellKey {
-                campaign: 0,
-                bucket: hour(n),
-                ad: 0,
-                creative: 0,
-                region,
-                device: 1,
-            };
-            let mut stored = Vec::new();
-            encode_sums(&[1; METRICS], &mut stored);
             if self.slots().iter().any(|slot| slot.key == key(n)) {
-                sums.add(key(n), &cell, &stored).unwrap();
+                sums.add(key(n), &cell(n, region, 1), &stored(&[1; METRICS]))
+                    .unwrap();
             }
         }
         sums
