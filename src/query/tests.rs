@@ -8,6 +8,7 @@ mod producers;
 mod sealed;
 mod uniques;
 mod united;
+mod watched;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -5,13 +5,12 @@
 //! only by a snapshot of that very version, so it is what that snapshot would read; that a campaign was never counted is kept
 //! in the same way.
 
-use std::sync::{PoisonError, RwLock};
-
 use adtally_projections::symbols::Symbol;
 use adtally_streams::id::Id;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::of_version::OfVersion;
 use super::versions::Version;
 
 /// The most campaigns that are kept of a shard, more than one question may match; past it all are forgotten. They take about a
@@ -32,34 +31,22 @@ pub type OfCampaign = Option<(Symbol, Counted)>;
 
 /// What is kept.
 #[derive(Debug, Default)]
-pub struct Campaigns(RwLock<Kept>);
-
-#[derive(Debug, Default)]
-struct Kept {
-    of: Option<Version>,
-    found: FxHashMap<Id, OfCampaign>,
-}
+pub struct Campaigns(OfVersion<FxHashMap<Id, OfCampaign>>);
 
 impl Campaigns {
     /// What was found of a campaign in that version; none where nobody looked.
     pub fn get(&self, version: Version, id: &Id) -> Option<OfCampaign> {
-        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.found.get(id).copied();
-        found.filter(|_| kept.of == Some(version))
+        self.0.read(version, |found| found.get(id).copied())
     }
 
     /// Keeps what was found of a campaign in that version.
-    pub fn keep(&self, version: Version, id: &Id, found: OfCampaign) {
-        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.of.is_some_and(|of| of.sequence > version.sequence) {
-            // A snapshot from before: nobody will ask in its version again.
-            return;
-        }
-        if kept.of != Some(version) || kept.found.len() >= MAX_CAMPAIGNS {
-            kept.found.clear();
-            kept.of = Some(version);
-        }
-        kept.found.insert(id.clone(), found);
+    pub fn keep(&self, version: Version, id: &Id, of_campaign: OfCampaign) {
+        self.0.change(version, |found| {
+            if found.len() >= MAX_CAMPAIGNS {
+                found.clear();
+            }
+            found.insert(id.clone(), of_campaign);
+        });
     }
 }
 
@@ -111,6 +98,7 @@ mod tests {
         (0..=MAX_CAMPAIGNS).for_each(|n| campaigns.keep(version(5), &id(n), None));
         assert_eq!(campaigns.get(version(5), &id(0)), None);
         assert_eq!(campaigns.get(version(5), &id(MAX_CAMPAIGNS)), Some(None));
-        assert!(campaigns.0.read().unwrap().found.len() <= MAX_CAMPAIGNS);
+        let kept = campaigns.0.read(version(5), |found| Some(found.len()));
+        assert_eq!(kept, Some(1));
     }
 }

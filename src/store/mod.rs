@@ -9,6 +9,7 @@ pub mod checkpoints;
 mod generations;
 mod id_days;
 mod names;
+mod of_version;
 mod open_producers;
 mod options;
 mod shard;

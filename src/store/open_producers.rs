@@ -5,10 +5,11 @@
 //! raises what these producers have announced leaves the set and its version as they are; any other one with a row of a
 //! producer makes another version.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use adtally_projections::completeness::Producer;
 
+use super::of_version::OfVersion;
 use super::versions::Version;
 
 /// Keys of the rows of the producers that are not drained, and how many rows there are in all.
@@ -22,30 +23,24 @@ pub struct Open {
 
 /// What is kept.
 #[derive(Debug, Default)]
-pub struct OpenProducers(RwLock<Option<(Version, Arc<Open>)>>);
+pub struct OpenProducers(OfVersion<Arc<Open>>);
 
 impl OpenProducers {
     /// What was found in that version; none where nobody looked.
     pub fn get(&self, version: Version) -> Option<Arc<Open>> {
-        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let (of, open) = kept.as_ref()?;
-        (*of == version).then(|| Arc::clone(open))
+        self.0.read(version, |open| Some(Arc::clone(open)))
     }
 
     /// Keeps what was found in that version.
     pub fn keep(&self, version: Version, open: Open) {
-        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let is_newer = |of: &Version| of.sequence > version.sequence;
-        if !kept.as_ref().is_some_and(|(of, _)| is_newer(of)) {
-            *kept = Some((version, Arc::new(open)));
-        }
+        self.0.change(version, |kept| *kept = Arc::new(open));
     }
 
     /// Whether a row of a producer leaves the open ones of that version as they are. Where that is not known, it does not.
     pub fn stay(&self, version: Version, key: &[u8], value: &[u8]) -> bool {
-        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.as_ref().filter(|(of, _)| *of == version);
-        let is_open = known.is_some_and(|(_, open)| open.keys.iter().any(|open| **open == *key));
+        let is_open = self
+            .get(version)
+            .is_some_and(|open| open.keys.iter().any(|open| **open == *key));
         is_open && Producer::decode(key, value).is_ok_and(|p| !p.watermark.drained)
     }
 }

@@ -7,6 +7,7 @@ use adtally_projections::completeness::{self, Producer};
 use adtally_streams::id::Epoch;
 use proptest::prelude::*;
 
+use super::watched::watched;
 use super::*;
 use crate::query::stored::StoredRows;
 use crate::store::{Limits, Memory as Room, Shard as Open, ShardSnapshot};
@@ -118,6 +119,9 @@ fn an_open_producer_is_looked_up_among_many_that_are_drained() {
         );
     }
     assert_eq!(through(&first), Some(70));
+    // The drained ones are not read.
+    let set = watched(of(shard.snapshot().unwrap()), true, &[Family::Completeness]);
+    assert_eq!(through(&set), Some(74));
     // It is drained, and another one begins: both are looked for anew.
     said.insert(1_000, (80, true));
     announce(&shard, &said, &[1_000]);

@@ -9,6 +9,7 @@ use adtally_projections::ratios::Metric;
 use adtally_projections::table::Row;
 use proptest::prelude::*;
 
+use super::watched::watched;
 use super::*;
 use crate::query::stored::StoredRows;
 use crate::query::united::UnitedBlocks;
@@ -160,25 +161,6 @@ fn printed(answer: &Answer) -> Vec<String> {
     rows.chain([table.totals.to_string(), as_of]).collect()
 }
 
-/// A shard of which nothing is kept in memory.
-struct Forgetful<'a>(Box<dyn ShardRead + 'a>);
-
-impl ShardRead for Forgetful<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
-        self.0.get(family, key)
-    }
-
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: &[u8],
-        each: EachRow<'_>,
-    ) -> Result<(), QueryError> {
-        self.0.scan(family, from, to, each)
-    }
-}
-
 /// Asks everything with what is kept, twice so that it is, and without: how many united blocks were read.
 fn compared(set: SnapshotSet<'_>) -> u64 {
     let catalogue = catalogue();
@@ -194,17 +176,7 @@ fn compared(set: SnapshotSet<'_>) -> u64 {
             })
             .collect::<Vec<_>>()
     });
-    fn forgetful(shard: Shard<'_>) -> Shard<'_> {
-        Shard {
-            number: shard.number,
-            rows: Box::new(Forgetful(shard.rows)),
-        }
-    }
-    let set = SnapshotSet {
-        generation: set.generation,
-        shards: set.shards.into_iter().map(forgetful).collect(),
-        united: None,
-    };
+    let set = watched(set, false, &[]);
     let without = questions();
     let without: Vec<_> = without
         .iter()
@@ -311,6 +283,9 @@ fn what_is_said_of_a_campaign_is_what_its_own_snapshot_says() {
     let third = snapshots(&opened, &united);
     assert_eq!(known(&third), [true; 3], "of campaigns nothing is new");
     assert!(clicks(&third) > counted);
+    // Both campaigns are known: the directory is not scanned.
+    let fourth = watched(snapshots(&opened, &united), true, &[Family::Directory]);
+    assert_eq!(clicks(&fourth), clicks(&third));
 }
 
 proptest! {
