@@ -23,6 +23,9 @@ const WRITE_BUFFER_BYTES: usize = 32 << 20;
 const MERGE_FROM_TABLES: i32 = 12;
 /// Bytes of the level that they are merged into before there is another one: more than is kept of what was sent.
 const MERGED_LEVEL_BYTES: u64 = 2 << 30;
+/// Bytes of one table of that level. A merge writes anew what lies where a lane goes on, which is a table a lane; and
+/// what is evicted gives back its room a table at a time. All that is kept of what was sent makes some sixty.
+const MERGED_TABLE_BYTES: u64 = 4 << 20;
 /// Bytes of write-ahead log that recovery may have to read.
 const WAL_MAX_BYTES: u64 = 256 << 20;
 
@@ -68,6 +71,7 @@ fn family(name: &str, write_buffer: usize) -> ColumnFamilyDescriptor {
     options.set_level_zero_slowdown_writes_trigger(3 * MERGE_FROM_TABLES);
     options.set_level_zero_stop_writes_trigger(5 * MERGE_FROM_TABLES);
     options.set_max_bytes_for_level_base(MERGED_LEVEL_BYTES);
+    options.set_target_file_size_base(MERGED_TABLE_BYTES);
     ColumnFamilyDescriptor::new(name, options)
 }
 
@@ -278,12 +282,19 @@ impl Disk {
         mut each: impl FnMut(u64, Run<'_>) -> Result<bool, OutboxError>,
     ) -> Result<(), OutboxError> {
         let prefix = lane_key(epoch, lane);
-        let mut iterator = self
-            .db
-            .raw_iterator_cf_opt(self.family(RUNS), ReadOptions::default());
-        iterator.seek_for_prev(run_key(epoch, lane, from));
-        if !iterator.key().is_some_and(|key| key.starts_with(&prefix)) {
-            iterator.seek(run_key(epoch, lane, from));
+        let mut options = ReadOptions::default();
+        // Without bounds the tables are also read where the next lane begins.
+        options.set_iterate_lower_bound(prefix);
+        options.set_iterate_upper_bound(run_key(epoch, lane, u64::MAX));
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(RUNS), options);
+        let first_key = run_key(epoch, lane, from);
+        iterator.seek(first_key);
+        if iterator.key() != Some(&first_key) {
+            // It lies within a run that begins before it, or that run is gone.
+            iterator.seek_for_prev(first_key);
+            if !iterator.valid() {
+                iterator.seek(first_key);
+            }
         }
         while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&prefix)) {
             let first = first_of(key).ok_or_else(|| self.damaged("a key of another length"))?;
