@@ -63,8 +63,9 @@ impl Agents {
     /// Judges a user agent, of which no more than [`TEXT_MAX_BYTES`] are looked at. An empty one is no bot.
     pub fn judge(&self, user_agent: &str) -> Agent {
         let user_agent = &user_agent[..user_agent.floor_char_boundary(TEXT_MAX_BYTES)];
-        if let Some(agent) = self.lock().get(user_agent) {
-            return *agent;
+        let known = self.lock().with(user_agent, |agent| *agent);
+        if let Some(agent) = known {
+            return agent;
         }
         let agent = Agent {
             is_bot: is_crawler(user_agent),
@@ -72,7 +73,7 @@ impl Agents {
         };
         let mut known = self.lock();
         // Two requests may have judged the same one at the same time, with the same result.
-        if known.get(user_agent).is_none() {
+        if known.with(user_agent, |_| ()).is_none() {
             known.insert(user_agent.into(), agent);
         }
         agent

@@ -29,17 +29,18 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         }
     }
 
-    /// The value of `key`, which thereby counts as used.
-    pub fn get<Q>(&mut self, key: &Q) -> Option<&mut V>
+    /// What `look` says of the value of `key`, which thereby counts as used.
+    pub fn with<Q, R>(&mut self, key: &Q, look: impl FnOnce(&mut V) -> R) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        if !self.current.contains_key(key) {
-            let (key, value) = self.previous.remove_entry(key)?;
-            self.current.insert(key, value);
+        // A key is hashed once where it was used lately, which is what this map is for.
+        if let Some(value) = self.current.get_mut(key) {
+            return Some(look(value));
         }
-        self.current.get_mut(key)
+        let (key, value) = self.previous.remove_entry(key)?;
+        Some(look(self.current.entry(key).or_insert(value)))
     }
 
     /// Whether one more key would start a new generation.
@@ -47,7 +48,7 @@ impl<K: Eq + Hash, V> Generations<K, V> {
         self.current.len() >= self.limit
     }
 
-    /// Puts a key that [`Generations::get`] has not found. In a full map it starts a new generation, and the
+    /// Puts a key that [`Generations::with`] has not found. In a full map it starts a new generation, and the
     /// values of the dropped one come back, so that the caller can count what was forgotten.
     pub fn insert(&mut self, key: K, value: V) -> Option<impl Iterator<Item = V> + use<K, V>> {
         let dropped = if self.is_full() {
@@ -88,21 +89,21 @@ mod tests {
             "the first generation is kept as the previous one"
         );
         assert_eq!(
-            map.get(&1).copied(),
+            map.with(&1, |value| *value),
             Some(10),
             "used again, so it moves to the current one"
         );
         let dropped: Vec<u32> = map.insert(4, 40).unwrap().collect();
         assert_eq!(dropped, [20]);
-        assert_eq!(map.get(&1).copied(), Some(10));
-        assert_eq!(map.get(&2), None);
+        assert_eq!(map.with(&1, |value| *value), Some(10));
+        assert_eq!(map.with(&2, |value| *value), None);
     }
 
     #[test]
     fn it_never_grows_past_two_generations() {
         let mut map: Generations<u32, ()> = Generations::new(8);
         for key in 0..1_000 {
-            if map.get(&key).is_none() {
+            if map.with(&key, |_| ()).is_none() {
                 map.insert(key, ());
             }
             assert!(map.len() <= 16);

@@ -67,8 +67,9 @@ impl AddressLimit {
             count_forgotten(silent);
             state.turned_ms = now_ms;
         }
-        if let Some(times) = state.addresses.get(&address) {
-            return push(times, now_ms);
+        let known = state.addresses.with(&address, |times| push(times, now_ms));
+        if let Some(is_past) = known {
+            return is_past;
         }
         if let Some(dropped) = state.addresses.insert(address, VecDeque::from([now_ms])) {
             count_forgotten(dropped.filter(|times| is_live(times, now_ms)).count());

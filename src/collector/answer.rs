@@ -81,19 +81,26 @@ impl Answer {
     /// The same response as it goes over the wire, but for what is the connection's. Whether a header cannot carry
     /// its value: then nothing has been written.
     pub fn write(&self, wire: &mut Vec<u8>) -> bool {
+        let Answer::Redirect { location, click_id } = self else {
+            wire.extend_from_slice(match self {
+                Answer::Pixel => b"HTTP/1.1 200 OK\r\ncache-control: no-store\r\ncontent-type: image/gif\r\naccess-control-allow-origin: *\r\n",
+                _ => b"HTTP/1.1 204 No Content\r\ncache-control: no-store\r\n",
+            });
+            return true;
+        };
         let fits = |byte: u8| byte == b'\t' || (b' '..=b'~').contains(&byte);
-        if !self.headers().all(|(_, value)| value.bytes().all(fits)) {
+        let (location, click_id) = (location.as_bytes(), click_id.as_str().as_bytes());
+        if !location.iter().chain(click_id).copied().all(fits) {
             return false;
         }
-        wire.extend_from_slice(match self {
-            Answer::Redirect { .. } => b"HTTP/1.1 302 Found\r\n",
-            Answer::Pixel => b"HTTP/1.1 200 OK\r\n",
-            Answer::Nothing => b"HTTP/1.1 204 No Content\r\n",
-        });
-        for (name, value) in self.headers() {
-            for part in [name.as_str(), ": ", value, "\r\n"] {
-                wire.extend_from_slice(part.as_bytes());
-            }
+        for part in [
+            b"HTTP/1.1 302 Found\r\ncache-control: no-store\r\nlocation: ",
+            location,
+            b"\r\nx-click-id: ",
+            click_id,
+            b"\r\n",
+        ] {
+            wire.extend_from_slice(part);
         }
         true
     }
