@@ -19,14 +19,13 @@ use super::visit::Visit;
 use super::{Collector, Failure};
 use crate::border::facts::Sender;
 use crate::border::{Decided, Entry, Incoming, Unavailable};
-use crate::http::problem::Problem;
 use crate::quarantine::{Way, begin_at_zero, count_refused};
 
 /// Groups under way at once: one commit takes all that are decided while the disk writes the one before. With fewer,
 /// visits would wait here that the next commit could take; with more, groups would be of a few visits each.
 const GROUPS_AT_ONCE: usize = 8;
 /// Visits of one group; more wait for the next one.
-const GROUP_MAX_VISITS: usize = 4_096;
+pub const GROUP_MAX_VISITS: usize = 4_096;
 /// Visits that may wait for a group; whoever comes then waits to wait, and his connection with him.
 const QUEUE_MAX_VISITS: usize = 16_384;
 
@@ -39,10 +38,13 @@ pub(super) struct Kept {
     pub location: Option<Arc<str>>,
 }
 
+/// What became of a visit.
+pub(super) type Outcome = Result<Kept, Failure>;
+
 /// A visit, and where its outcome is told.
 struct Waiting {
     visit: Visit,
-    told: oneshot::Sender<Result<Kept, Failure>>,
+    told: oneshot::Sender<Outcome>,
 }
 
 /// The way into the groups. Clones share them.
@@ -63,16 +65,14 @@ impl Groups {
     /// Makes a visit's event durable, or keeps the record of its refusal; a HEAD request leaves no trace.
     ///
     /// A caller that goes away while it waits changes nothing: the visit has been handed over.
-    pub async fn keep(&self, visit: Visit) -> Result<Kept, Failure> {
+    pub async fn keep(&self, visit: Visit) -> Outcome {
         let (told, outcome) = oneshot::channel();
-        let ended = || {
-            Failure::Problem(Problem::unavailable(
-                "this request could not be answered; the operator's log says why",
-            ))
-        };
         let waiting = Waiting { visit, told };
-        self.queue.send(waiting).await.map_err(|_| ended())?;
-        outcome.await.map_err(|_| ended())?
+        self.queue
+            .send(waiting)
+            .await
+            .map_err(|_| Failure::ended())?;
+        outcome.await.map_err(|_| Failure::ended())?
     }
 }
 
@@ -97,8 +97,12 @@ async fn form(collector: Arc<Collector>, mut queue: mpsc::Receiver<Waiting>) {
         let collector = Arc::clone(&collector);
         // A task of its own: it runs beside the next one, and a panic in it ends this group and nothing else.
         tokio::spawn(async move {
-            let (_counter, _place) = (PanicCounter, place);
-            collector.keep_group(group).await;
+            let _place = place;
+            let (visits, told): (_, Vec<_>) = group.into_iter().map(|w| (w.visit, w.told)).unzip();
+            for (told, outcome) in told.into_iter().zip(collector.keep_group(visits).await) {
+                // Whoever has gone away needs no outcome.
+                let _ = told.send(outcome);
+            }
         });
     }
 }
@@ -115,100 +119,95 @@ impl Drop for PanicCounter {
     }
 }
 
-/// Those of a group whose event goes to admission, and those whose request was refused before it.
+/// A group on its way: what goes to admission, what was refused before it, and what each visit is told once everything
+/// of the group is durable.
 #[derive(Default)]
 struct Sorted {
+    outcomes: Vec<Outcome>,
     batch: Vec<Incoming>,
-    batch_told: Vec<Told>,
+    /// Whose visit each of the batch is.
+    batch_of: Vec<usize>,
     refused: Vec<Decided>,
-    refused_told: Vec<Told>,
-}
-
-/// An outcome that is told once everything of the group is durable.
-struct Told {
-    told: oneshot::Sender<Result<Kept, Failure>>,
-    outcome: Result<Kept, Failure>,
-}
-
-/// Tells an outcome; whoever has gone away needs none.
-fn tell(told: oneshot::Sender<Result<Kept, Failure>>, outcome: Result<Kept, Failure>) {
-    let _ = told.send(outcome);
+    refused_of: Vec<usize>,
 }
 
 impl Collector {
-    async fn keep_group(&self, group: Vec<Waiting>) {
-        let entry = match self.border.enter(group.len()).await {
+    /// Makes the events of a group durable with one fsync, and keeps the records of what is refused. One outcome for
+    /// each visit, in their order.
+    pub(super) async fn keep_group(&self, visits: Vec<Visit>) -> Vec<Outcome> {
+        let _counter = PanicCounter;
+        let entry = match self.border.enter(visits.len()).await {
             Ok(entry) => entry,
             Err(error) => {
                 let problem = error.problem();
-                for waiting in group {
-                    tell(waiting.told, Err(Failure::Problem(problem.clone())));
-                }
-                return;
+                return visits
+                    .iter()
+                    .map(|_| Err(Failure::Problem(problem.clone())))
+                    .collect();
             }
         };
-        let mut sorted = self.sort(&entry, group);
-        let decided = self.border.decide_batch(&entry, sorted.batch).await;
-        let mut keep = Vec::with_capacity(decided.len() + sorted.refused.len());
-        let mut telling = Vec::with_capacity(keep.capacity());
-        for (decided, told) in decided.into_iter().zip(sorted.batch_told) {
+        let Sorted {
+            mut outcomes,
+            batch,
+            batch_of,
+            mut refused,
+            mut refused_of,
+        } = self.sort(&entry, visits);
+        let decided = self.border.decide_batch(&entry, batch).await;
+        let mut keep = Vec::with_capacity(decided.len() + refused.len());
+        let mut keep_of = Vec::with_capacity(keep.capacity());
+        for (decided, of) in decided.into_iter().zip(batch_of) {
             if decided.is_unknown_ad() && !entry.is_current() {
-                tell(told.told, Err(Unavailable::Stale.into()));
+                outcomes[of] = Err(Unavailable::Stale.into());
                 continue;
             }
             keep.push(decided);
-            telling.push(told);
+            keep_of.push(of);
         }
-        keep.append(&mut sorted.refused);
-        telling.append(&mut sorted.refused_told);
-        match self.border.keep(entry, Way::Collector, keep).await {
-            Ok(_) => {
-                for Told { told, outcome } in telling {
-                    tell(told, outcome);
-                }
-            }
-            Err(error) => {
-                let problem = error.problem();
-                for Told { told, .. } in telling {
-                    tell(told, Err(Failure::Problem(problem.clone())));
-                }
+        keep.append(&mut refused);
+        keep_of.append(&mut refused_of);
+        if let Err(error) = self.border.keep(entry, Way::Collector, keep).await {
+            let problem = error.problem();
+            for of in keep_of {
+                outcomes[of] = Err(Failure::Problem(problem.clone()));
             }
         }
+        outcomes
     }
 
-    /// Plans every visit under one reading of the catalogue. Whatever leaves no trace is told here.
-    fn sort(&self, entry: &Entry, group: Vec<Waiting>) -> Sorted {
+    /// Plans every visit under one reading of the catalogue.
+    fn sort(&self, entry: &Entry, visits: Vec<Visit>) -> Sorted {
         let mut sorted = Sorted {
-            batch: Vec::with_capacity(group.len()),
-            batch_told: Vec::with_capacity(group.len()),
+            outcomes: Vec::with_capacity(visits.len()),
+            batch: Vec::with_capacity(visits.len()),
+            batch_of: Vec::with_capacity(visits.len()),
             ..Sorted::default()
         };
         let catalogue = self.border.catalogue().read();
-        for Waiting { visit, told } in group {
-            match self.plan(&visit, entry.arrival_ms(), &catalogue) {
-                Ok(planned) => sorted.admit(visit, told, planned),
-                Err(refused) => sorted.refuse(entry, visit, told, refused),
-            }
+        for visit in visits {
+            let outcome = match self.plan(&visit, entry.arrival_ms(), &catalogue) {
+                Ok(planned) => Ok(sorted.admit(visit, planned)),
+                Err(refused) => Err(sorted.refuse(entry, visit, refused)),
+            };
+            sorted.outcomes.push(outcome);
         }
         sorted
     }
 }
 
 impl Sorted {
-    fn admit(
-        &mut self,
-        visit: Visit,
-        told: oneshot::Sender<Result<Kept, Failure>>,
-        planned: Planned,
-    ) {
+    /// Also where admission refuses the event this is the outcome: then its record is kept, and the person still
+    /// arrives.
+    fn admit(&mut self, visit: Visit, planned: Planned) -> Kept {
         let kept = Kept {
             id: planned.raw.id.clone(),
             location: planned.location.clone(),
         };
         if visit.is_head() {
-            return tell(told, Ok(kept));
+            return kept;
         }
         let (source, sender) = visit.into_source();
+        self.batch_of.push(self.outcomes.len());
         self.batch.push(Incoming {
             sender: Sender {
                 is_limited: planned.raw.kind == Kind::Click,
@@ -221,37 +220,25 @@ impl Sorted {
             arrival_ms: None,
             landing_url: planned.location,
         });
-        // Also where admission refuses the event: then its record is kept, and the person still arrives.
-        self.batch_told.push(Told {
-            told,
-            outcome: Ok(kept),
-        });
+        kept
     }
 
-    fn refuse(
-        &mut self,
-        entry: &Entry,
-        visit: Visit,
-        told: oneshot::Sender<Result<Kept, Failure>>,
-        refused: Box<Refused>,
-    ) {
+    fn refuse(&mut self, entry: &Entry, visit: Visit, refused: Box<Refused>) -> Failure {
         if refused.refusal.reason == Reason::UnknownAd && !entry.is_current() {
-            return tell(told, Err(Unavailable::Stale.into()));
+            return Unavailable::Stale.into();
         }
         if visit.is_head() {
-            return tell(told, Err(Failure::Refused(refused)));
+            return Failure::Refused(refused);
         }
         if refused.is_about_nothing() {
             count_refused(Way::Collector, std::iter::once(refused.refusal.reason));
-            return tell(told, Err(Failure::Refused(refused)));
+            return Failure::Refused(refused);
         }
         let (refusal, arrival_ms) = (refused.refusal.clone(), entry.arrival_ms());
         let (source, _) = visit.into_source();
+        self.refused_of.push(self.outcomes.len());
         self.refused
             .push(Decided::refused(refusal, &source, arrival_ms));
-        self.refused_told.push(Told {
-            told,
-            outcome: Err(Failure::Refused(refused)),
-        });
+        Failure::Refused(refused)
     }
 }

@@ -30,6 +30,7 @@ use axum::routing::get;
 use bytes::Bytes;
 
 pub use answer::Answer;
+pub use groups::GROUP_MAX_VISITS;
 pub use openapi::CollectorApi;
 pub use signed::Signer;
 pub use visit::{Visit, peer_of};
@@ -45,7 +46,7 @@ use openapi::{
 };
 use plan::{Context, Planned, Refused, plan_click, plan_conversion, plan_impression};
 use query::Params;
-use visit::Route;
+use visit::{Asks, Route};
 
 /// The largest form that POST /conversion reads, in bytes; a larger one is 413.
 const FORM_MAX_BYTES: usize = 64 * 1024;
@@ -63,7 +64,7 @@ pub struct Collector {
 /// The collector at work. Clones share it.
 #[derive(Clone)]
 pub struct Desk {
-    border: Border,
+    collector: Arc<Collector>,
     groups: Groups,
 }
 
@@ -102,6 +103,15 @@ pub enum Failure {
     Refused(Box<Refused>),
     /// Anything else.
     Problem(Problem),
+}
+
+impl Failure {
+    /// Whoever was to answer has ended, by a panic or with the process.
+    pub fn ended() -> Self {
+        Failure::Problem(Problem::unavailable(
+            "this request could not be answered; the operator's log says why",
+        ))
+    }
 }
 
 impl From<Unavailable> for Failure {
@@ -220,9 +230,10 @@ async fn read_form(parts: &Parts, body: Body) -> Result<Bytes, Failure> {
 impl Desk {
     /// Opens the collector: from now on groups of visits are kept.
     pub fn open(collector: Collector) -> Self {
+        let collector = Arc::new(collector);
         Self {
-            border: collector.border.clone(),
-            groups: Groups::start(Arc::new(collector)),
+            groups: Groups::start(collector.clone()),
+            collector,
         }
     }
 
@@ -235,24 +246,25 @@ impl Desk {
         texts: &mut Texts,
     ) -> Option<Visit> {
         let route = Route::of_path(target.path())?;
-        let trusted = self.border.facts().trusted();
+        let trusted = self.collector.border.facts().trusted();
         let request = (Method::GET, target);
         Some(Visit::new(route, request, headers, peer, trusted, texts))
     }
 
-    /// Keeps a visit and says how it is answered.
-    pub async fn keep(&self, visit: Visit) -> Result<Answer, Failure> {
-        let (route, wants_image) = (visit.route, visit.wants_image);
-        let Kept { id, location } = self.groups.keep(visit).await?;
-        Ok(match route {
-            Route::Click | Route::ClickByPath => Answer::Redirect {
-                location: location.unwrap_or_default(),
-                click_id: id,
-            },
-            Route::Impression => Answer::Pixel,
-            Route::Conversion if wants_image => Answer::Pixel,
-            Route::Conversion => Answer::Nothing,
-        })
+    /// Keeps visits that came together and says how each is answered, in their order.
+    pub async fn keep_group(&self, visits: Vec<Visit>) -> Vec<Result<Answer, Failure>> {
+        let asked: Vec<_> = visits.iter().map(Visit::asks).collect();
+        let outcomes = self.collector.keep_group(visits).await;
+        let answers = asked.into_iter().zip(outcomes);
+        answers
+            .map(|(asks, outcome)| outcome.map(|kept| asks.answer(kept)))
+            .collect()
+    }
+
+    /// Keeps a visit, together with others that come at the same time, and says how it is answered.
+    async fn keep(&self, visit: Visit) -> Result<Answer, Failure> {
+        let asks = visit.asks();
+        self.groups.keep(visit).await.map(|kept| asks.answer(kept))
     }
 
     async fn answer(
@@ -270,12 +282,27 @@ impl Desk {
                 (parts.method.clone(), target),
                 &parts.headers,
                 peer_of(parts),
-                self.border.facts().trusted(),
+                self.collector.border.facts().trusted(),
                 &mut Texts::default(),
             )
         };
         let answer = self.keep(visit).await?;
         answer.response().ok_or_else(|| unfit(&answer))
+    }
+}
+
+impl Asks {
+    /// The answer, once the event is kept.
+    fn answer(self, kept: Kept) -> Answer {
+        match self.route {
+            Route::Click | Route::ClickByPath => Answer::Redirect {
+                location: kept.location.unwrap_or_default(),
+                click_id: kept.id,
+            },
+            Route::Impression => Answer::Pixel,
+            Route::Conversion if self.wants_image => Answer::Pixel,
+            Route::Conversion => Answer::Nothing,
+        }
     }
 }
 

@@ -64,6 +64,13 @@ pub struct Visit {
     pub wants_image: bool,
 }
 
+/// What the answer to a visit depends on, besides what is kept of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asks {
+    pub route: Route,
+    pub wants_image: bool,
+}
+
 impl Visit {
     /// The visit of a request to one of the collector's routes. `trusted` are the proxies whose word is taken for
     /// the address, `texts` what the connection's last request has said.
@@ -82,6 +89,14 @@ impl Visit {
             form: Bytes::new(),
             sender: Sender::of_browser(peer, headers, trusted, texts),
             wants_image: route == Route::Conversion && wants_image(headers),
+        }
+    }
+
+    /// What its answer depends on, besides what is kept.
+    pub(super) fn asks(&self) -> Asks {
+        Asks {
+            route: self.route,
+            wants_image: self.wants_image,
         }
     }
 

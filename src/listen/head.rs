@@ -37,9 +37,10 @@ pub(super) fn read<T>(
     bytes: &[u8],
     make: impl FnOnce(PathAndQuery, &[Header<'_>]) -> Option<T>,
 ) -> Read<T> {
-    let method = b"GET /";
-    let known = bytes.len().min(method.len());
-    if bytes[..known] != method[..known] {
+    if bytes.is_empty() {
+        return Read::Partial;
+    }
+    if bytes.iter().zip(b"GET /").any(|(is, plain)| is != plain) {
         return Read::Other;
     }
     let mut headers = [httparse::EMPTY_HEADER; PLAIN_MAX_HEADERS];

@@ -9,22 +9,25 @@ mod routed;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::collector::Desk;
 use crate::http::health::STARTING;
 use crate::http::problem::Problem;
+use express::EventLoops;
 
 /// How long a connection may take to send its next request's head, idle time included; then it is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,13 +56,39 @@ impl Served {
     }
 }
 
+/// What holds a connection's place among those that are open, and holds up a stop until it is closed.
+type Held = (OwnedSemaphorePermit, TaskTrackerToken);
+
+/// What every connection is served with.
+#[derive(Clone)]
+struct Around {
+    serving: watch::Receiver<Served>,
+    stop: CancellationToken,
+    /// The task that accepts, and every connection.
+    tasks: TaskTracker,
+}
+
+impl Around {
+    /// Serves a connection with hyper until it ends, from the bytes that have been read of it already.
+    async fn route(self, read: Bytes, stream: io::Result<TcpStream>, peer: SocketAddr, held: Held) {
+        let _held = held;
+        let ended = match stream {
+            Ok(stream) => routed::serve(read, stream, peer, self.serving, self.stop).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "an HTTP connection ended in an error");
+        }
+    }
+}
+
 /// A bound listener and what it serves.
 pub struct Listener {
     address: SocketAddr,
     served: watch::Sender<Served>,
-    stop: CancellationToken,
-    /// The task that accepts, and one a connection.
-    tasks: TaskTracker,
+    around: Around,
+    /// From the first collector on.
+    loops: Arc<OnceLock<EventLoops>>,
 }
 
 impl std::fmt::Debug for Listener {
@@ -78,21 +107,20 @@ impl Listener {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
         let (served, serving) = watch::channel(Served::new(starting(), None));
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        tasks.spawn(accept(
-            socket,
-            permits,
+        let around = Around {
             serving,
-            stop.clone(),
-            tasks.clone(),
-        ));
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let loops = Arc::new(OnceLock::new());
+        let accepting = accept(socket, permits, around.clone(), loops.clone());
+        around.tasks.spawn(accepting);
         Ok(Self {
             address,
             served,
-            stop,
-            tasks,
+            around,
+            loops,
         })
     }
 
@@ -109,21 +137,38 @@ impl Listener {
         format!("http://{reachable}")
     }
 
-    /// Serves `router` from now on, on connections that are open already too; the routes of `desk` must be in it.
+    /// Serves `router` from now on, on connections that are open already too; the routes of `desk` must be in it. Must
+    /// be called within a Tokio runtime.
     pub fn serve(&self, router: Router, desk: Option<Desk>) {
+        let has_desk = desk.is_some();
         let _former = self.served.send_replace(Served::new(router, desk));
+        if !has_desk || self.loops.get().is_some() {
+            return;
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        match EventLoops::start(processors, &self.around) {
+            // Where there are loops meanwhile, these end at once.
+            Ok(loops) => drop(self.loops.set(loops)),
+            Err(error) => {
+                tracing::error!(%error, "the collector's threads do not start, so its requests are served as all others, which takes longer");
+            }
+        }
     }
 
     /// Stops accepting, lets requests that are under way finish, and closes.
     pub async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(CLOSE_WITHIN, self.tasks.wait())
+        let Around { stop, tasks, .. } = &self.around;
+        stop.cancel();
+        tasks.close();
+        if let Some(loops) = self.loops.get() {
+            loops.stop();
+        }
+        if tokio::time::timeout(CLOSE_WITHIN, tasks.wait())
             .await
             .is_err()
         {
             tracing::warn!(
-                open = self.tasks.len(),
+                open = tasks.len(),
                 "HTTP connections were still open; closed without an answer"
             );
         }
@@ -177,10 +222,10 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
 async fn accept(
     socket: TcpListener,
     permits: Arc<Semaphore>,
-    serving: watch::Receiver<Served>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    around: Around,
+    loops: Arc<OnceLock<EventLoops>>,
 ) {
+    let Around { stop, tasks, .. } = &around;
     loop {
         let permit = tokio::select! {
             () = stop.cancelled() => return,
@@ -195,13 +240,17 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                tasks.spawn(connection(
-                    stream,
-                    peer,
-                    permit,
-                    serving.clone(),
-                    stop.clone(),
-                ));
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "no TCP_NODELAY");
+                }
+                let held = (permit, tasks.token());
+                match loops.get() {
+                    Some(loops) => loops.take(stream, peer, held),
+                    None => {
+                        let served = around.clone().route(Bytes::new(), Ok(stream), peer, held);
+                        tasks.spawn(served);
+                    }
+                }
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -219,29 +268,6 @@ fn is_the_peers(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     )
-}
-
-async fn connection(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    serving: watch::Receiver<Served>,
-    stop: CancellationToken,
-) {
-    let _permit = permit;
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let ended = match express::serve(&mut stream, peer, serving.clone(), &stop).await {
-        Ok(express::Ended::Closed) => Ok(()),
-        Ok(express::Ended::Other(read)) => {
-            routed::serve(read.freeze(), stream, peer, serving, stop).await
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "an HTTP connection ended in an error");
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalogue;
+mod connections;
 mod ways;
 
 use std::net::SocketAddr;

@@ -1,0 +1,111 @@
+//! What is hard to bring about over a socket: a wait of a minute, a panic.
+
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
+
+use axum::response::IntoResponse;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::listen::{HEAD_TIMEOUT, starting};
+
+/// Both ends of a connection.
+fn pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    server.set_nonblocking(true).unwrap();
+    (client, server)
+}
+
+fn held(tasks: &TaskTracker) -> Held {
+    let permits = Arc::new(Semaphore::new(1));
+    (permits.try_acquire_owned().unwrap(), tasks.token())
+}
+
+fn tools() -> Tools {
+    Tools {
+        scratch: vec![0; READ_BYTES].into_boxed_slice(),
+        date: Date::default(),
+        now: Instant::now(),
+        is_stopping: false,
+    }
+}
+
+fn connection(server: std::net::TcpStream, now: Instant) -> Connection {
+    let peer = server.peer_addr().unwrap();
+    let stream = TcpStream::from_std(server);
+    Connection::new(stream, peer, held(&TaskTracker::new()), now)
+}
+
+fn around() -> (watch::Sender<Served>, Around) {
+    let (served, serving) = watch::channel(Served::new(starting(), None));
+    let around = Around {
+        serving,
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    (served, around)
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_late_after_the_limit_and_closed() {
+    let (_client, server) = pair();
+    let mut tools = tools();
+    let mut silent = connection(server, tools.now);
+    let short_of_it = HEAD_TIMEOUT - Duration::from_millis(1);
+    assert!(!silent.is_late(tools.now + short_of_it));
+    assert!(silent.is_late(tools.now + HEAD_TIMEOUT));
+    assert!(matches!(silent.time_out(&mut tools), Next::Close));
+}
+
+#[test]
+fn a_visit_that_takes_too_long_is_answered_408_and_its_late_answer_goes_nowhere() {
+    let (_client, server) = pair();
+    let mut tools = tools();
+    let mut asking = connection(server, tools.now);
+    asking.wait_for(7, tools.now);
+    assert!(asking.waits_for(7) && !asking.waits_for(8));
+    assert!(matches!(asking.time_out(&mut tools), Next::Wait));
+    assert!(!asking.waits_for(7));
+    let told = String::from_utf8_lossy(asking.on_the_wire()).into_owned();
+    assert!(
+        told.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{told}"
+    );
+    assert!(told.contains("\"urn:adtally:problem:"), "{told}");
+}
+
+#[tokio::test]
+async fn a_group_that_panics_is_told_to_all_of_it() {
+    let places = (0..3).map(|key| Place { key, number: 9 }).collect();
+    let (places, answers) = kept(async { panic!("on purpose") }, places).await;
+    assert_eq!((places.len(), answers.len()), (3, 3));
+    for answer in answers {
+        assert_eq!(answer.unwrap_err().into_response().status(), 503);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_loop_that_panics_serves_those_who_come_after_it() {
+    let (_served, around) = around();
+    let loops = EventLoops::start(1, &around).unwrap();
+    loops.loops[0].tell(Message::Panic);
+    // There is no collector yet: hyper answers, which is 503.
+    let (mut client, server) = pair();
+    let peer = server.peer_addr().unwrap();
+    loops.take(
+        tokio::net::TcpStream::from_std(server).unwrap(),
+        peer,
+        held(&around.tasks),
+    );
+    io::Write::write_all(&mut client, b"GET /click HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    let status = tokio::task::spawn_blocking(move || {
+        let mut status = [0; 12];
+        client.read_exact(&mut status).unwrap();
+        status
+    });
+    assert_eq!(&status.await.unwrap(), b"HTTP/1.1 503");
+}
