@@ -16,7 +16,7 @@ pub const FRAMES_IN_FLIGHT: usize = 4;
 /// A lane's next frame that is not full is cut no sooner than that after the one before: a frame costs its shipper,
 /// the broker and every reader the same work whether it holds one event or fifty, and counts may be a second old.
 /// The first frame after a rest is cut at once.
-pub const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+pub const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// What an event may add to its frame beyond the bytes of its row: identifiers and hashes that the row holds in
 /// another form, dictionary entries, and the compressor's worst case.
 pub const EVENT_OVERHEAD_BYTES: usize = 128;
