@@ -214,13 +214,12 @@ impl Border {
         way: Way,
         decided: Vec<Decided>,
     ) -> Result<Vec<Outcome>, Unavailable> {
-        let mut items = Vec::with_capacity(decided.len());
+        let kinds = kinds_of(&decided);
         let mut outcomes = Vec::with_capacity(decided.len());
-        for Decided { item, outcome } in decided {
-            items.push(item);
+        let items = decided.into_iter().map(|Decided { item, outcome }| {
             outcomes.push(outcome);
-        }
-        let kinds = kinds_of(&items);
+            item
+        });
         self.outbox.accept(items).await?;
         if way != Way::Nats {
             pass(Point::CollectorAnswering);
@@ -275,10 +274,10 @@ impl Border {
     }
 }
 
-fn kinds_of(items: &[Item]) -> [u64; Kind::ALL.len()] {
+fn kinds_of(decided: &[Decided]) -> [u64; Kind::ALL.len()] {
     let mut kinds = [0; Kind::ALL.len()];
-    for item in items {
-        if let Item::Event { event, .. } = item {
+    for decided in decided {
+        if let Item::Event { event, .. } = &decided.item {
             kinds[Event::kind(event) as usize] += 1;
         }
     }

@@ -153,16 +153,10 @@ impl Collector {
             mut refused,
             mut refused_of,
         } = self.sort(&entry, visits);
-        let decided = self.border.decide_batch(&entry, batch).await;
-        let mut keep = Vec::with_capacity(decided.len() + refused.len());
-        let mut keep_of = Vec::with_capacity(keep.capacity());
-        for (decided, of) in decided.into_iter().zip(batch_of) {
-            if decided.is_unknown_ad() && !entry.is_current() {
-                outcomes[of] = Err(Unavailable::Stale.into());
-                continue;
-            }
-            keep.push(decided);
-            keep_of.push(of);
+        let mut keep = self.border.decide_batch(&entry, batch).await;
+        let mut keep_of = batch_of;
+        if !entry.is_current() {
+            (keep, keep_of) = without_stale(keep, keep_of, &mut outcomes);
         }
         keep.append(&mut refused);
         keep_of.append(&mut refused_of);
@@ -193,6 +187,22 @@ impl Collector {
         }
         sorted
     }
+}
+
+/// Leaves out events whose ad is not known to a catalogue that may be behind: their visits are told so.
+fn without_stale(
+    decided: Vec<Decided>,
+    decided_of: Vec<usize>,
+    outcomes: &mut [Outcome],
+) -> (Vec<Decided>, Vec<usize>) {
+    let known = decided.into_iter().zip(decided_of).filter(|(decided, of)| {
+        let is_stale = decided.is_unknown_ad();
+        if is_stale {
+            outcomes[*of] = Err(Unavailable::Stale.into());
+        }
+        !is_stale
+    });
+    known.unzip()
 }
 
 impl Sorted {

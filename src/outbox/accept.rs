@@ -70,11 +70,10 @@ impl Drop for Reservation<'_> {
     }
 }
 
-pub(super) async fn accept(shared: &Arc<Shared>, items: Vec<Item>) -> Result<(), OutboxError> {
-    if items.is_empty() {
+pub(super) async fn accept(shared: &Arc<Shared>, rows: Vec<Row>) -> Result<(), OutboxError> {
+    if rows.is_empty() {
         return Ok(());
     }
-    let rows = encode(shared, items)?;
     let bytes: u64 = rows
         .iter()
         .map(|r| (r.bytes.len() + ROW_PREFIX_BYTES) as u64)
@@ -118,22 +117,30 @@ pub(super) fn queue_units() -> usize {
     QUEUE_MAX_BYTES / QUEUE_UNIT
 }
 
-fn encode(shared: &Shared, items: Vec<Item>) -> Result<Vec<Row>, OutboxError> {
+/// The items as rows, each read where it lies: items are large, and a group of them fills the processor's caches.
+pub(super) fn encode(
+    shared: &Shared,
+    items: impl IntoIterator<Item = Item>,
+) -> Result<Vec<Row>, OutboxError> {
     let shards = shared.current.shards;
-    let encoded = items.into_iter().map(|item| match item {
-        Item::Event { shard, .. } if shard >= shards => {
-            Err(OutboxError::NoSuchShard { shard, shards })
-        }
-        Item::Event { shard, event } => Ok(Row {
-            lane: shared.current.lane_of(shard, event.kind()),
-            arrival_ms: event.arrival_ms,
-            bytes: event_row(&event),
-        }),
-        Item::Refused(record) => Ok(Row {
-            lane: shared.current.quarantine_lane(),
-            arrival_ms: i64::MAX,
-            bytes: refused_row(record.reason.name(), &record.to_json_bytes()),
-        }),
-    });
-    encoded.collect()
+    let items = items.into_iter();
+    let mut rows = Vec::with_capacity(items.size_hint().0);
+    for item in items {
+        rows.push(match item {
+            Item::Event { shard, .. } if shard >= shards => {
+                return Err(OutboxError::NoSuchShard { shard, shards });
+            }
+            Item::Event { shard, event } => Row {
+                lane: shared.current.lane_of(shard, event.kind()),
+                arrival_ms: event.arrival_ms,
+                bytes: event_row(&event),
+            },
+            Item::Refused(record) => Row {
+                lane: shared.current.quarantine_lane(),
+                arrival_ms: i64::MAX,
+                bytes: refused_row(record.reason.name(), &record.to_json_bytes()),
+            },
+        });
+    }
+    Ok(rows)
 }

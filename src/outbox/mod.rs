@@ -299,8 +299,9 @@ impl OutboxHandle {
 
     /// Writes the items and returns once they are on disk; all of them, or none with an error. An error concerns
     /// these items only, never those of another call.
-    pub async fn accept(&self, items: Vec<Item>) -> Result<(), OutboxError> {
-        accept::accept(&self.shared, items).await
+    pub async fn accept(&self, items: impl IntoIterator<Item = Item>) -> Result<(), OutboxError> {
+        let rows = accept::encode(&self.shared, items)?;
+        accept::accept(&self.shared, rows).await
     }
 
     /// Events that arrived at `ms` or later may still come by [`OutboxHandle::arrive_at`], so nothing from there on

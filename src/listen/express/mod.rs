@@ -32,7 +32,7 @@ use slab::Slab;
 use tokio::runtime::Handle;
 
 use super::{Around, Held, Served, panicked};
-use crate::collector::{Answer, Desk, Failure, GROUP_MAX_VISITS, Visit};
+use crate::collector::{Answer, Failure, GROUP_MAX_VISITS, Visit};
 use connection::{Connection, Date, Next, READ_BYTES, Tools};
 
 /// Groups of one event loop that are under way at once: one commit takes all that are decided while the disk writes the one
