@@ -140,19 +140,24 @@ impl Listener {
     /// Serves `router` from now on, on connections that are open already too; the routes of `desk` must be in it. Must
     /// be called within a Tokio runtime.
     pub fn serve(&self, router: Router, desk: Option<Desk>) {
-        let has_desk = desk.is_some();
-        let _former = self.served.send_replace(Served::new(router, desk));
-        if !has_desk || self.loops.get().is_some() {
+        let _former = self.served.send_replace(Served::new(router, desk.clone()));
+        let (Some(desk), None) = (desk, self.loops.get()) else {
             return;
-        }
+        };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        match EventLoops::start(processors, &self.around) {
+        match EventLoops::start(processors, &desk, &self.around) {
             // Where there are loops meanwhile, these end at once.
             Ok(loops) => drop(self.loops.set(loops)),
             Err(error) => {
                 tracing::error!(%error, "the collector's threads do not start, so its requests are served as all others, which takes longer");
             }
         }
+    }
+
+    /// Makes every event loop panic once.
+    #[cfg(test)]
+    pub fn panic_in_event_loops(&self) {
+        self.loops.get().expect("a collector is served").panic();
     }
 
     /// Stops accepting, lets requests that are under way finish, and closes.

@@ -190,6 +190,23 @@ async fn who_goes_away_leaves_the_event_and_no_trace_with_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_loop_that_panics_serves_those_who_come_after_it() {
+    let served = Served::new().await;
+    let mut before = served.connect().await;
+    before.write_all(click("before").as_bytes()).await.unwrap();
+    assert_eq!(click_id(&heads(&mut before, 1).await[0]), "before");
+    served.listener.panic_in_event_loops();
+    assert_eq!(before.read(&mut [0]).await.unwrap(), 0, "closed");
+    // Two for each processor, so that every event loop gets some.
+    for n in 0..2 * std::thread::available_parallelism().unwrap().get() {
+        let (mut after, id) = (served.connect().await, format!("after-{n}"));
+        after.write_all(click(&id).as_bytes()).await.unwrap();
+        assert_eq!(click_id(&heads(&mut after, 1).await[0]), id);
+    }
+    served.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_answers_what_came_and_closes_every_connection() {
     let served = Served::new().await;
     let (mut idle, mut begun) = (served.connect().await, served.connect().await);

@@ -31,8 +31,8 @@ use mio::{Events, Interest, Token, Waker};
 use slab::Slab;
 use tokio::runtime::Handle;
 
-use super::{Around, Held, Served, panicked};
-use crate::collector::{Answer, Failure, GROUP_MAX_VISITS, Visit};
+use super::{Around, Held, panicked};
+use crate::collector::{Answer, Desk, Failure, GROUP_MAX_VISITS, Visit};
 use connection::{Connection, Date, Next, READ_BYTES, Tools};
 
 /// Groups of one event loop that are under way at once: one commit takes all that are decided while the disk writes the one
@@ -108,8 +108,8 @@ impl Wake for Line {
 }
 
 impl EventLoops {
-    /// Starts so many. Must be called within a Tokio runtime, where groups are decided.
-    pub fn start(count: usize, around: &Around) -> io::Result<Self> {
+    /// Starts so many, for this desk or the one that is served later. Must be called within a Tokio runtime.
+    pub fn start(count: usize, desk: &Desk, around: &Around) -> io::Result<Self> {
         let mut started = Self {
             loops: Vec::with_capacity(count),
             next: AtomicUsize::new(0),
@@ -120,7 +120,8 @@ impl EventLoops {
             let (messages, inbox) = mpsc::channel();
             let line = Line { messages, waker };
             let waker = std::task::Waker::from(Arc::new(line.clone()));
-            let mut event_loop = EventLoop::new(poll, inbox, waker, around.clone());
+            let parts = (poll, inbox, waker);
+            let mut event_loop = EventLoop::new(parts, desk.clone(), around.clone());
             std::thread::Builder::new()
                 .name(format!("collector-{number}"))
                 .spawn(move || event_loop.run_whatever_happens())?;
@@ -151,6 +152,16 @@ impl EventLoops {
     }
 }
 
+#[cfg(test)]
+impl EventLoops {
+    /// Makes each of them panic once.
+    pub fn panic(&self) {
+        for line in &self.loops {
+            line.tell(Message::Panic);
+        }
+    }
+}
+
 impl Drop for EventLoops {
     fn drop(&mut self) {
         self.stop();
@@ -164,7 +175,7 @@ struct EventLoop {
     around: Around,
     /// What a group waits for is told by the runtime's tasks.
     runtime: Handle,
-    served: Served,
+    desk: Desk,
     connections: Slab<Connection>,
     /// Visits that wait for a group, and whose they are. No more than there are connections.
     visits: Vec<Visit>,
@@ -178,19 +189,17 @@ struct EventLoop {
 
 impl EventLoop {
     fn new(
-        poll: mio::Poll,
-        inbox: Receiver<Message>,
-        waker: std::task::Waker,
-        mut around: Around,
+        (poll, inbox, waker): (mio::Poll, Receiver<Message>, std::task::Waker),
+        desk: Desk,
+        around: Around,
     ) -> Self {
-        let served = around.serving.borrow_and_update().clone();
         let now = Instant::now();
         Self {
             poll,
             inbox,
             around,
             runtime: Handle::current(),
-            served,
+            desk,
             connections: Slab::new(),
             visits: Vec::new(),
             places: Vec::new(),
@@ -241,7 +250,8 @@ impl EventLoop {
             self.tools.now = Instant::now();
             self.tools.date.refresh();
             if self.around.serving.has_changed().unwrap_or(false) {
-                self.served = self.around.serving.borrow_and_update().clone();
+                let served = self.around.serving.borrow_and_update();
+                self.desk = served.desk().unwrap_or(&self.desk).clone();
             }
             self.take_messages();
             for event in &events {
@@ -318,11 +328,7 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let next = match self.served.desk() {
-            Some(desk) => connection.go_on(desk, self.next_number, &mut self.tools),
-            None => Next::Leave,
-        };
-        match next {
+        match connection.go_on(&self.desk, self.next_number, &mut self.tools) {
             Next::Wait => {}
             Next::Keep(visit) => {
                 let number = self.next_number;
@@ -355,16 +361,13 @@ impl EventLoop {
 
     /// Sends what waits on its way, as groups; more than may be under way wait for those.
     fn form_groups(&mut self) {
-        while self.groups.len() < GROUPS_AT_ONCE
-            && !self.visits.is_empty()
-            && let Some(desk) = self.served.desk()
-        {
+        while self.groups.len() < GROUPS_AT_ONCE && !self.visits.is_empty() {
             let length = self.visits.len().min(GROUP_MAX_VISITS);
             let later = self.visits.split_off(length);
             let visits = std::mem::replace(&mut self.visits, later);
             let later = self.places.split_off(length);
             let places = std::mem::replace(&mut self.places, later);
-            let desk = desk.clone();
+            let desk = self.desk.clone();
             let keeping = async move { desk.keep_group(visits).await };
             self.groups.push(kept(keeping, places).boxed());
         }

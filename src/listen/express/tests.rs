@@ -1,15 +1,13 @@
 //! What is hard to bring about over a socket: a wait of a minute, a panic.
 
-use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 
 use axum::response::IntoResponse;
-use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::listen::{HEAD_TIMEOUT, starting};
+use crate::listen::HEAD_TIMEOUT;
 
 /// Both ends of a connection.
 fn pair() -> (std::net::TcpStream, std::net::TcpStream) {
@@ -38,16 +36,6 @@ fn connection(server: std::net::TcpStream, now: Instant) -> Connection {
     let peer = server.peer_addr().unwrap();
     let stream = TcpStream::from_std(server);
     Connection::new(stream, peer, held(&TaskTracker::new()), now)
-}
-
-fn around() -> (watch::Sender<Served>, Around) {
-    let (served, serving) = watch::channel(Served::new(starting(), None));
-    let around = Around {
-        serving,
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-    };
-    (served, around)
 }
 
 #[test]
@@ -86,26 +74,4 @@ async fn a_group_that_panics_is_told_to_all_of_it() {
     for answer in answers {
         assert_eq!(answer.unwrap_err().into_response().status(), 503);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_loop_that_panics_serves_those_who_come_after_it() {
-    let (_served, around) = around();
-    let loops = EventLoops::start(1, &around).unwrap();
-    loops.loops[0].tell(Message::Panic);
-    // There is no collector yet: hyper answers, which is 503.
-    let (mut client, server) = pair();
-    let peer = server.peer_addr().unwrap();
-    loops.take(
-        tokio::net::TcpStream::from_std(server).unwrap(),
-        peer,
-        held(&around.tasks),
-    );
-    io::Write::write_all(&mut client, b"GET /click HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
-    let status = tokio::task::spawn_blocking(move || {
-        let mut status = [0; 12];
-        client.read_exact(&mut status).unwrap();
-        status
-    });
-    assert_eq!(&status.await.unwrap(), b"HTTP/1.1 503");
 }

@@ -148,7 +148,7 @@ async fn a_backlog_is_shipped_in_full_frames() {
                 event(&format!("e{chunk}-{n}"), Kind::Click, handle.arrive().ms()),
             )
         });
-        handle.accept(events.collect()).await.unwrap();
+        handle.accept(events).await.unwrap();
     }
     broker.set_down(false);
     assert!(outbox.drain(SOON).await.drained);

@@ -24,7 +24,7 @@ async fn writes_until_the_disk_fails() {
     let handle = outbox.handle();
     for n in 0..u64::MAX {
         let events = (0..20).map(|i| item(0, event(&format!("e{n}-{i}"), Kind::Click, 1)));
-        handle.accept(events.collect()).await.unwrap();
+        handle.accept(events).await.unwrap();
         eprintln!("answered {n}");
     }
 }
