@@ -237,6 +237,12 @@ impl Desk {
         }
     }
 
+    /// How many hold the collector, this desk among them.
+    #[cfg(test)]
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.collector)
+    }
+
     /// The visit that a GET request without a body makes; none where its path is none of the collector's.
     pub fn visit(
         &self,

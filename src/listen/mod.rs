@@ -177,6 +177,9 @@ impl Listener {
                 "HTTP connections were still open; closed without an answer"
             );
         }
+        if let Some(loops) = self.loops.get() {
+            loops.end().await;
+        }
     }
 }
 

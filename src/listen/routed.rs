@@ -56,6 +56,8 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(Rewound { read, stream }), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
+        // First what has been read: hyper closes a connection of which it has seen nothing when it is to end.
+        biased;
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();

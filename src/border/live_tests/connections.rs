@@ -16,6 +16,7 @@ struct Served {
     address: SocketAddr,
     outbox: Outbox,
     handle: OutboxHandle,
+    desk: Desk,
 }
 
 impl Served {
@@ -29,7 +30,7 @@ impl Served {
             signer: None,
             max_age: Duration::from_secs(7 * 86_400),
         });
-        listener.serve(collector::router(desk.clone()), Some(desk));
+        listener.serve(collector::router(desk.clone()), Some(desk.clone()));
         let address = listener.url()["http://".len()..].parse().unwrap();
         Self {
             ground,
@@ -37,6 +38,7 @@ impl Served {
             address,
             outbox,
             handle,
+            desk,
         }
     }
 
@@ -246,4 +248,20 @@ async fn a_stop_answers_what_came_and_closes_every_connection() {
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
     assert!(TcpStream::connect(served.address).await.is_err());
     served.end().await;
+}
+
+/// Whoever exits must not find another thread that still closes the outbox: RocksDB aborts the process then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_stop_no_thread_holds_the_outbox_any_more() {
+    for _ in 0..5 {
+        let served = Served::new().await;
+        let mut stream = served.connect().await;
+        stream.write_all(click("c1").as_bytes()).await.unwrap();
+        assert_eq!(heads(&mut stream, 1).await.len(), 1);
+        let open = served.desk.holders();
+        served.listener.close().await;
+        let loops = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(served.desk.holders(), open - loops);
+        served.end().await;
+    }
 }

@@ -30,6 +30,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Token, Waker};
 use slab::Slab;
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use super::{Around, Held, panicked};
 use crate::collector::{Answer, Desk, Failure, GROUP_MAX_VISITS, Visit};
@@ -43,6 +44,8 @@ const GROUPS_AT_ONCE: usize = 4;
 const EVENTS_AT_ONCE: usize = 1_024;
 /// How often it is looked for connections that have waited too long. Both limits are a minute.
 const LOOK_FOR_LATE_EVERY: Duration = Duration::from_secs(1);
+/// How long at its end a loop waits for what was asked by those who have gone.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// The pause after the system has refused to wait.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(100);
 /// Whose news is that there is a message.
@@ -52,8 +55,10 @@ const MESSAGE: Token = Token(usize::MAX);
 enum Message {
     /// A connection that was accepted.
     Accepted(TcpStream, SocketAddr, Held),
-    /// The listener closes.
+    /// The listener closes: what is under way is answered, and nothing more.
     Stop,
+    /// The listener has closed: connections that are left end now.
+    End,
     #[cfg(test)]
     Panic,
 }
@@ -72,6 +77,8 @@ type Keeping = BoxFuture<'static, (Vec<Place>, Vec<Result<Answer, Failure>>)>;
 pub(super) struct EventLoops {
     loops: Vec<Line>,
     next: AtomicUsize,
+    /// Holds a token a thread.
+    threads: TaskTracker,
 }
 
 /// The way to an event loop.
@@ -113,6 +120,7 @@ impl EventLoops {
         let mut started = Self {
             loops: Vec::with_capacity(count),
             next: AtomicUsize::new(0),
+            threads: TaskTracker::new(),
         };
         for number in 0..count.max(1) {
             let poll = mio::Poll::new()?;
@@ -122,9 +130,14 @@ impl EventLoops {
             let waker = std::task::Waker::from(Arc::new(line.clone()));
             let parts = (poll, inbox, waker);
             let mut event_loop = EventLoop::new(parts, desk.clone(), around.clone());
+            let token = started.threads.token();
             std::thread::Builder::new()
                 .name(format!("collector-{number}"))
-                .spawn(move || event_loop.run_whatever_happens())?;
+                .spawn(move || {
+                    event_loop.run_whatever_happens();
+                    drop(event_loop);
+                    drop(token);
+                })?;
             // Where a later one does not start, those that have are stopped.
             started.loops.push(line);
         }
@@ -145,10 +158,24 @@ impl EventLoops {
     }
 
     /// Lets what is under way be answered, and ends every connection and then the loops.
+    ///
+    /// [`EventLoops::end`] comes after it.
     pub fn stop(&self) {
         for line in &self.loops {
             line.tell(Message::Stop);
         }
+    }
+}
+
+impl EventLoops {
+    /// Ends connections that are left, and waits until the threads have: with them goes their part of the outbox, which must
+    /// not be closed while the process exits.
+    pub async fn end(&self) {
+        for line in &self.loops {
+            line.tell(Message::End);
+        }
+        self.threads.close();
+        self.threads.wait().await;
     }
 }
 
@@ -185,6 +212,8 @@ struct EventLoop {
     next_number: u64,
     tools: Tools,
     look_for_late_at: Instant,
+    /// When it ends whatever is under way.
+    end_at: Option<Instant>,
 }
 
 impl EventLoop {
@@ -213,6 +242,7 @@ impl EventLoop {
                 is_stopping: false,
             },
             look_for_late_at: now + LOOK_FOR_LATE_EVERY,
+            end_at: None,
         }
     }
 
@@ -274,7 +304,8 @@ impl EventLoop {
 
     fn has_ended(&self) -> bool {
         let is_idle = self.connections.is_empty() && self.visits.is_empty();
-        self.tools.is_stopping && is_idle && self.groups.is_empty()
+        let is_due = self.end_at.is_some_and(|at| self.tools.now >= at);
+        is_due || self.tools.is_stopping && is_idle && self.groups.is_empty()
     }
 
     fn take_messages(&mut self) {
@@ -282,6 +313,11 @@ impl EventLoop {
             match self.inbox.try_recv() {
                 Ok(Message::Accepted(stream, peer, held)) => self.accept(stream, peer, held),
                 Ok(Message::Stop) => self.stop(),
+                Ok(Message::End) => {
+                    self.tools.is_stopping = true;
+                    self.connections.clear();
+                    self.end_at = Some(self.tools.now + KEPT_WITHIN);
+                }
                 #[cfg(test)]
                 Ok(Message::Panic) => panic!("on purpose"),
                 // The loop has a way to itself, so that this never disconnects.
