@@ -69,9 +69,9 @@ fn frames_that_are_not_full_are_cut_apart_and_nothing_else_waits() {
     for (what, lane, since_last, due) in [
         ("nothing waits", lane(0, 0), None, None),
         ("the first one", lane(1, 100), None, Some(0)),
-        ("just after one", lane(1, 100), Some(0), Some(50)),
-        ("a little later", lane(1_023, 102_300), Some(3), Some(47)),
-        ("in time", lane(1_023, 102_300), Some(50), Some(0)),
+        ("just after one", lane(1, 100), Some(0), Some(100)),
+        ("a little later", lane(1_023, 102_300), Some(3), Some(97)),
+        ("in time", lane(1_023, 102_300), Some(100), Some(0)),
         ("after a rest", lane(1, 100), Some(5_000), Some(0)),
         ("a full frame", lane(1_024, 102_400), Some(0), Some(0)),
         ("many bytes", lane(2, 1 << 19), Some(0), Some(0)),
