@@ -281,10 +281,9 @@ impl Disk {
         from: u64,
         mut each: impl FnMut(u64, Run<'_>) -> Result<bool, OutboxError>,
     ) -> Result<(), OutboxError> {
-        let prefix = lane_key(epoch, lane);
         let mut options = ReadOptions::default();
         // Without bounds the tables are also read where the next lane begins.
-        options.set_iterate_lower_bound(prefix);
+        options.set_iterate_lower_bound(lane_key(epoch, lane));
         options.set_iterate_upper_bound(run_key(epoch, lane, u64::MAX));
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(RUNS), options);
         let first_key = run_key(epoch, lane, from);
@@ -296,7 +295,7 @@ impl Disk {
                 iterator.seek(first_key);
             }
         }
-        while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&prefix)) {
+        while let Some((key, value)) = iterator.item() {
             let first = first_of(key).ok_or_else(|| self.damaged("a key of another length"))?;
             let run = Run::parse(value)
                 .ok_or_else(|| self.damaged(format!("a run at {first} that is not one")))?;

@@ -36,9 +36,9 @@ use super::{Around, Held, panicked};
 use crate::collector::{Answer, Desk, Failure, GROUP_MAX_VISITS, Visit};
 use connection::{Connection, Date, Next, READ_BYTES, Tools};
 
-/// Groups of one event loop that are under way at once: one commit takes all that are decided while the disk writes the one
-/// before. With fewer, visits would wait here that the next commit could take; with more, groups would be of a few
-/// visits each.
+/// Groups of one event loop that are under way at once: one commit takes all that are decided while the disk writes
+/// the one before. With fewer, visits would wait here that the next commit could take; with more, groups would be of
+/// a few visits each.
 const GROUPS_AT_ONCE: usize = 4;
 /// Connections whose news an event loop takes from the system at once.
 const EVENTS_AT_ONCE: usize = 1_024;
@@ -158,18 +158,14 @@ impl EventLoops {
     }
 
     /// Lets what is under way be answered, and ends every connection and then the loops.
-    ///
-    /// [`EventLoops::end`] comes after it.
     pub fn stop(&self) {
         for line in &self.loops {
             line.tell(Message::Stop);
         }
     }
-}
 
-impl EventLoops {
-    /// Ends connections that are left, and waits until the threads have: with them goes their part of the outbox, which must
-    /// not be closed while the process exits.
+    /// After a stop: ends connections that are left, and waits until the threads have ended. With them goes their part
+    /// of the outbox, which must not be closed while the process exits.
     pub async fn end(&self) {
         for line in &self.loops {
             line.tell(Message::End);
@@ -204,9 +200,8 @@ struct EventLoop {
     runtime: Handle,
     desk: Desk,
     connections: Slab<Connection>,
-    /// Visits that wait for a group, and whose they are. No more than there are connections.
-    visits: Vec<Visit>,
-    places: Vec<Place>,
+    /// Visits that wait for a group, and whose they are: each connection's last one at most.
+    waiting: Vec<(Place, Visit)>,
     groups: FuturesUnordered<Keeping>,
     waker: std::task::Waker,
     next_number: u64,
@@ -230,8 +225,7 @@ impl EventLoop {
             runtime: Handle::current(),
             desk,
             connections: Slab::new(),
-            visits: Vec::new(),
-            places: Vec::new(),
+            waiting: Vec::new(),
             groups: FuturesUnordered::new(),
             waker,
             next_number: 0,
@@ -253,8 +247,7 @@ impl EventLoop {
         while let Err(cause) = catch_unwind(AssertUnwindSafe(|| self.run())) {
             panicked(cause);
             self.connections.clear();
-            self.visits.clear();
-            self.places.clear();
+            self.waiting.clear();
         }
     }
 
@@ -262,7 +255,7 @@ impl EventLoop {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_AT_ONCE);
         while !self.has_ended() {
-            let waits = self.visits.is_empty() || self.groups.len() >= GROUPS_AT_ONCE;
+            let waits = self.waiting.is_empty() || self.groups.len() >= GROUPS_AT_ONCE;
             let at_most = if waits {
                 LOOK_FOR_LATE_EVERY
             } else {
@@ -303,7 +296,7 @@ impl EventLoop {
     }
 
     fn has_ended(&self) -> bool {
-        let is_idle = self.connections.is_empty() && self.visits.is_empty();
+        let is_idle = self.connections.is_empty() && self.waiting.is_empty();
         let is_due = self.end_at.is_some_and(|at| self.tools.now >= at);
         is_due || self.tools.is_stopping && is_idle && self.groups.is_empty()
     }
@@ -314,7 +307,6 @@ impl EventLoop {
                 Ok(Message::Accepted(stream, peer, held)) => self.accept(stream, peer, held),
                 Ok(Message::Stop) => self.stop(),
                 Ok(Message::End) => {
-                    self.tools.is_stopping = true;
                     self.connections.clear();
                     self.end_at = Some(self.tools.now + KEPT_WITHIN);
                 }
@@ -369,8 +361,7 @@ impl EventLoop {
             Next::Keep(visit) => {
                 let number = self.next_number;
                 self.next_number += 1;
-                self.visits.push(visit);
-                self.places.push(Place { key, number });
+                self.waiting.push((Place { key, number }, visit));
             }
             Next::Leave => self.leave(key),
             Next::Close => drop(self.connections.remove(key)),
@@ -397,12 +388,9 @@ impl EventLoop {
 
     /// Sends what waits on its way, as groups; more than may be under way wait for those.
     fn form_groups(&mut self) {
-        while self.groups.len() < GROUPS_AT_ONCE && !self.visits.is_empty() {
-            let length = self.visits.len().min(GROUP_MAX_VISITS);
-            let later = self.visits.split_off(length);
-            let visits = std::mem::replace(&mut self.visits, later);
-            let later = self.places.split_off(length);
-            let places = std::mem::replace(&mut self.places, later);
+        while self.groups.len() < GROUPS_AT_ONCE && !self.waiting.is_empty() {
+            let length = self.waiting.len().min(GROUP_MAX_VISITS);
+            let (places, visits) = self.waiting.drain(..length).unzip();
             let desk = self.desk.clone();
             let keeping = async move { desk.keep_group(visits).await };
             self.groups.push(kept(keeping, places).boxed());
@@ -422,13 +410,26 @@ impl EventLoop {
         let now = self.tools.now;
         let late = |(key, connection): (usize, &Connection)| connection.is_late(now).then_some(key);
         let late: Vec<usize> = self.connections.iter().filter_map(late).collect();
+        if late.is_empty() {
+            return;
+        }
         for key in late {
             match self.connections[key].time_out(&mut self.tools) {
                 Next::Close => drop(self.connections.remove(key)),
                 _ => self.go_on(key),
             }
         }
+        forget_late(&mut self.waiting, &self.connections);
     }
+}
+
+/// Forgets visits that have come into no group and whose connections wait for them no more. They were answered 408, and
+/// while the disk stands still each connection would leave another one every minute.
+fn forget_late<T>(waiting: &mut Vec<(Place, T)>, connections: &Slab<Connection>) {
+    waiting.retain(|(place, _)| {
+        let connection = connections.get(place.key);
+        connection.is_some_and(|connection| connection.waits_for(place.number))
+    });
 }
 
 /// Waits for a group. A panic ends it and nothing else: those who wait are answered 503, as for every request that

@@ -66,6 +66,28 @@ fn a_visit_that_takes_too_long_is_answered_408_and_its_late_answer_goes_nowhere(
     assert!(told.contains("\"urn:adtally:problem:"), "{told}");
 }
 
+#[test]
+fn a_visit_that_was_answered_408_waits_for_no_group_any_more() {
+    let (mut connections, mut clients, mut tools) = (Slab::new(), Vec::new(), tools());
+    let mut waiting: Vec<_> = (0..3)
+        .map(|number| {
+            let (client, server) = pair();
+            clients.push(client);
+            let mut asking = connection(server, tools.now);
+            asking.wait_for(number, tools.now);
+            let key = connections.insert(asking);
+            (Place { key, number }, number)
+        })
+        .collect();
+    forget_late(&mut waiting, &connections);
+    assert_eq!(waiting.len(), 3);
+    connections[waiting[0].0.key].time_out(&mut tools);
+    connections.remove(waiting[2].0.key);
+    forget_late(&mut waiting, &connections);
+    let left: Vec<u64> = waiting.iter().map(|(_, number)| *number).collect();
+    assert_eq!(left, [1]);
+}
+
 #[tokio::test]
 async fn a_group_that_panics_is_told_to_all_of_it() {
     let places = (0..3).map(|key| Place { key, number: 9 }).collect();
