@@ -135,6 +135,9 @@ impl EventLoops {
                 .name(format!("collector-{number}"))
                 .spawn(move || {
                     event_loop.run_whatever_happens();
+                    // By a slow end a test sees whether a stop waits for it.
+                    #[cfg(test)]
+                    std::thread::sleep(TROUBLE_PAUSE);
                     drop(event_loop);
                     drop(token);
                 })?;
